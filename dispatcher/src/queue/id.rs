@@ -1,0 +1,187 @@
+//! Names of a task and of the right to work on it: [`TaskId`], derived from what is backed up, and [`LeaseToken`], from chance.
+//!
+//! They exist so that a repeated request finds its task without an index, and so that only the newest lease can finish it.
+//! Nothing here may know Redis or protobuf.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::task::ObjectRef;
+
+/// Most shards that a task id can name.
+pub const MAX_SHARDS: u16 = 1024;
+
+/// Identity of a task: `<shard>-<hash>`, shard in three hex digits, hash in 32 hex digits (128 bits of SHA-256).
+///
+/// Derived from tenant and object, so it routes itself and needs no second key to recognise a repeated request.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(Box<str>);
+
+/// A text that is not a task id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task id is three hex digits, a dash and 32 hex digits")]
+pub struct InvalidTaskId;
+
+/// The right of one worker to finish one task: 128 random bits, unguessable.
+///
+/// `Debug` shows only the first two bytes: who reads logs must not be able to finish tasks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeaseToken([u8; 16]);
+
+impl TaskId {
+    /// The id of the task that backs up `object` for `tenant`, on one of `shards` shards (1 to [`MAX_SHARDS`]).
+    ///
+    /// Each field goes into the hash with its length, so that no two identities share an encoding.
+    #[must_use]
+    pub fn derive(tenant: &str, object: &ObjectRef, shards: u16) -> Self {
+        let mut hash = Sha256::new();
+        for field in [tenant, &object.location, &object.bucket, &object.key] {
+            hash.update((field.len() as u64).to_be_bytes());
+            hash.update(field);
+        }
+        // "No version" and a version are told apart by the presence of the field, not by a reserved word.
+        if let Some(version) = &object.version {
+            hash.update((version.len() as u64).to_be_bytes());
+            hash.update(version.as_bytes());
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let shard = u16::from_be_bytes([digest[30], digest[31]]) % shards.clamp(1, MAX_SHARDS);
+        let mut text = format!("{shard:03x}-");
+        for byte in &digest[..16] {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        Self(text.into_boxed_str())
+    }
+
+    /// Reads an id.
+    ///
+    /// # Errors
+    /// [`InvalidTaskId`] unless `text` has exactly the form of an id, in lower case.
+    pub fn parse(text: &str) -> Result<Self, InvalidTaskId> {
+        let hex = |s: &str| s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        match text.split_once('-') {
+            Some((shard, hash)) if shard.len() == 3 && hash.len() == 32 && hex(shard) && hex(hash) => {
+                Ok(Self(text.into()))
+            }
+            Some(_) | None => Err(InvalidTaskId),
+        }
+    }
+
+    /// The shard that keeps the task.
+    #[must_use]
+    pub fn shard(&self) -> u16 {
+        u16::from_str_radix(&self.0[..3], 16).unwrap_or_default()
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl LeaseToken {
+    /// Bytes of a token.
+    pub const LEN: usize = 16;
+
+    /// A token with the given bytes: from the wire, or from the operating system's random source.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads a token; `None` unless it has exactly 16 bytes.
+    #[must_use]
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// A new token from the operating system's random source.
+    ///
+    /// # Errors
+    /// When that source fails, which leaves no safe way to go on.
+    pub fn random() -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; Self::LEN];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
+    /// The bytes to put on the wire.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for LeaseToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeaseToken({:02x}{:02x}..)", self.0[0], self.0[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(key: &str, version: Option<&str>) -> ObjectRef {
+        ObjectRef {
+            location: "uploads".into(),
+            bucket: "photos".into(),
+            key: key.into(),
+            version: version.map(Into::into),
+        }
+    }
+
+    #[test]
+    fn the_same_object_always_has_the_same_id_and_the_id_names_its_shard() {
+        let id = TaskId::derive("t", &object("a", None), 16);
+        assert_eq!(id, TaskId::derive("t", &object("a", None), 16));
+        assert_eq!(TaskId::parse(id.as_str()), Ok(id.clone()));
+        assert!(id.shard() < 16);
+    }
+
+    #[test]
+    fn tenant_key_and_version_all_tell_tasks_apart() {
+        let ids = [
+            TaskId::derive("t", &object("a", None), 16),
+            TaskId::derive("u", &object("a", None), 16),
+            TaskId::derive("t", &object("b", None), 16),
+            TaskId::derive("t", &object("a", Some("1")), 16),
+            TaskId::derive("t", &object("a", Some("")), 16),
+            TaskId::derive("t", &object("a", Some("latest")), 16),
+        ];
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+
+    #[test]
+    fn only_the_exact_form_is_an_id() {
+        let good = "00f-0123456789abcdef0123456789abcdef";
+        assert!(TaskId::parse(good).is_ok());
+        for bad in
+            ["", "-", "00f", &good.to_uppercase(), &good[1..], &format!("{good}0"), &good.replace('-', ":")]
+        {
+            assert_eq!(TaskId::parse(bad), Err(InvalidTaskId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_does_not_show_itself_in_logs() {
+        let token = LeaseToken::from_bytes([0xab; 16]);
+        assert_eq!(format!("{token:?}"), "LeaseToken(abab..)");
+        assert_eq!(LeaseToken::from_slice(&[0; 15]), None);
+    }
+}

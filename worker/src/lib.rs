@@ -1,0 +1,3 @@
+//! The worker: takes tasks from a dispatcher, copies objects from an origin to the backup bucket, and proves every copy.
+
+pub mod transfer;
