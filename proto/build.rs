@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["backhaul/v1/types.proto", "backhaul/v1/backup.proto", "backhaul/v1/worker.proto"],
         ["."],
     )?;
-    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("backhaul.v1.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // The generated constructor `connect` would collide with the rpc `Connect`; clients are made with `new(channel)`.
