@@ -51,8 +51,7 @@ pub(crate) fn uses_of_crate(code: &str, name: &str) -> Vec<usize> {
         // `crate::queue::redis::Queue` names a module of ours; `::redis::Client` the crate.
         let inside_path = before.strip_suffix("::").is_some_and(|b| b.trim_end().ends_with(is_word));
         let imported = ["use", "crate"].iter().any(|word| {
-            before.strip_suffix(word).is_some_and(|b| !b.ends_with(is_word))
-                && after.starts_with([';', ' '])
+            before.strip_suffix(word).is_some_and(|b| !b.ends_with(is_word)) && after.starts_with([';', ' '])
         });
         if !inside_path && (after.trim_start().starts_with("::") || imported) {
             lines.push(before.matches('\n').count() + code[before.len()..at].matches('\n').count());
