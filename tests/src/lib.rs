@@ -6,6 +6,7 @@
 
 pub mod env;
 pub mod eventually;
+pub mod gate;
 pub mod locations;
 pub mod ports;
 pub mod process;

@@ -18,16 +18,20 @@ use crate::settings;
 /// The same selection as in the Makefile: another one would make cargo build the dependencies again with other features.
 const BUILD: [&str; 7] = ["build", "--workspace", "--locked", "--lib", "--bins", "--tests", "--examples"];
 
-/// Path of the program `name` of this workspace, such as `backhaul-worker`.
+/// A command that runs the program `name` of this workspace, such as `backhaul-worker`, with no settings but those of its flags.
 ///
 /// # Errors
 /// When it does not exist or cannot be built.
-pub fn program(name: &str) -> anyhow::Result<PathBuf> {
+pub fn program(name: &str) -> anyhow::Result<Command> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| folder().map_err(|error| format!("{error:#}")));
     let path = folder.as_ref().map_err(|error| anyhow!("{error}"))?.join(name);
     ensure!(path.is_file(), "there is no program {}: run `make build`", path.display());
-    Ok(path)
+    let mut command = Command::new(path);
+    for variable in settings::of_programs() {
+        command.env_remove(variable);
+    }
+    Ok(command)
 }
 
 fn folder() -> anyhow::Result<PathBuf> {

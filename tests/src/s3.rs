@@ -22,6 +22,8 @@ pub struct Credentials {
 /// An object as a test wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
+    /// Its length.
+    pub size_bytes: u64,
     /// SHA-256 over the whole object.
     pub sha256: [u8; 32],
     /// ETag, without quotes.
@@ -101,10 +103,11 @@ impl S3 {
     /// # Errors
     /// When the store refuses.
     pub async fn put(&self, bucket: &str, key: &str, body: Bytes) -> anyhow::Result<Written> {
-        let sha256 = Sha256::digest(&body).into();
+        let (size_bytes, sha256) = (body.len() as u64, Sha256::digest(&body).into());
         let put = self.client.put_object().bucket(bucket).key(key).body(body.into()).send().await;
         let put = put.with_context(|| format!("cannot write {bucket}/{key}"))?;
         Ok(Written {
+            size_bytes,
             sha256,
             etag: put.e_tag().unwrap_or_default().trim_matches('"').to_owned(),
             version: put.version_id().unwrap_or_default().to_owned(),

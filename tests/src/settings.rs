@@ -48,6 +48,16 @@ pub fn weed() -> anyhow::Result<PathBuf> {
     program("BACKHAUL_TEST_WEED", "weed").context("no SeaweedFS on this machine: run `make setup`")
 }
 
+/// Names of variables that would change the settings of a program under test. It must not see them: what a test does would depend on
+/// who runs it.
+#[must_use]
+pub fn of_programs() -> Vec<OsString> {
+    env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("BACKHAUL_"))
+        .collect()
+}
+
 /// Folder of the running test's build, such as `target/debug`.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! The S3 servers that a scenario can run on.
 
-use crate::{locations, s3::S3, weed::WeedServer};
+use crate::{
+    s3::{Credentials, S3},
+    weed::WeedServer,
+};
 
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,18 +37,22 @@ impl Store {
     /// A client.
     #[must_use]
     pub fn client(&self) -> S3 {
+        S3::connect(&format!("http://{}", self.address()), self.credentials())
+    }
+
+    /// Where it listens, such as `127.0.0.1:8333`.
+    #[must_use]
+    pub fn address(&self) -> String {
         match self {
-            Self::Weed(server) => server.client(),
+            Self::Weed(server) => server.address(),
         }
     }
 
-    /// The server as the locations file names it.
+    /// Keys of an identity that may do everything.
     #[must_use]
-    pub fn location(&self) -> locations::Store {
+    pub fn credentials(&self) -> &Credentials {
         match self {
-            Self::Weed(server) => {
-                locations::Store { endpoint: server.endpoint(), credentials: server.credentials().clone() }
-            }
+            Self::Weed(server) => server.credentials(),
         }
     }
 }

@@ -61,10 +61,16 @@ impl WeedServer {
         Ok(server)
     }
 
+    /// Where it listens, such as `127.0.0.1:8333`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.s3.number())
+    }
+
     /// Base URL.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.s3.number())
+        format!("http://{}", self.address())
     }
 
     /// Keys of an identity that may do everything.
