@@ -1,0 +1,5 @@
+//! The harness on trial: what scenarios take for granted about the servers that they start.
+
+mod programs;
+mod redis_server;
+mod weed_server;
