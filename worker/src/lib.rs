@@ -1,3 +1,5 @@
 //! The worker: takes tasks from a dispatcher, copies objects from an origin to the backup bucket, and proves every copy.
 
+pub mod link;
+pub mod runner;
 pub mod transfer;

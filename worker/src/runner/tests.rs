@@ -1,0 +1,1 @@
+//! What the runner does with copies that end, stop, hang and panic.
