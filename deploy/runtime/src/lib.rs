@@ -1,6 +1,13 @@
-//! What every Backhaul program needs to be run, and none of what it does: the locations file, telemetry, shutdown.
+//! What every Backhaul program needs to be run, and none of what it does: the locations file, units of settings, telemetry,
+//! shutdown.
 //!
-//! It exists so that dispatcher, worker and command line read one configuration in one way. It must know neither protobuf, nor
-//! Redis, nor S3.
+//! It exists so that dispatcher, worker and command line read one configuration in one way and stop in one way. It must know
+//! neither protobuf, nor Redis, nor S3.
 
 pub mod locations;
+pub mod shutdown;
+pub mod telemetry;
+pub mod units;
+
+/// Exit code of a program whose settings are wrong (`EX_USAGE` of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;

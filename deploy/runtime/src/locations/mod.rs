@@ -3,7 +3,11 @@
 //! The dispatcher reads the file to know which location, bucket and prefix a tenant may name; the worker also to reach the stores.
 //! The file holds no secret: credentials are read by [`Credentials`]' owner, the worker, from where the file points.
 
+mod file;
+
 use std::{collections::BTreeMap, path::PathBuf};
+
+pub use self::file::{LocationsError, Problem, is_bucket_name, is_location_name, is_tenant_name};
 
 /// All locations of the file, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,0 +1,365 @@
+//! Reading the locations file: TOML into [`Locations`], with every problem named by its setting.
+//!
+//! Must not open credentials: whoever may hold them does that.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use super::{BackupTarget, Credentials, Location, Locations, ReadRule, VerifyLevel};
+
+/// Largest locations file, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Why a locations file was not taken. Nothing of it is in force then.
+#[derive(Debug)]
+pub enum LocationsError {
+    /// It could not be read.
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not TOML, or has a setting that does not exist or is of the wrong type.
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// It says something that cannot be.
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One thing that is wrong with a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the setting, such as `location.uploads.backup.bucket`.
+    pub setting: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Locations {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`LocationsError`], naming each setting that is wrong.
+    pub fn load(path: &Path) -> Result<Self, LocationsError> {
+        let read = |source| LocationsError::Read { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(read)?.len() > MAX_FILE_BYTES {
+            return Err(read(io::Error::other("larger than 1 MiB")));
+        }
+        Self::parse(&fs::read_to_string(path).map_err(read)?, path)
+    }
+
+    /// Checks the text of a file; `path` is only for errors.
+    ///
+    /// # Errors
+    /// [`LocationsError`], naming each setting that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, LocationsError> {
+        let file: RawFile = toml::from_str(text)
+            .map_err(|source| LocationsError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        let mut problems = Problems::default();
+        if file.location.is_empty() {
+            problems.add("location", "the file names no location");
+        }
+        let mut by_name = BTreeMap::new();
+        for (name, raw) in file.location {
+            let location = location(&mut problems, &name, raw);
+            by_name.insert(name, location);
+        }
+        check_targets(&mut problems, &by_name);
+        if problems.0.is_empty() {
+            Ok(Self { by_name })
+        } else {
+            Err(LocationsError::Invalid { path: path.to_owned(), problems: problems.0 })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(default)]
+    location: BTreeMap<String, RawLocation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLocation {
+    endpoint: Option<String>,
+    #[serde(default = "default_region")]
+    region: String,
+    #[serde(default)]
+    path_style: bool,
+    #[serde(default)]
+    credentials: RawCredentials,
+    #[serde(default)]
+    read: Vec<RawRead>,
+    backup: Option<RawBackup>,
+    #[serde(default)]
+    verify: RawVerify,
+    #[serde(default)]
+    sha256: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawCredentials {
+    #[default]
+    Default,
+    Anonymous,
+    File(PathBuf),
+    Env(String),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawVerify {
+    #[default]
+    Receipt,
+    Head,
+    Readback,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRead {
+    bucket: String,
+    #[serde(default = "every_key")]
+    prefixes: Vec<String>,
+    tenants: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBackup {
+    location: String,
+    bucket: String,
+    #[serde(default)]
+    prefix: String,
+}
+
+fn default_region() -> String {
+    "us-east-1".into()
+}
+
+fn every_key() -> Vec<String> {
+    vec![String::new()]
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, setting: impl Into<String>, what: impl Into<String>) {
+        self.0.push(Problem { setting: setting.into(), what: what.into() });
+    }
+
+    fn require(&mut self, holds: bool, setting: &str, what: &str) {
+        if !holds {
+            self.add(setting, what);
+        }
+    }
+}
+
+fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
+    let at = format!("location.{name}");
+    problems.require(
+        is_location_name(name),
+        &at,
+        "a name is 1 to 63 characters of a-z, 0-9 and -, and starts with a letter",
+    );
+    if let Some(endpoint) = &raw.endpoint
+        && let Err(what) = check_endpoint(endpoint)
+    {
+        problems.add(format!("{at}.endpoint"), what);
+    }
+    problems.require(!raw.region.trim().is_empty(), &format!("{at}.region"), "must not be empty");
+    let credentials = match raw.credentials {
+        RawCredentials::Default => Credentials::Default,
+        RawCredentials::Anonymous => Credentials::Anonymous,
+        RawCredentials::File(path) => {
+            problems.require(
+                path.is_absolute(),
+                &format!("{at}.credentials.file"),
+                "must be an absolute path",
+            );
+            Credentials::File(path)
+        }
+        RawCredentials::Env(prefix) => {
+            problems.require(
+                !prefix.is_empty()
+                    && prefix.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'),
+                &format!("{at}.credentials.env"),
+                "a prefix has only A-Z, 0-9 and _",
+            );
+            Credentials::Environment { prefix }
+        }
+    };
+    problems.require(
+        raw.backup.is_some() || raw.read.is_empty(),
+        &format!("{at}.backup"),
+        "objects may be read here, so it must say where their backups go",
+    );
+    problems.require(
+        raw.backup.is_none() || !raw.read.is_empty(),
+        &format!("{at}.read"),
+        "has a backup target, so it must say what may be read, and by which tenants",
+    );
+    let read = raw.read.into_iter().enumerate().map(|(n, rule)| read_rule(problems, &at, n, rule)).collect();
+    let backup = raw.backup.map(|target| {
+        let at = format!("{at}.backup");
+        problems.require(is_bucket_name(&target.bucket), &format!("{at}.bucket"), "is not a bucket name");
+        problems.require(
+            !target.prefix.starts_with('/') && !target.prefix.ends_with('/') && target.prefix.len() <= 256,
+            &format!("{at}.prefix"),
+            "at most 256 bytes, without a slash at either end",
+        );
+        BackupTarget { location: target.location, bucket: target.bucket, prefix: target.prefix }
+    });
+    Location {
+        name: name.to_owned(),
+        endpoint: raw.endpoint,
+        region: raw.region,
+        path_style: raw.path_style,
+        credentials,
+        read,
+        backup,
+        verify: match raw.verify {
+            RawVerify::Receipt => VerifyLevel::Receipt,
+            RawVerify::Head => VerifyLevel::Head,
+            RawVerify::Readback => VerifyLevel::Readback,
+        },
+        sha256: raw.sha256,
+    }
+}
+
+fn read_rule(problems: &mut Problems, at: &str, n: usize, rule: RawRead) -> ReadRule {
+    let at = format!("{at}.read[{n}]");
+    problems.require(is_bucket_name(&rule.bucket), &format!("{at}.bucket"), "is not a bucket name");
+    problems.require(!rule.prefixes.is_empty(), &format!("{at}.prefixes"), "allows no key at all");
+    problems.require(!rule.tenants.is_empty(), &format!("{at}.tenants"), "allows no tenant at all");
+    for tenant in &rule.tenants {
+        problems.require(
+            tenant == "*" || is_tenant_name(tenant),
+            &format!("{at}.tenants"),
+            "a tenant is 1 to 63 characters of a-z, 0-9, -, _ and ., or *",
+        );
+    }
+    ReadRule { bucket: rule.bucket, prefixes: rule.prefixes, tenants: rule.tenants }
+}
+
+/// A backup must end in a location that exists, and must not be taken for something to back up again.
+fn check_targets(problems: &mut Problems, by_name: &BTreeMap<String, Location>) {
+    for location in by_name.values() {
+        let Some(target) = &location.backup else { continue };
+        let at = format!("location.{}.backup", location.name);
+        let Some(store) = by_name.get(&target.location) else {
+            problems.add(format!("{at}.location"), format!("there is no location {:?}", target.location));
+            continue;
+        };
+        let reads_its_own_backups = store.read.iter().any(|rule| {
+            rule.bucket == target.bucket
+                && rule
+                    .prefixes
+                    .iter()
+                    .any(|p| p.starts_with(&target.prefix) || target.prefix.starts_with(p.as_str()))
+        });
+        problems.require(
+            !reads_its_own_backups,
+            &format!("{at}.bucket"),
+            "the backups would be readable as an origin, and would be backed up again",
+        );
+    }
+}
+
+/// Name of a location: 1 to 63 bytes of [a-z0-9-], starting with a letter.
+#[must_use]
+pub fn is_location_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Name of a tenant: 1 to 63 bytes of [a-z0-9._-].
+#[must_use]
+pub fn is_tenant_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// Name of a bucket, by the general rules of S3: 3 to 63 bytes of [a-z0-9.-], with a letter or digit at both ends.
+#[must_use]
+pub fn is_bucket_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    let outer = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (3..=63).contains(&name.len())
+        && name.bytes().all(inner)
+        && name.bytes().next().is_some_and(outer)
+        && name.bytes().last().is_some_and(outer)
+        && !name.contains("..")
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    let uri: http::Uri = endpoint.parse().map_err(|e| format!("is not a URL: {e}"))?;
+    match uri.scheme_str() {
+        Some("http" | "https") => {}
+        Some(_) | None => return Err("must start with http:// or https://".into()),
+    }
+    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    if authority.is_empty() || uri.host().unwrap_or_default().is_empty() {
+        return Err("names no host".into());
+    }
+    if authority.contains('@') {
+        return Err("must not hold credentials".into());
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err("must have neither path nor query".into());
+    }
+    Ok(())
+}
+
+impl std::error::Error for LocationsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { source, .. } => Some(source),
+            Self::Syntax { source, .. } => Some(source),
+            Self::Invalid { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for LocationsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => {
+                write!(f, "cannot read the locations file {}: {source}", path.display())
+            }
+            Self::Syntax { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Invalid { path, problems } => {
+                write!(f, "{}:", path.display())?;
+                for problem in problems {
+                    write!(f, "\n  {}: {}", problem.setting, problem.what)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

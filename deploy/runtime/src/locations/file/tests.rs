@@ -1,0 +1,145 @@
+//! Tests of the locations file: what is taken, and which setting each mistake is blamed on.
+
+use super::*;
+use crate::locations::Refusal;
+
+const GOOD: &str = r#"
+    [location.uploads]
+    endpoint = "http://127.0.0.1:8333"
+    path_style = true
+    credentials = { file = "/etc/backhaul/uploads" }
+    verify = "head"
+
+    [[location.uploads.read]]
+    bucket = "photos"
+    prefixes = ["users/", "teams/"]
+    tenants = ["web"]
+
+    [[location.uploads.read]]
+    bucket = "reports"
+    tenants = ["*"]
+
+    [location.uploads.backup]
+    location = "vault"
+    bucket = "backups"
+    prefix = "copies"
+
+    [location.vault]
+    endpoint = "https://s3.example.com"
+    region = "eu-west-1"
+    credentials = { env = "VAULT" }
+"#;
+
+fn parse(text: &str) -> Result<Locations, LocationsError> {
+    Locations::parse(text, Path::new("locations.toml"))
+}
+
+/// The settings that are blamed when `from` is replaced by `to` in a good file.
+fn blamed(from: &str, to: &str) -> Vec<String> {
+    assert!(GOOD.contains(from), "the good file has no {from:?}");
+    match parse(&GOOD.replacen(from, to, 1)) {
+        Err(LocationsError::Invalid { problems, .. }) => problems.into_iter().map(|p| p.setting).collect(),
+        other => panic!("expected problems, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_good_file_is_read_whole() {
+    let locations = parse(GOOD).unwrap();
+    let uploads = locations.get("uploads").unwrap();
+    assert_eq!(uploads.endpoint.as_deref(), Some("http://127.0.0.1:8333"));
+    assert_eq!(uploads.region, "us-east-1");
+    assert!(uploads.path_style);
+    assert_eq!(uploads.verify, VerifyLevel::Head);
+    assert_eq!(uploads.credentials, Credentials::File("/etc/backhaul/uploads".into()));
+    assert_eq!(uploads.read[1].prefixes, [""]);
+    assert_eq!(uploads.backup.as_ref().unwrap().prefix, "copies");
+    let vault = locations.get("vault").unwrap();
+    assert_eq!(vault.credentials, Credentials::Environment { prefix: "VAULT".into() });
+    assert_eq!(locations.origins().collect::<Vec<_>>(), ["uploads"]);
+}
+
+#[test]
+fn a_tenant_may_name_only_what_a_rule_grants_it() {
+    let locations = parse(GOOD).unwrap();
+    let ask = |tenant, location, bucket, key| locations.authorize(tenant, location, bucket, key).err();
+    assert_eq!(ask("web", "uploads", "photos", "users/1.jpg"), None);
+    assert_eq!(ask("other", "uploads", "reports", "any"), None);
+    assert_eq!(ask("web", "uploads", "photos", "Users/1.jpg"), Some(Refusal::Key));
+    assert_eq!(ask("web", "uploads", "photos", "users"), Some(Refusal::Key));
+    assert_eq!(ask("other", "uploads", "photos", "users/1.jpg"), Some(Refusal::Bucket));
+    assert_eq!(ask("web", "vault", "backups", "x"), Some(Refusal::Location));
+    assert_eq!(ask("web", "nowhere", "photos", "users/1.jpg"), Some(Refusal::Location));
+}
+
+#[test]
+fn a_location_that_grants_a_tenant_nothing_looks_like_one_that_does_not_exist() {
+    let locations = parse(&GOOD.replace(r#"tenants = ["*"]"#, r#"tenants = ["web"]"#)).unwrap();
+    assert_eq!(locations.authorize("other", "uploads", "photos", "users/1").err(), Some(Refusal::Location));
+}
+
+#[test]
+fn each_mistake_is_blamed_on_its_setting() {
+    for (from, to, setting) in [
+        ("http://127.0.0.1:8333", "127.0.0.1:8333", "location.uploads.endpoint"),
+        ("http://127.0.0.1:8333", "ftp://host", "location.uploads.endpoint"),
+        ("http://127.0.0.1:8333", "http://user:pw@host", "location.uploads.endpoint"),
+        ("http://127.0.0.1:8333", "http://host/path", "location.uploads.endpoint"),
+        (r#"region = "eu-west-1""#, r#"region = " ""#, "location.vault.region"),
+        ("/etc/backhaul/uploads", "uploads", "location.uploads.credentials.file"),
+        (r#"env = "VAULT""#, r#"env = "va ult""#, "location.vault.credentials.env"),
+        (r#"bucket = "photos""#, r#"bucket = "Photos""#, "location.uploads.read[0].bucket"),
+        (r#"tenants = ["web"]"#, "tenants = []", "location.uploads.read[0].tenants"),
+        (r#"tenants = ["web"]"#, r#"tenants = ["We b"]"#, "location.uploads.read[0].tenants"),
+        (r#"["users/", "teams/"]"#, "[]", "location.uploads.read[0].prefixes"),
+        (r#"location = "vault""#, r#"location = "vaults""#, "location.uploads.backup.location"),
+        (r#"bucket = "backups""#, r#"bucket = "b""#, "location.uploads.backup.bucket"),
+        (r#"prefix = "copies""#, r#"prefix = "/copies""#, "location.uploads.backup.prefix"),
+    ] {
+        assert_eq!(blamed(from, to), [setting], "{to}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_named_at_once_and_shown_one_a_line() {
+    let text =
+        GOOD.replace("[location.vault]", "[location.Vault]").replace("http://127.0.0.1:8333", "nonsense");
+    let shown = parse(&text).unwrap_err().to_string();
+    assert_eq!(shown.lines().count(), 4, "{shown}");
+    assert!(shown.contains("\n  location.Vault: a name is"), "{shown}");
+    assert!(shown.contains(r#"location.uploads.backup.location: there is no location "vault""#), "{shown}");
+}
+
+#[test]
+fn backups_that_would_be_backed_up_again_are_refused() {
+    let text = GOOD
+        .replace(r#"location = "vault""#, r#"location = "uploads""#)
+        .replace(r#"bucket = "backups""#, r#"bucket = "reports""#);
+    match parse(&text) {
+        Err(LocationsError::Invalid { problems, .. }) => {
+            assert_eq!(problems[0].setting, "location.uploads.backup.bucket");
+        }
+        other => panic!("expected a problem, got {other:?}"),
+    }
+}
+
+#[test]
+fn an_unknown_setting_and_a_wrong_type_are_errors_that_name_the_line() {
+    for (from, to, named) in [
+        ("path_style = true", "path_stile = true", "path_stile"),
+        ("path_style = true", r#"path_style = "yes""#, "line 4"),
+        ("verify = \"head\"", "verify = \"all\"", "all"),
+        (r#"{ env = "VAULT" }"#, r#"{ key = "secret" }"#, "key"),
+    ] {
+        let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+        assert!(matches!(error, LocationsError::Syntax { .. }), "{error}");
+        assert!(error.to_string().contains(named), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_file_and_a_missing_one_say_so() {
+    assert!(parse("").unwrap_err().to_string().contains("names no location"));
+    let missing = Locations::load(Path::new("/nonexistent/locations.toml")).unwrap_err();
+    assert!(missing.to_string().contains("/nonexistent/locations.toml"));
+}
