@@ -5,6 +5,8 @@
 //! lease ends, what is sent when) nor a store.
 
 mod batch;
+#[cfg(test)]
+pub(crate) mod fake;
 mod report;
 mod slots;
 
