@@ -196,3 +196,6 @@ impl Outbox {
         self.flush_at = Some(self.flush_at.map_or(earliest, |at| at.min(earliest)));
     }
 }
+
+#[cfg(test)]
+mod tests;

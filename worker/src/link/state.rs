@@ -417,3 +417,8 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
