@@ -113,3 +113,6 @@ fn host_name() -> Result<String, AppError> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(AppError::HostName)?;
     Ok(name.trim_end().to_owned())
 }
+
+#[cfg(test)]
+mod tests;
