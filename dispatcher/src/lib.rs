@@ -1,3 +1,4 @@
 //! The dispatcher: accepts backups, keeps them in three Redis queues and streams due tasks to workers.
 
+pub mod grpc;
 pub mod queue;
