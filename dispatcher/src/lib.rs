@@ -1,4 +1,5 @@
 //! The dispatcher: accepts backups, keeps them in three Redis queues and streams due tasks to workers.
 
+pub mod config;
 pub mod grpc;
 pub mod queue;

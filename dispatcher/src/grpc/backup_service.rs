@@ -11,7 +11,9 @@ use backhaul_proto::v1::{self as pb, backup_service_server::BackupService, submi
 use backhaul_runtime::locations::Locations;
 use tonic::{Request, Response, Status};
 
-pub use super::validate::submit::SubmitDefaults;
+pub use super::validate::submit::{
+    MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults,
+};
 use super::{
     identity::{Caller, Unidentified},
     page_token, present,
@@ -19,7 +21,7 @@ use super::{
     validate::{self, list, submit::SubmitRules},
 };
 use crate::queue::{
-    CancelOutcome, LeaseToken, NewTask, QueueError, Submitted, TaskId, TaskQueue, TaskRecord, UnixMs,
+    CancelOutcome, LeaseToken, NewTask, QueueClock, QueueError, Submitted, TaskId, TaskQueue, TaskRecord,
 };
 
 /// Largest message that a call may carry: a batch of `SubmitBackups`.
@@ -41,10 +43,8 @@ pub trait StopCopies: fmt::Debug + Send + Sync + 'static {
     async fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken);
 }
 
-/// Tells the time: milliseconds since the Unix epoch.
-pub type Clock = Arc<dyn Fn() -> UnixMs + Send + Sync>;
-
 /// The five calls over a queue.
+#[derive(Debug)]
 pub struct Backups {
     /// Where tasks are kept.
     pub queue: Arc<dyn TaskQueue>,
@@ -55,13 +55,7 @@ pub struct Backups {
     /// What a submit means where it says nothing.
     pub defaults: SubmitDefaults,
     /// For the bound of `process_at`, which is in days: the process's own clock is good enough.
-    pub clock: Clock,
-}
-
-impl fmt::Debug for Backups {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backups").field("queue", &self.queue).finish_non_exhaustive()
-    }
+    pub clock: QueueClock,
 }
 
 #[async_trait]
@@ -112,9 +106,20 @@ impl BackupService for Backups {
         let page_size = query.limit as usize;
         let mut page = pb::ListBackupsResponse::default();
         let mut bytes = 0;
+        let mut from_token = query.cursor.is_some();
         for _ in 0..MAX_READS {
             query.limit = u32::try_from(page_size - page.backups.len()).unwrap_or(READ_TASKS).min(READ_TASKS);
-            let read = self.queue.list(&query).await.map_err(ApiError::from)?;
+            let read = match self.queue.list(&query).await {
+                Ok(read) => read,
+                // The digest of a token can be computed by anybody; the queue has the last word on what it says.
+                Err(QueueError::Rejected(_)) if from_token => {
+                    return Err(
+                        validate::invalid("page_token", "must be the token of the previous page").into()
+                    );
+                }
+                Err(error) => return Err(ApiError::from(error).into()),
+            };
+            from_token = false;
             for record in read.tasks {
                 let backup = present::listed(record);
                 bytes += prost::Message::encoded_len(&backup);
@@ -155,7 +160,7 @@ impl Backups {
             tenant: caller.tenant(),
             locations: &self.locations,
             defaults: self.defaults,
-            now: (self.clock)(),
+            now: self.clock.local_now(),
             traceparent,
         }
     }

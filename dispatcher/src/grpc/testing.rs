@@ -17,8 +17,9 @@ use tokio::sync::Notify;
 use super::backup_service::{Backups, StopCopies, SubmitDefaults};
 use crate::queue::{
     CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, ObjectRef,
-    Priority, Progress, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement, SubmitOutcome,
-    Submitted, SweepReport, TaskId, TaskQueue, TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs,
+    Priority, Progress, QueueClock, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement,
+    SubmitOutcome, Submitted, SweepReport, TaskId, TaskQueue, TaskReason, TaskRecord, TaskSpec, TaskState,
+    UnixMs,
 };
 
 /// `web` may read users/ in photos; `vault` is only a backup target.
@@ -92,7 +93,7 @@ pub(crate) fn backups(queue: Arc<dyn TaskQueue>, copies: Arc<dyn StopCopies>) ->
         copies,
         locations: locations(),
         defaults: SubmitDefaults { max_attempts: 5, processing_timeout: Duration::from_secs(600) },
-        clock: Arc::new(|| NOW),
+        clock: QueueClock::starting_at(NOW),
     }
 }
 

@@ -23,11 +23,11 @@ const NANOS_PER_SECOND: i32 = 1_000_000_000;
 const TRACEPARENT_BYTES: usize = 55;
 
 /// Most failed attempts that a request may ask for.
-pub(crate) const MAX_ATTEMPTS: u32 = 100;
+pub const MAX_ATTEMPTS: u32 = 100;
 /// Shortest processing time that a request may ask for.
-pub(crate) const MIN_PROCESSING_TIMEOUT: Duration = Duration::from_secs(1);
+pub const MIN_PROCESSING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest processing time that a request may ask for.
-pub(crate) const MAX_PROCESSING_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub const MAX_PROCESSING_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// What a request means where it says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
