@@ -10,11 +10,22 @@ use std::{
 };
 
 use async_trait::async_trait;
+use backhaul_proto::v1::{
+    self as pb, backup_service_client::BackupServiceClient, backup_service_server::BackupServiceServer,
+};
 use backhaul_runtime::locations::Locations;
 use bytes::Bytes;
+use http::{Extensions, HeaderMap};
 use tokio::sync::Notify;
+use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::StatusExt as _;
+use tower::Layer as _;
 
-use super::backup_service::{Backups, StopCopies, SubmitDefaults};
+use super::{
+    backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies, SubmitDefaults},
+    identity::{Caller, Identify, Unidentified},
+    layers::{CallLimits, Guard, GuardLayer},
+};
 use crate::queue::{
     CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, ObjectRef,
     Priority, Progress, QueueClock, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement,
@@ -44,6 +55,10 @@ pub(crate) const LOCATIONS: &str = r#"
 
 /// What the clock of the tests says.
 pub(crate) const NOW: UnixMs = UnixMs(1_800_000_000_000);
+
+/// Limits that no test reaches.
+pub(crate) const WIDE: CallLimits =
+    CallLimits { max_calls: 1000, calls_per_second: 1_000_000, deadline: Duration::from_secs(60) };
 
 /// Answers each call with the next scripted answer, and remembers what it was asked.
 #[derive(Debug, Default)]
@@ -97,6 +112,58 @@ pub(crate) fn backups(queue: Arc<dyn TaskQueue>, copies: Arc<dyn StopCopies>) ->
     }
 }
 
+/// Tenant from the header `x-tenant`, `web` without one; `nobody` is not identified.
+#[derive(Debug)]
+pub(crate) struct TenantFromHeader;
+
+/// A client of the whole unary stack, without a network.
+pub(crate) type Client = BackupServiceClient<Guard<BackupServiceServer<Backups>>>;
+
+/// The whole unary stack over `queue`, with these limits.
+pub(crate) fn server(queue: &Arc<ScriptedQueue>, limits: CallLimits) -> Guard<BackupServiceServer<Backups>> {
+    let queue: Arc<dyn TaskQueue> = Arc::<ScriptedQueue>::clone(queue);
+    let server = BackupServiceServer::new(backups(queue, Arc::new(StoppedCopies::default())));
+    let server = server.max_decoding_message_size(MAX_MESSAGE_BYTES);
+    GuardLayer::new(limits, Arc::new(TenantFromHeader)).layer(server)
+}
+
+/// A client of an API over `queue`, with these limits.
+pub(crate) fn client_with(queue: &Arc<ScriptedQueue>, limits: CallLimits) -> Client {
+    BackupServiceClient::new(server(queue, limits))
+}
+
+/// A client of an API over `queue`, with limits that no test reaches.
+pub(crate) fn client(queue: &Arc<ScriptedQueue>) -> Client {
+    client_with(queue, WIDE)
+}
+
+/// A request made as `tenant`.
+pub(crate) fn made_by<T>(tenant: &'static str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("x-tenant", MetadataValue::from_static(tenant));
+    request
+}
+
+/// What a program goes by: code and reason.
+pub(crate) fn told(status: &Status) -> (Code, String) {
+    let info = status.get_error_details().error_info().cloned().expect("every error has an ErrorInfo");
+    assert_eq!(info.domain, "backhaul");
+    (status.code(), info.reason)
+}
+
+/// The smallest good request.
+pub(crate) fn submit(key: &str) -> pb::SubmitBackupRequest {
+    pb::SubmitBackupRequest {
+        object: Some(pb::ObjectRef {
+            location: "uploads".into(),
+            bucket: "photos".into(),
+            key: key.into(),
+            version: String::new(),
+        }),
+        options: None,
+    }
+}
+
 /// A pending task of tenant `web`.
 pub(crate) fn record(key: &str) -> TaskRecord {
     let object =
@@ -140,6 +207,17 @@ struct NotifyOnDrop(Arc<Notify>);
 impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         self.0.notify_one();
+    }
+}
+
+#[async_trait]
+impl Identify for TenantFromHeader {
+    async fn identify(&self, headers: &HeaderMap, _: &Extensions) -> Result<Caller, Unidentified> {
+        let tenant = headers.get("x-tenant").map_or("web", |t| t.to_str().unwrap());
+        if tenant == "nobody" {
+            return Err(Unidentified("no credentials"));
+        }
+        Ok(Caller::new(tenant).unwrap())
     }
 }
 
