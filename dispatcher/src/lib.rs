@@ -3,3 +3,4 @@
 pub mod config;
 pub mod grpc;
 pub mod queue;
+pub mod session;
