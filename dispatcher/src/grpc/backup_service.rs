@@ -37,10 +37,9 @@ const MAX_READS: u32 = 16;
 
 /// Stops running copies. The stream side of the dispatcher does it; a copy held by another dispatcher learns of the cancel with
 /// its next heartbeat.
-#[async_trait]
 pub trait StopCopies: fmt::Debug + Send + Sync + 'static {
-    /// Tells the worker behind `session` to stop the copy of `task` under `lease`, if that session is here. Best effort.
-    async fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken);
+    /// Tells the worker behind `session` to stop the copy of `task` under `lease`, if that session is here. Never waits.
+    fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken);
 }
 
 /// The five calls over a queue.
@@ -146,7 +145,7 @@ impl BackupService for Backups {
         self.own_task(&caller, &id).await?;
         match self.queue.cancel(&id).await.map_err(ApiError::from)? {
             CancelOutcome::Cancelled => {}
-            CancelOutcome::Stopping { lease, session } => self.copies.stop_copy(&session, &id, lease).await,
+            CancelOutcome::Stopping { lease, session } => self.copies.stop_copy(&session, &id, lease),
             CancelOutcome::Finished(state) => return Err(ApiError::Finished { task: id, state }.into()),
         }
         let backup = present::backup(self.own_task(&caller, &id).await?)?;

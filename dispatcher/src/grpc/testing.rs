@@ -221,9 +221,8 @@ impl Identify for TenantFromHeader {
     }
 }
 
-#[async_trait]
 impl StopCopies for StoppedCopies {
-    async fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken) {
+    fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken) {
         self.0.lock().unwrap().push((session.to_owned(), task.clone(), lease));
     }
 }
