@@ -159,7 +159,9 @@ impl CloseReason {
     pub fn status(self) -> Option<Status> {
         let (code, retry) = match self {
             Self::PeerClosed | Self::PeerLost => return None,
-            Self::HelloMissing(_) | Self::PeerSilent(_) | Self::DrainOverstayed => (Code::DeadlineExceeded, false),
+            Self::HelloMissing(_) | Self::PeerSilent(_) | Self::DrainOverstayed => {
+                (Code::DeadlineExceeded, false)
+            }
             Self::Broken(_) => (Code::InvalidArgument, false),
             Self::TooMuch(Excess::Streams) => (Code::ResourceExhausted, true),
             Self::TooMuch(

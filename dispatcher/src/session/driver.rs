@@ -13,11 +13,7 @@ use std::{
 };
 
 use backhaul_proto::v1 as pb;
-use futures_util::{
-    FutureExt as _, Stream, StreamExt as _,
-    future::BoxFuture,
-    stream::FuturesUnordered,
-};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
@@ -27,7 +23,8 @@ use tonic::{Code, Status};
 use tracing::{Span, debug, error, info, warn};
 
 use super::{
-    CloseReason, Effect, Event, Excess, Floor, RenewFor, SessionHandle, SessionId, Standing, StreamSettings, Violation,
+    CloseReason, Effect, Event, Excess, Floor, RenewFor, SessionHandle, SessionId, Standing, StreamSettings,
+    Violation,
     handle::{Offer, SessionInbox},
     state::Session,
     wire,
@@ -53,8 +50,8 @@ pub(crate) struct Seat {
     pub(crate) settings: Arc<StreamSettings>,
     /// Ends the stream at once.
     pub(crate) stop: CancellationToken,
-    /// Counts the stream against the most there may be.
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// Counts the stream, as long as it lives, against the most there may be.
+    pub(crate) _permit: OwnedSemaphorePermit,
 }
 
 /// Runs one stream until it is over.
@@ -366,7 +363,9 @@ fn with_sources(error: &dyn std::error::Error) -> String {
 fn broken_inbound(status: &Status) -> Event {
     match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => Event::Broken(Excess::MessageSize.into()),
-        Code::Internal | Code::InvalidArgument | Code::Unimplemented => Event::Broken(Violation::Undecodable.into()),
+        Code::Internal | Code::InvalidArgument | Code::Unimplemented => {
+            Event::Broken(Violation::Undecodable.into())
+        }
         Code::Ok
         | Code::Cancelled
         | Code::Unknown

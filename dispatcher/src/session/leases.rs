@@ -3,7 +3,7 @@
 //! A lease is counted from the moment it is put on the wire until its result is stored, or until it is known to be over.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -16,8 +16,8 @@ pub(crate) struct Leases {
     limit: Credit,
     held: HashMap<LeaseToken, Lease>,
     bytes: u64,
-    /// Deadlines of assignments in the order they were sent; entries of answered ones are skipped.
-    deadlines: VecDeque<(Instant, LeaseToken)>,
+    /// When the assignments that were not answered must have been.
+    deadlines: BTreeSet<(Instant, [u8; LeaseToken::LEN])>,
 }
 
 /// One lease.
@@ -41,7 +41,10 @@ pub(crate) struct Lease {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Sent, not answered.
-    Offered,
+    Offered {
+        /// When the answer must have come.
+        by: Instant,
+    },
     /// The worker works on it.
     Accepted,
     /// The worker has reported; the queue has not confirmed yet.
@@ -87,18 +90,17 @@ impl Leases {
         if room.tasks == 0 || (room.bytes == 0 && held.tasks > 0) { Credit::default() } else { room }
     }
 
-    /// Counts a task that is sent now and must be answered by `deadline`. Deadlines never go back.
-    pub(crate) fn offer(&mut self, now: Instant, task: &LeasedTask, location: Option<usize>, deadline: Instant) {
+    /// Counts a task that is sent now and must be answered by then.
+    pub(crate) fn offer(&mut self, now: Instant, task: &LeasedTask, location: Option<usize>, by: Instant) {
         let lease = Lease {
             id: task.id.clone(),
             cost: cost_of(task.spec.size_hint_bytes),
-            stage: Stage::Offered,
+            stage: Stage::Offered { by },
             upload_id: task.upload_id.clone(),
             location,
             seen: now,
         };
         self.insert(task.lease, lease);
-        self.deadlines.push_back((deadline, task.lease));
     }
 
     /// Counts a lease that the worker brought along, unless it is known.
@@ -130,33 +132,27 @@ impl Leases {
     pub(crate) fn advance(&mut self, now: Instant, key: &LeaseKey, stage: Stage) -> Option<Stage> {
         let lease = self.held.get_mut(&key.lease).filter(|lease| lease.id == key.id)?;
         lease.seen = now;
-        Some(std::mem::replace(&mut lease.stage, stage))
+        let before = std::mem::replace(&mut lease.stage, stage);
+        self.forget_deadline(before, key.lease);
+        Some(before)
     }
 
     /// Forgets a lease and frees its credit.
     pub(crate) fn remove(&mut self, key: &LeaseKey) -> Option<Lease> {
         self.get(key)?;
-        let lease = self.held.remove(&key.lease)?;
-        self.bytes = self.bytes.saturating_sub(lease.cost);
-        Some(lease)
+        self.take(key.lease).map(|(_, lease)| lease)
     }
 
     /// The next time an assignment must have been answered.
-    pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
-        while let Some((deadline, lease)) = self.deadlines.front() {
-            if self.held.get(lease).is_some_and(|lease| lease.stage == Stage::Offered) {
-                return Some(*deadline);
-            }
-            self.deadlines.pop_front();
-        }
-        None
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(by, _)| *by)
     }
 
     /// Forgets assignments that should have been answered by now.
     pub(crate) fn take_overdue(&mut self, now: Instant) -> Vec<(LeaseKey, Lease)> {
         let mut overdue = Vec::new();
-        while self.next_deadline().is_some_and(|deadline| deadline <= now) {
-            overdue.extend(self.deadlines.pop_front().and_then(|(_, lease)| self.take(lease)));
+        while let Some((_, lease)) = self.deadlines.first().filter(|(by, _)| *by <= now) {
+            overdue.extend(self.take(LeaseToken::from_bytes(*lease)));
         }
         overdue
     }
@@ -164,8 +160,8 @@ impl Leases {
     /// Forgets every assignment that was not answered.
     pub(crate) fn take_offered(&mut self) -> Vec<(LeaseKey, Lease)> {
         let mut offered = Vec::new();
-        while self.next_deadline().is_some() {
-            offered.extend(self.deadlines.pop_front().and_then(|(_, lease)| self.take(lease)));
+        while let Some((_, lease)) = self.deadlines.first() {
+            offered.extend(self.take(LeaseToken::from_bytes(*lease)));
         }
         offered
     }
@@ -192,15 +188,24 @@ impl Leases {
     }
 
     fn insert(&mut self, token: LeaseToken, lease: Lease) {
+        let _replaced = self.take(token);
         self.bytes = self.bytes.saturating_add(lease.cost);
-        if let Some(old) = self.held.insert(token, lease) {
-            self.bytes = self.bytes.saturating_sub(old.cost);
+        if let Stage::Offered { by } = lease.stage {
+            self.deadlines.insert((by, *token.as_bytes()));
         }
+        self.held.insert(token, lease);
     }
 
     fn take(&mut self, token: LeaseToken) -> Option<(LeaseKey, Lease)> {
         let lease = self.held.remove(&token)?;
         self.bytes = self.bytes.saturating_sub(lease.cost);
+        self.forget_deadline(lease.stage, token);
         Some((LeaseKey { id: lease.id.clone(), lease: token }, lease))
+    }
+
+    fn forget_deadline(&mut self, stage: Stage, token: LeaseToken) {
+        if let Stage::Offered { by } = stage {
+            self.deadlines.remove(&(by, *token.as_bytes()));
+        }
     }
 }

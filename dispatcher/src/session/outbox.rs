@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use backhaul_proto::v1::{
-    CancelLease, Cancel, Confirm, Confirms, Drain, FromDispatcher, LeaseUpdates, Welcome, from_dispatcher::Message,
+    Cancel, CancelLease, Confirm, Confirms, Drain, FromDispatcher, LeaseUpdates, Welcome,
+    from_dispatcher::Message,
 };
 
 /// Most Confirms in one message.
@@ -93,7 +94,9 @@ impl Outbox {
         }
         if !self.confirms.is_empty() {
             let count = self.confirms.len().min(CONFIRMS_PER_MESSAGE);
-            return Some(message(Message::Confirms(Confirms { confirms: self.confirms.drain(..count).collect() })));
+            return Some(message(Message::Confirms(Confirms {
+                confirms: self.confirms.drain(..count).collect(),
+            })));
         }
         self.updates.take().map(|updates| message(Message::LeaseUpdates(updates)))
     }

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn a_heartbeat_slower_than_a_third_of_the_lease_is_refused() {
-        let settings = StreamSettings { heartbeat_every: Duration::from_secs(11), ..StreamSettings::default() };
+        let settings =
+            StreamSettings { heartbeat_every: Duration::from_secs(11), ..StreamSettings::default() };
         assert_eq!(settings.check(), Err(InvalidSettings::Heartbeat));
     }
 

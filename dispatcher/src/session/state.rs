@@ -2,9 +2,10 @@
 //!
 //! A driver gives it events, carries out [`Session::next_effect`], sends [`Session::next_message`] whenever there is room to
 //! send, and calls [`Session::handle_timeout`] at [`Session::poll_timeout`]. What the worker says is in `state/worker.rs`,
-//! what the queue answers in `state/answers.rs`; here is the life of the stream.
+//! what the queue answers in `state/answers.rs`, what it is offered in `state/offers.rs`; here is the life of the stream.
 
 mod answers;
+mod offers;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -17,25 +18,20 @@ use std::{
 
 use backhaul_proto::v1 as pb;
 
+use self::offers::Unsent;
 use super::{
-    CloseReason, Credit, DrainOrder, Effect, Event, Excess, LeaseKey, RenewFor, SessionCounters, SessionId, Standing,
-    StreamSettings, WorkerInfo,
-    leases::{Leases, Stage, cost_of},
-    outbox::{Outbox, message},
+    CloseReason, Credit, DrainOrder, Effect, Event, Excess, LeaseKey, RenewFor, SessionCounters, SessionId,
+    Standing, StreamSettings, WorkerInfo,
+    leases::{Leases, Stage},
+    outbox::Outbox,
     rate::RateLimit,
     wire,
     work::{Accepts, Beats, Settles},
 };
-use crate::queue::{LeasedTask, Outcome, Progress, Renewal, Settlement};
-
-/// Most assignments in one message: with the longest keys it stays below a client's default limit of 4 MiB.
-const ASSIGNMENTS_PER_MESSAGE: usize = 256;
+use crate::queue::{Progress, Renewal};
 
 /// Confirms that may wait for a worker that does not read.
 const MAX_WAITING_CONFIRMS: usize = 25_000;
-
-/// How long a replaced stream may take to say so.
-const SUPERSEDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// One stream.
 #[derive(Debug)]
@@ -87,13 +83,6 @@ enum State {
     Closed { reason: CloseReason, by: Instant },
 }
 
-/// A leased task that was not sent yet.
-#[derive(Debug)]
-struct Unsent {
-    task: LeasedTask,
-    deadline: Instant,
-}
-
 impl Session {
     /// A stream that has just been opened. `jitter` in [0, 1) spreads the age at which it is drained.
     pub(crate) fn new(now: Instant, id: SessionId, settings: Arc<StreamSettings>, jitter: f64) -> Self {
@@ -103,7 +92,9 @@ impl Session {
             worker: None,
             announce: None,
             locations: None,
-            rebalance_after: settings.rebalance_after.map(|age| age.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))),
+            rebalance_after: settings
+                .rebalance_after
+                .map(|age| age.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))),
             leases: Leases::default(),
             unsent: VecDeque::new(),
             outbox: Outbox::default(),
@@ -129,7 +120,9 @@ impl Session {
     pub(crate) fn handle_event(&mut self, now: Instant, event: Event) {
         match event {
             Event::Renewed(RenewFor::Accepts, answers) => self.on_accepts_written(now, answers),
-            Event::Renewed(RenewFor::Hello | RenewFor::Heartbeat(_), answers) => self.on_renewed(now, answers),
+            Event::Renewed(RenewFor::Hello | RenewFor::Heartbeat(_), answers) => {
+                self.on_renewed(now, answers)
+            }
             Event::Settled(answers) => self.on_settled(now, answers),
             Event::Offered { request, tasks } => self.on_offered(now, request, tasks),
             Event::StopCopy(key) => self.stop_copy(&key),
@@ -171,7 +164,8 @@ impl Session {
             .into_iter()
             .map(|LeaseKey { id, lease }| {
                 let key = LeaseKey { id, lease };
-                let upload_id = self.leases.get(&key).map(|lease| lease.upload_id.clone()).unwrap_or_default();
+                let upload_id =
+                    self.leases.get(&key).map(|lease| lease.upload_id.clone()).unwrap_or_default();
                 Renewal {
                     id: key.id,
                     lease,
@@ -201,7 +195,7 @@ impl Session {
     }
 
     /// When [`Session::handle_timeout`] is to be called; `None` when the session is over.
-    pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         if self.is_over() {
             return None;
         }
@@ -282,7 +276,8 @@ impl Session {
             outstanding: outstanding.tasks,
             outstanding_bytes: outstanding.bytes,
             locations: self.locations.clone(),
-            draining: self.takes_no_more || matches!(self.state, State::Draining { .. } | State::Closed { .. }),
+            draining: self.takes_no_more
+                || matches!(self.state, State::Draining { .. } | State::Closed { .. }),
             counters: self.counters,
         }
     }
@@ -291,7 +286,10 @@ impl Session {
     pub(crate) const fn close_reason(&self) -> Option<CloseReason> {
         match self.state {
             State::Closed { reason, .. } => Some(reason),
-            State::AwaitingHello { .. } | State::Welcoming | State::Attached { .. } | State::Draining { .. } => None,
+            State::AwaitingHello { .. }
+            | State::Welcoming
+            | State::Attached { .. }
+            | State::Draining { .. } => None,
         }
     }
 
@@ -301,7 +299,10 @@ impl Session {
             State::Closed { reason, .. } => {
                 self.is_over || reason.is_immediate() || (self.is_idle() && !self.has_message())
             }
-            State::AwaitingHello { .. } | State::Welcoming | State::Attached { .. } | State::Draining { .. } => false,
+            State::AwaitingHello { .. }
+            | State::Welcoming
+            | State::Attached { .. }
+            | State::Draining { .. } => false,
         }
     }
 
@@ -343,37 +344,16 @@ impl Session {
         self.close(now, CloseReason::PeerLost);
     }
 
-    fn on_offered(&mut self, now: Instant, request: u64, tasks: Vec<LeasedTask>) {
-        self.offers_seen = self.offers_seen.max(request);
-        self.makes_room_for = None;
-        let takes = matches!(self.state, State::Attached { .. }) && !self.takes_no_more;
-        for task in tasks {
-            let is_known =
-                self.leases.contains(task.lease) || self.unsent.iter().any(|unsent| unsent.task.lease == task.lease);
-            if is_known {
-                continue;
-            }
-            if takes {
-                let deadline = now + self.settings.accept_within.min(task.accept_within);
-                self.unsent.push_back(Unsent { task, deadline });
-            } else {
-                self.return_unsent_task(task, Duration::ZERO);
-            }
-        }
-    }
-
     fn on_drain(&mut self, now: Instant, order: &DrainOrder) {
         if matches!(self.state, State::Closed { .. }) {
             return;
         }
-        let is_replaced = order.reason == pb::DrainReason::Superseded;
-        let within = if is_replaced { order.within.min(SUPERSEDED_WITHIN) } else { order.within };
         self.leases.release(&order.taken_over);
-        self.outbox.drain(pb::Drain { reason: order.reason.into(), within_ms: wire::millis(within) });
-        if is_replaced {
+        self.outbox.drain(pb::Drain { reason: order.reason.into(), within_ms: wire::millis(order.within) });
+        if order.reason == pb::DrainReason::Superseded {
             self.close(now, CloseReason::Superseded);
         } else {
-            self.begin_draining(now + within, CloseReason::Drained(order.reason));
+            self.begin_draining(now + order.within, CloseReason::Drained(order.reason));
         }
     }
 
@@ -382,87 +362,14 @@ impl Session {
         match self.state {
             State::Closed { .. } => return,
             State::Draining { deadline: earlier, .. } if earlier <= deadline => {}
-            State::AwaitingHello { .. } | State::Welcoming | State::Attached { .. } | State::Draining { .. } => {
+            State::AwaitingHello { .. }
+            | State::Welcoming
+            | State::Attached { .. }
+            | State::Draining { .. } => {
                 self.state = State::Draining { deadline, then };
             }
         }
         self.return_all_unsent();
-    }
-
-    fn stop_copy(&mut self, key: &LeaseKey) {
-        let waiting = self.unsent.iter().position(|unsent| unsent.task.lease == key.lease);
-        if let Some(Unsent { task, .. }) = waiting.and_then(|index| self.unsent.remove(index)) {
-            // Never sent: given back, it is cancelled without the worker.
-            self.return_unsent_task(task, Duration::ZERO);
-        } else if self.leases.get(key).is_some() {
-            self.outbox.cancel(wire::cancel(key));
-        }
-    }
-
-    fn next_fits(&self) -> bool {
-        matches!(self.state, State::Attached { .. })
-            && self.unsent.front().is_some_and(|unsent| self.leases.fits(cost_of(unsent.task.spec.size_hint_bytes)))
-    }
-
-    fn next_assign(&mut self, now: Instant) -> Option<pb::FromDispatcher> {
-        let mut assignments = Vec::new();
-        while assignments.len() < ASSIGNMENTS_PER_MESSAGE && self.next_fits() {
-            let Some(Unsent { task, deadline }) = self.unsent.pop_front() else { break };
-            self.leases.offer(now, &task, self.location_of(&task), deadline);
-            self.counters.assigned += 1;
-            assignments.push(wire::assignment(task, self.settings.lease));
-        }
-        if assignments.is_empty() {
-            return None;
-        }
-        Some(message(pb::from_dispatcher::Message::Assign(pb::Assign { assignments })))
-    }
-
-    fn location_of(&self, task: &LeasedTask) -> Option<usize> {
-        self.worker.as_ref()?.locations.binary_search(&task.spec.object.location).ok()
-    }
-
-    /// Gives back what could not be sent in time.
-    fn return_unsent(&mut self, now: Instant) {
-        if self.unsent.iter().all(|unsent| unsent.deadline > now) {
-            return;
-        }
-        let (late, rest) = self.unsent.drain(..).partition::<VecDeque<_>, _>(|unsent| unsent.deadline <= now);
-        self.unsent = rest;
-        for Unsent { task, .. } in late {
-            let cost = cost_of(task.spec.size_hint_bytes);
-            let is_giant = cost > self.leases.limit().bytes;
-            if !self.leases.fits(cost) {
-                self.makes_room_for = Some(cost);
-            }
-            // A task larger than the whole credit needs an empty worker. Coming straight back would only use up its returns.
-            self.return_unsent_task(task, if is_giant { self.settings.lease } else { Duration::ZERO });
-        }
-    }
-
-    /// Gives back what the worker has not answered in time, and tells it, should it wake up.
-    fn return_unaccepted(&mut self, now: Instant) {
-        for (key, lease) in self.leases.take_overdue(now) {
-            self.outbox.cancel(wire::cancel(&key));
-            self.hand_back(key, lease.upload_id, Duration::ZERO);
-        }
-    }
-
-    fn return_all_unsent(&mut self) {
-        for Unsent { task, .. } in std::mem::take(&mut self.unsent) {
-            self.return_unsent_task(task, Duration::ZERO);
-        }
-    }
-
-    fn return_unsent_task(&mut self, task: LeasedTask, delay: Duration) {
-        let LeasedTask { id, lease, upload_id, .. } = task;
-        self.hand_back(LeaseKey { id, lease }, upload_id, delay);
-    }
-
-    fn hand_back(&mut self, key: LeaseKey, upload_id: String, delay: Duration) {
-        let LeaseKey { id, lease } = key;
-        self.counters.returned += 1;
-        self.settles.hand_back(Settlement { id, lease, outcome: Outcome::HandedBack { upload_id, delay } });
     }
 
     /// Remembers since when something waits, so that a worker that does not read is found out.

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use pb::from_worker::Message;
 use prost::Message as _;
 
-use super::{Answer, CloseReason, Credit, Event, Excess, Held, Hello, Report, TaskName, Violation, WorkerInfo};
+use super::{
+    Answer, CloseReason, Credit, Event, Excess, Held, Hello, Report, TaskName, Violation, WorkerInfo,
+};
 use crate::queue::{
     Failure, FailureClass, LeaseToken, LeasedTask, Outcome, Priority, Progress, TaskId, VerifyLevel,
 };
@@ -46,9 +48,9 @@ pub(crate) fn decode(message: pb::FromWorker, jitter: &mut fastrand::Rng) -> Eve
         Message::Results(results) => {
             decode_results("Results.results", MAX_BATCH, results.results, jitter).map(Event::Results)
         }
-        Message::Draining(draining) => {
-            Ok(Event::WorkerDrains { finish_within: Duration::from_millis(draining.finish_within_ms).min(MAX_WAIT) })
-        }
+        Message::Draining(draining) => Ok(Event::WorkerDrains {
+            finish_within: Duration::from_millis(draining.finish_within_ms).min(MAX_WAIT),
+        }),
     };
     event.unwrap_or_else(Event::Broken)
 }
@@ -58,7 +60,8 @@ fn decode_hello(hello: pb::Hello, jitter: &mut fastrand::Rng) -> Result<Hello, C
         return Err(Violation::Protocol(hello.protocol).into());
     }
     let instance = hello.instance.as_ref().try_into().map_err(|_| Violation::Field("Hello.instance"))?;
-    let is_name = (1..=128).contains(&hello.worker.len()) && hello.worker.bytes().all(|b| matches!(b, 0x20..=0x7e));
+    let is_name =
+        (1..=128).contains(&hello.worker.len()) && hello.worker.bytes().all(|b| matches!(b, 0x20..=0x7e));
     if !is_name {
         return Err(Violation::Field("Hello.worker").into());
     }
@@ -154,13 +157,16 @@ fn decode_outcome(
         Some(Wire::Receipt(receipt)) => {
             let size = receipt.encoded_len();
             if size > MAX_RECEIPT_BYTES {
-                let message = format!("the worker's receipt has {size} bytes; at most {MAX_RECEIPT_BYTES} are kept");
+                let message =
+                    format!("the worker's receipt has {size} bytes; at most {MAX_RECEIPT_BYTES} are kept");
                 broken_result(FailureClass::Permanent, "receipt_too_large", message, jitter)
             } else {
                 Outcome::Done { receipt: receipt.encode_to_vec().into() }
             }
         }
-        Some(Wire::Failure(failure)) => Outcome::Failed { failure: decode_failure(failure), jitter: jitter.f64() },
+        Some(Wire::Failure(failure)) => {
+            Outcome::Failed { failure: decode_failure(failure), jitter: jitter.f64() }
+        }
         Some(Wire::Cancelled(_)) => Outcome::Cancelled,
         Some(Wire::HandedBack(stopped)) => {
             Outcome::HandedBack { upload_id: upload_id(stopped.upload_id)?, delay: Duration::ZERO }
@@ -292,7 +298,12 @@ pub(crate) fn confirm(task: TaskName, lease: LeaseToken, verdict: pb::ConfirmVer
 }
 
 /// A verdict on a lease for the wire.
-pub(crate) fn update(task: TaskName, lease: LeaseToken, verdict: pb::LeaseVerdict, keep: Duration) -> pb::LeaseUpdate {
+pub(crate) fn update(
+    task: TaskName,
+    lease: LeaseToken,
+    verdict: pb::LeaseVerdict,
+    keep: Duration,
+) -> pb::LeaseUpdate {
     pb::LeaseUpdate {
         task_id: task.into_string(),
         lease: token_bytes(lease),

@@ -87,7 +87,13 @@ impl Beats {
         let mut asked = Vec::with_capacity(held.len());
         for Held { task, lease, progress, upload_id } in held {
             if let TaskName::Known(id) = &task {
-                renewals.push(Renewal { id: id.clone(), lease, progress, upload_id, session: session.into() });
+                renewals.push(Renewal {
+                    id: id.clone(),
+                    lease,
+                    progress,
+                    upload_id,
+                    session: session.into(),
+                });
             }
             asked.push((task, lease));
         }

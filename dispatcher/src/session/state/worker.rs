@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use backhaul_proto::v1::{AcceptRefusal, ConfirmVerdict};
 
 use super::{
-    super::{Answer, CloseReason, Effect, Event, Excess, Held, Hello, LeaseKey, Report, Violation, leases::Stage, wire},
+    super::{
+        Answer, CloseReason, Effect, Event, Excess, Held, Hello, LeaseKey, Report, Violation, leases::Stage,
+        wire,
+    },
     Session, State,
 };
 use crate::queue::{Outcome, Settlement};
@@ -131,7 +134,7 @@ impl Session {
             let key = task.with(lease);
             let stage = key.as_ref().and_then(|key| self.leases.get(key)).map(|lease| lease.stage);
             match (key, stage, refusal) {
-                (Some(key), Some(Stage::Offered), AcceptRefusal::Unspecified) => {
+                (Some(key), Some(Stage::Offered { .. }), AcceptRefusal::Unspecified) => {
                     message_use = Use::Earned;
                     self.counters.accepted += 1;
                     let _before = self.leases.advance(now, &key, Stage::Accepted);
@@ -139,7 +142,7 @@ impl Session {
                 }
                 (
                     Some(key),
-                    Some(Stage::Offered | Stage::Accepted),
+                    Some(Stage::Offered { .. } | Stage::Accepted),
                     AcceptRefusal::Draining | AcceptRefusal::UnknownLocation | AcceptRefusal::Busy,
                 ) => {
                     message_use = Use::Earned;
@@ -211,7 +214,7 @@ impl Session {
             return;
         }
         match self.leases.advance(now, &key, Stage::Accepted) {
-            Some(Stage::Offered) => self.counters.accepted += 1,
+            Some(Stage::Offered { .. }) => self.counters.accepted += 1,
             Some(Stage::Accepted | Stage::Reported) => {}
             None => self.leases.resume(now, &key, held.progress.bytes_total),
         }
@@ -240,14 +243,14 @@ impl Session {
             return Use::Charged;
         }
         let before = self.leases.advance(now, &key, Stage::Reported);
-        if before == Some(Stage::Offered) {
+        if matches!(before, Some(Stage::Offered { .. })) {
             self.counters.accepted += 1;
         }
         if !self.settles.report(Settlement { id: key.id, lease, outcome }) {
             self.counters.ignored += 1;
         }
         match before {
-            Some(Stage::Offered | Stage::Accepted) => Use::Earned,
+            Some(Stage::Offered { .. } | Stage::Accepted) => Use::Earned,
             Some(Stage::Reported) | None => Use::Charged,
         }
     }
