@@ -1,5 +1,6 @@
 //! The dispatcher: accepts backups, keeps them in three Redis queues and streams due tasks to workers.
 
+pub mod config;
 pub mod dispatch;
 pub mod grpc;
 pub mod queue;
