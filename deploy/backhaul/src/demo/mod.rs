@@ -10,7 +10,7 @@ mod stores;
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use backhaul_embedded_s3::{FaultAction, FaultRule, Operation};
+use backhaul_embedded_s3::{Action, FaultPlan, Operation, Rule};
 use backhaul_proto::v1::{self, submit_backup_result::Result as Answer};
 use backhaul_runtime::{
     telemetry::{LogArgs, LogFormat},
@@ -34,6 +34,15 @@ const UNLUCKY: &str = "reports/2026/quarter 3.csv";
 /// Longest time for a failure to be reported.
 const FAILS_WITHIN: Duration = Duration::from_secs(120);
 
+/// What the story is told with, while the programs run by themselves.
+#[derive(Debug)]
+struct Stage {
+    origin: Store,
+    vault: Store,
+    faults: FaultPlan,
+    dispatcher: String,
+}
+
 /// Runs the demo in a temporary folder.
 pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<Verdict> {
     standalone::init_log(&LogArgs { log: args.log.clone(), log_format: LogFormat::Text })?;
@@ -42,8 +51,9 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
     let output = Output::new(false);
     output.note("1. Starting redis-server, two S3 stores, a dispatcher and a worker")?;
     let mut standalone = Standalone::start(options(&args, folder.path())).await?;
+    let stage = Stage::of(&standalone);
     let told = tokio::select! {
-        told = story(&args, folder.path(), &standalone, output) => told,
+        told = story(&args, folder.path(), &stage, output) => told,
         () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
         ended = standalone.ended() => ended.and_then(|()| bail!("a service ended before the demo did")),
     };
@@ -68,15 +78,18 @@ fn options(args: &DemoArgs, folder: &Path) -> standalone::Options {
     }
 }
 
-async fn story(
-    args: &DemoArgs,
-    folder: &Path,
-    standalone: &Standalone,
-    output: Output,
-) -> anyhow::Result<()> {
-    let origin = Store::connect(&standalone.origin_endpoint(), standalone.origin_keys());
-    let vault = Store::connect(&standalone.vault_endpoint(), standalone.vault_keys());
+impl Stage {
+    fn of(standalone: &Standalone) -> Self {
+        Self {
+            origin: Store::connect(&standalone.origin_endpoint(), standalone.origin_keys()),
+            vault: Store::connect(&standalone.vault_endpoint(), standalone.vault_keys()),
+            faults: standalone.origin_faults().clone(),
+            dispatcher: standalone.dispatcher_url(),
+        }
+    }
+}
 
+async fn story(args: &DemoArgs, folder: &Path, stage: &Stage, output: Output) -> anyhow::Result<()> {
     let files =
         files::write(&folder.join("files"), args.large).await.context("writing the files of the demo")?;
     let bytes: u64 = files.iter().map(|f| f.size_bytes).sum();
@@ -86,17 +99,20 @@ async fn story(
         display_size(bytes)
     ))?;
     for file in &files {
-        origin.upload(ORIGIN.1, file).await.with_context(|| format!("uploading {:?}", file.key))?;
+        stage.origin.upload(ORIGIN.1, file).await.with_context(|| format!("uploading {:?}", file.key))?;
     }
 
     output.note(&format!("3. Making the origin fail for {UNLUCKY:?}, to see what a failure does"))?;
-    standalone.origin_faults().add(
-        FaultRule::new(FaultAction::Status { status: 500, code: "InternalError".into(), retry_after: None })
-            .operation(Operation::GetObject)
-            .key(UNLUCKY),
+    stage.faults.add(
+        Rule::new(
+            Operation::GetObject,
+            Action::Status { status: 500, code: "InternalError".into(), retry_after: None },
+        )
+        .key(UNLUCKY)
+        .always(),
     );
 
-    let client = Client::connect_to(&standalone.dispatcher_url(), Duration::from_secs(30)).await?;
+    let client = Client::connect_to(&stage.dispatcher, Duration::from_secs(30)).await?;
     output.note("4. SubmitBackups for all of them; then again, as a nervous caller would")?;
     let tasks = submit(&client, &files).await?;
     ensure!(submit(&client, &files).await? == tasks, "the repeated request made new tasks");
@@ -109,7 +125,7 @@ async fn story(
         "5. {UNLUCKY:?} failed ({}: {}) and waits in delay; the origin gets well again",
         failure.code, failure.message
     ))?;
-    standalone.origin_faults().clear();
+    stage.faults.clear();
 
     output.note("6. Following all tasks to their end")?;
     let started = Instant::now();
@@ -123,7 +139,7 @@ async fn story(
         let task = client.get(task).await?;
         let receipt = task.receipt.clone().with_context(|| format!("{:?} has no receipt", file.key))?;
         retried += task.attempts;
-        proof::check(&vault, VAULT.1, file, &receipt)
+        proof::check(&stage.vault, VAULT.1, file, &receipt)
             .await
             .with_context(|| format!("the copy of {:?}", file.key))?;
     }

@@ -102,10 +102,10 @@ impl Standalone {
             "--durability=local".to_owned(),
         ];
         flags.extend(options.dispatcher_flags);
-        let config = backhaul_dispatcher::config::Config::try_parse_from(flags)?;
+        let config = backhaul_dispatcher::config::Config::from_args(flags)?;
         let app = backhaul_dispatcher::app::App::bind(config).await.context("starting the dispatcher")?;
         let dispatcher = app.addr();
-        let config = backhaul_worker::config::Config::try_parse_from([
+        let worker = backhaul_worker::config::Args::try_parse_from([
             "worker".to_owned(),
             format!("--dispatcher=http://{dispatcher}"),
             format!("--locations={locations}"),
@@ -118,7 +118,7 @@ impl Standalone {
         services.spawn(async move { app.run(stop).await.context("the dispatcher ended") });
         let stop = stop_worker.clone();
         services
-            .spawn(async move { backhaul_worker::app::run(config, stop).await.context("the worker ended") });
+            .spawn(async move { backhaul_worker::app::run(worker, stop).await.context("the worker ended") });
         Ok(Self { services, stop_dispatcher, stop_worker, dispatcher, origin, vault, layout, redis })
     }
 
