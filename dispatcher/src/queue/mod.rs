@@ -27,6 +27,7 @@ pub mod clock;
 pub mod error;
 pub mod id;
 pub mod policy;
+pub mod redis;
 pub mod state;
 pub mod task;
 
