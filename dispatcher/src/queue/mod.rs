@@ -24,8 +24,12 @@
 //! Nothing here may know protobuf, tonic or sessions.
 
 pub mod clock;
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 pub mod error;
 pub mod id;
+#[cfg(any(test, feature = "test-util"))]
+pub mod memory;
 pub mod policy;
 pub mod redis;
 pub mod state;
