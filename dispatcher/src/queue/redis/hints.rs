@@ -47,6 +47,15 @@ impl Hints {
         }
     }
 
+    /// Notes what another process said a shard has. It may be older than what is known, so it only adds places to look.
+    fn raise(&self, shard: u16, pending: [u64; 3]) {
+        let Some(known) = self.shards.get(usize::from(shard)) else { return };
+        for (known, now) in known.iter().zip(pending) {
+            known.fetch_max(now, Ordering::Relaxed);
+        }
+        self.ready.notify_one();
+    }
+
     /// Pending tasks of a band in a shard.
     pub(super) fn pending(&self, shard: u16, band: usize) -> u64 {
         self.shards.get(usize::from(shard)).map_or(0, |bands| bands[band].load(Ordering::Relaxed))
@@ -81,8 +90,7 @@ impl Hints {
                         };
                         let Some(message) = message else { break };
                         if let Some((shard, pending)) = parse(message.get_payload_bytes()) {
-                            self.set(shard, pending);
-                            self.ready.notify_one();
+                            self.raise(shard, pending);
                         }
                     }
                     tracing::debug!("the connection for ready hints was closed");
