@@ -1,5 +1,7 @@
 //! Tests of a whole dispatcher over loopback: what is served, and that it stops in order.
 
+mod journey;
+
 use backhaul_proto::v1::{
     self as pb, backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,
 };
@@ -29,12 +31,15 @@ fn config(flags: &[&str]) -> Config {
 
 async fn serve_with(queue: ScriptedQueue, flags: &[&str]) -> (Served, Arc<ScriptedQueue>) {
     let queue = Arc::new(queue);
-    let shared: Arc<dyn TaskQueue> = Arc::<ScriptedQueue>::clone(&queue);
-    let app = App::bind_with(config(flags), shared, locations()).await.unwrap();
+    (serve_queue(config(flags), Arc::<ScriptedQueue>::clone(&queue)).await, queue)
+}
+
+async fn serve_queue(config: Config, queue: Arc<dyn TaskQueue>) -> Served {
+    let app = App::bind_with(config, queue, locations()).await.unwrap();
     let (addr, stop) = (app.addr(), CancellationToken::new());
     let mut running = JoinSet::new();
     running.spawn(app.run(stop.clone()));
-    (Served { addr, stop, running }, queue)
+    Served { addr, stop, running }
 }
 
 impl Served {
