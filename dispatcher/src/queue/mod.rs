@@ -31,6 +31,7 @@ pub mod id;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod policy;
+pub mod redis;
 pub mod state;
 pub mod task;
 

@@ -1,9 +1,9 @@
-//! The conformance suite: what every [`TaskQueue`] must do, asked of whichever queue a [`Factory`] makes.
+//! The conformance suite: what every [`TaskQueue`](super::TaskQueue) must do, asked of whichever queue a [`Factory`] makes.
 //!
 //! Directed cases, each a sentence, stand beside the part of the contract they hold; `random` compares long random histories with the
 //! reference queue. Nothing here may know how a queue is built: only the trait, a virtual clock and settings.
 //!
-//! ```ignore
+//! ```text
 //! backhaul_dispatcher::queue_conformance!(my_factory()); // a test for each case, and one for random histories
 //! ```
 
