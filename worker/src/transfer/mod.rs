@@ -3,6 +3,14 @@
 //! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless it hands its
 //! id to the next attempt. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
 
+pub mod checksum;
+mod clock;
+pub mod key;
+pub mod metadata;
+pub mod permits;
+pub mod plan;
+pub mod retry;
+
 use std::{
     fmt,
     sync::{
