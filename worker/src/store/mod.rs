@@ -30,7 +30,7 @@ pub use body::Payload;
 pub use credentials::{CredentialsError, CredentialsProblem};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use s3::S3Store;
-pub use s3_client::{ClientSettings, Clients};
+pub use s3_client::{CaBundleError, ClientSettings, Clients};
 
 /// One S3-compatible store, reached with one set of credentials.
 ///

@@ -14,31 +14,31 @@ use crate::store::Payload;
 
 /// A CRC-64/NVME of bytes, and how many they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crc {
+pub(super) struct Crc {
     value: u64,
     length: u64,
 }
 
 /// SHA-256 over parts that may be ready in any order.
 #[derive(Debug)]
-pub struct OrderedSha256 {
+pub(super) struct OrderedSha256 {
     state: Mutex<(u32, Sha256)>,
     turn: Notify,
 }
 
 impl Crc {
     /// Of no bytes.
-    pub const EMPTY: Self = Self { value: 0, length: 0 };
+    pub(super) const EMPTY: Self = Self { value: 0, length: 0 };
 
     /// A CRC that a store reports about `length` bytes.
     #[must_use]
-    pub const fn reported(value: u64, length: u64) -> Self {
+    pub(super) const fn reported(value: u64, length: u64) -> Self {
         Self { value, length }
     }
 
     /// Of a body.
     #[must_use]
-    pub fn of(payload: &Payload) -> Self {
+    pub(super) fn of(payload: &Payload) -> Self {
         let mut digest = CrcDigest::new(CrcAlgorithm::Crc64Nvme);
         for piece in payload.pieces() {
             digest.update(piece);
@@ -48,7 +48,7 @@ impl Crc {
 
     /// Of these bytes followed by those of `next`.
     #[must_use]
-    pub fn followed_by(self, next: Self) -> Self {
+    pub(super) fn followed_by(self, next: Self) -> Self {
         let value = if next.length == 0 {
             self.value
         } else if self.length == 0 {
@@ -61,20 +61,20 @@ impl Crc {
 
     /// The checksum.
     #[must_use]
-    pub const fn value(self) -> u64 {
+    pub(super) const fn value(self) -> u64 {
         self.value
     }
 
     /// How many bytes it covers.
     #[must_use]
-    pub const fn length(self) -> u64 {
+    pub(super) const fn length(self) -> u64 {
         self.length
     }
 }
 
 /// MD5 of a body.
 #[must_use]
-pub fn md5_of(payload: &Payload) -> [u8; 16] {
+pub(super) fn md5_of(payload: &Payload) -> [u8; 16] {
     let mut digest = Md5::new();
     for piece in payload.pieces() {
         digest.update(piece);
@@ -84,7 +84,7 @@ pub fn md5_of(payload: &Payload) -> [u8; 16] {
 
 /// The ETag that S3 gives an object of several parts: the MD5 of their MD5s, and their number.
 #[must_use]
-pub fn multipart_etag<'a>(parts: impl Iterator<Item = &'a [u8; 16]>) -> String {
+pub(super) fn multipart_etag<'a>(parts: impl Iterator<Item = &'a [u8; 16]>) -> String {
     let mut digest = Md5::new();
     let mut count = 0_u32;
     for part in parts {
@@ -96,19 +96,19 @@ pub fn multipart_etag<'a>(parts: impl Iterator<Item = &'a [u8; 16]>) -> String {
 
 /// Whether an ETag can be the MD5 of the object's bytes.
 #[must_use]
-pub fn looks_like_md5(etag: &str) -> bool {
+pub(super) fn looks_like_md5(etag: &str) -> bool {
     etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl OrderedSha256 {
     /// Before part 1.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { state: Mutex::new((1, Sha256::new())), turn: Notify::new() }
     }
 
     /// Waits for all parts before `number`, then hashes this one.
-    pub async fn add(&self, number: u32, payload: &Payload) {
+    pub(super) async fn add(&self, number: u32, payload: &Payload) {
         loop {
             // Registered before looking, so that a part that is hashed in between is not missed.
             let turn = self.turn.notified();
@@ -131,7 +131,7 @@ impl OrderedSha256 {
 
     /// Of all parts added so far.
     #[must_use]
-    pub fn finish(self) -> [u8; 32] {
+    pub(super) fn finish(self) -> [u8; 32] {
         self.state.into_inner().unwrap_or_else(PoisonError::into_inner).1.finalize().into()
     }
 }

@@ -90,14 +90,19 @@ impl BackupKey {
     /// The key under `prefix` (without slashes at its ends, may be empty).
     #[must_use]
     pub fn new(prefix: &str, source: &SourceName<'_>) -> Self {
+        Self::with_version(prefix, source.location, source.bucket, source.key, &version_of(source))
+    }
+
+    /// The key of a version whose name is known from another key.
+    #[must_use]
+    pub fn with_version(prefix: &str, location: &str, bucket: &str, key: &str, version: &str) -> Self {
         let mut root = String::with_capacity(256);
         if !prefix.is_empty() {
             root.push_str(prefix);
             root.push('/');
         }
-        root.extend([source.location, "/", source.bucket, "/"]);
-        let version = version_of(source);
-        let encoded = encode(source.key);
+        root.extend([location, "/", bucket, "/"]);
+        let encoded = encode(key);
         let last = encoded.rsplit('/').next().unwrap_or_default().len() + 1 + version.len() + SUFFIX_MAX_BYTES;
         let length = root.len() + encoded.len() + 1 + version.len() + SUFFIX_MAX_BYTES;
         let fits = length <= KEY_MAX_BYTES
@@ -107,11 +112,11 @@ impl BackupKey {
             root.push_str(&encoded);
         } else {
             root.push_str(HASHED);
-            root.push_str(&hex::encode(Sha256::digest(source.key)));
+            root.push_str(&hex::encode(Sha256::digest(key)));
         }
         root.push('~');
         let version_at = root.len();
-        root.push_str(&version);
+        root.push_str(version);
         Self { base: root, version_at, hashed: !fits }
     }
 

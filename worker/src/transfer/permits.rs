@@ -17,7 +17,7 @@ const UNIT_BYTES: u64 = 4096;
 
 /// A budget in bytes.
 #[derive(Debug, Clone)]
-pub struct MemoryBudget {
+pub(super) struct MemoryBudget {
     units: Arc<Semaphore>,
     used: Arc<Usage>,
     total_bytes: u64,
@@ -25,7 +25,7 @@ pub struct MemoryBudget {
 
 /// Bytes taken from a budget; given back when dropped.
 #[derive(Debug)]
-pub struct MemoryPermit {
+pub(super) struct MemoryPermit {
     used: Arc<Usage>,
     bytes: u64,
     _units: OwnedSemaphorePermit,
@@ -40,7 +40,7 @@ struct Usage {
 impl MemoryBudget {
     /// A budget of `bytes`, rounded down to 4 KiB but never to nothing.
     #[must_use]
-    pub fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64) -> Self {
         let units = (bytes / UNIT_BYTES).clamp(1, u64::from(u32::MAX));
         let permits = usize::try_from(units).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         Self {
@@ -51,7 +51,7 @@ impl MemoryBudget {
     }
 
     /// Waits for `bytes`. More than the budget waits for all of it: plans see to it that this does not happen.
-    pub async fn acquire(&self, bytes: u64) -> MemoryPermit {
+    pub(super) async fn acquire(&self, bytes: u64) -> MemoryPermit {
         let units = bytes.min(self.total_bytes).div_ceil(UNIT_BYTES);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.units).acquire_many_owned(units).await;
@@ -63,19 +63,19 @@ impl MemoryBudget {
 
     /// The whole budget, in bytes.
     #[must_use]
-    pub const fn total_bytes(&self) -> u64 {
+    pub(super) const fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
 
     /// The most bytes that were out at one time.
     #[must_use]
-    pub fn high_water_bytes(&self) -> u64 {
+    pub(super) fn high_water_bytes(&self) -> u64 {
         self.used.most.load(Ordering::Relaxed)
     }
 
     /// Bytes that are out now.
     #[must_use]
-    pub fn used_bytes(&self) -> u64 {
+    pub(super) fn used_bytes(&self) -> u64 {
         self.used.now.load(Ordering::Relaxed)
     }
 }
