@@ -1,7 +1,8 @@
-//! The worker: takes tasks from a dispatcher, copies objects from an origin to the backup bucket, and proves every copy.
+#![doc = include_str!("../README.md")]
 
 pub mod app;
 pub mod config;
 pub mod link;
 pub mod runner;
+pub mod store;
 pub mod transfer;
