@@ -79,7 +79,7 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
             tasks: usize::try_from(settings.max_tasks).unwrap_or(usize::MAX),
             memory_bytes: settings.memory_bytes,
             part_bytes: settings.part_bytes,
-            parts_in_flight: 4,
+            parts_in_flight: 8,
         },
         stop_within: Duration::from_secs(3),
     }

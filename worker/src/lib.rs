@@ -1,3 +1,4 @@
+//! The worker as a library, for its program, for the all-in-one program and for tests. Its map is the README:
 #![doc = include_str!("../README.md")]
 
 pub mod app;

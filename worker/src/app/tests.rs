@@ -49,6 +49,13 @@ impl Worker {
         Self { stop, copies, runs }
     }
 
+    /// Tells the worker to leave and waits until it has, with the stream in good order.
+    async fn leave(&mut self, talk: Talk) -> Departure {
+        self.stop.cancel();
+        let (departure, ()) = tokio::join!(self.left(), talk.closed());
+        departure
+    }
+
     /// Waits for the worker to leave.
     async fn left(&mut self) -> Departure {
         soon(self.runs.join_next()).await.expect("it runs once").expect("it does not panic")
@@ -80,8 +87,7 @@ async fn a_task_goes_from_assignment_to_confirmed_receipt() {
         matches!(results.as_slice(), [r] if r.task_id == "task" && matches!(r.outcome, Some(Outcome::Receipt(_))))
     );
     talk.confirm(&lease, ConfirmVerdict::Stored).await;
-    worker.stop.cancel();
-    assert_eq!(worker.left().await, CLEAN);
+    assert_eq!(worker.leave(talk).await, CLEAN);
 }
 
 #[tokio::test]
@@ -119,8 +125,7 @@ async fn a_result_is_kept_over_two_connections_until_it_is_confirmed() {
     let mut talk = dispatcher.next_talk().await;
     assert_eq!(talk.greet().await.unconfirmed, first);
     talk.confirm(&lease, ConfirmVerdict::Duplicate).await;
-    worker.stop.cancel();
-    assert_eq!(worker.left().await, CLEAN);
+    assert_eq!(worker.leave(talk).await, CLEAN);
 }
 
 #[tokio::test]
@@ -131,8 +136,7 @@ async fn a_lost_lease_aborts_its_copy_and_reports_nothing() {
     soon(copy.stop.abort.cancelled()).await;
     copy.gone().await;
     assert_eq!(talk.answer_heartbeat(&[]).await, 0, "the lease is not held any more");
-    worker.stop.cancel();
-    assert_eq!(worker.left().await, CLEAN);
+    assert_eq!(worker.leave(talk).await, CLEAN);
 }
 
 #[tokio::test]
@@ -185,8 +189,8 @@ async fn a_worker_told_to_leave_hands_back_what_has_not_started_and_finishes_wha
         assert_eq!(talk.results().await.len(), 1);
         talk.confirm(lease, ConfirmVerdict::Stored).await;
     }
-    assert_eq!(worker.left().await, CLEAN);
-    talk.closed().await;
+    let (departure, ()) = tokio::join!(worker.left(), talk.closed());
+    assert_eq!(departure, CLEAN);
 }
 
 #[tokio::test]
@@ -216,7 +220,8 @@ async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short(
     let handed_back = Outcome::HandedBack(backhaul_proto::v1::Stopped { upload_id: "upload".into() });
     assert_eq!(results[0].outcome, Some(handed_back));
     talk.confirm(&lease, ConfirmVerdict::Stored).await;
-    let ended = soon(runs.join_next()).await.expect("it runs once").expect("it does not panic");
+    let (ended, ()) = tokio::join!(soon(runs.join_next()), talk.closed());
+    let ended = ended.expect("it runs once").expect("it does not panic");
     assert!(ended.is_ok(), "{ended:?}");
 }
 
