@@ -61,13 +61,13 @@ fn bad_objects() -> Vec<(pb::ObjectRef, Told)> {
         (with(|o| o.bucket = "ab".to_owned()), invalid(&["object.bucket"])),
         (with(|o| o.bucket = "b".repeat(64)), invalid(&["object.bucket"])),
         (with(|o| o.version = "v".repeat(1025)), invalid(&["object.version"])),
-        (
-            pb::ObjectRef::default(),
-            invalid(&["object.location", "object.bucket", "object.key"]),
-        ),
+        (pb::ObjectRef::default(), invalid(&["object.location", "object.bucket", "object.key"])),
         (with(|o| o.location = "nowhere".to_owned()), refused(Code::NotFound, "LOCATION_NOT_FOUND")),
         (with(|o| o.location = "vault".to_owned()), refused(Code::NotFound, "LOCATION_NOT_FOUND")),
-        (with(|o| o.bucket = "somebody-elses".to_owned()), refused(Code::PermissionDenied, "BUCKET_NOT_ALLOWED")),
+        (
+            with(|o| o.bucket = "somebody-elses".to_owned()),
+            refused(Code::PermissionDenied, "BUCKET_NOT_ALLOWED"),
+        ),
         (with(|o| o.key = "private/photo".to_owned()), refused(Code::PermissionDenied, "KEY_NOT_ALLOWED")),
     ]
 }
@@ -82,18 +82,33 @@ fn bad_options() -> Vec<(pb::SubmitOptions, Told)> {
         (pb::SubmitOptions { priority: 9, ..base() }, invalid(&["options.priority"])),
         (pb::SubmitOptions { verify: -1, ..base() }, invalid(&["options.verify"])),
         (pb::SubmitOptions { max_attempts: 101, ..base() }, invalid(&["options.max_attempts"])),
-        (pb::SubmitOptions { size_hint_bytes: (1 << 50) + 1, ..base() }, invalid(&["options.size_hint_bytes"])),
+        (
+            pb::SubmitOptions { size_hint_bytes: (1 << 50) + 1, ..base() },
+            invalid(&["options.size_hint_bytes"]),
+        ),
         (pb::SubmitOptions { process_at: Some(far), ..base() }, invalid(&["options.process_at"])),
         (
             pb::SubmitOptions { process_at: Some(Timestamp { seconds: 0, nanos: -1 }), ..base() },
             invalid(&["options.process_at"]),
         ),
-        (pb::SubmitOptions { processing_timeout: timeout(0, 999_999_999), ..base() }, invalid(&["options.processing_timeout"])),
-        (pb::SubmitOptions { processing_timeout: timeout(86_400, 1), ..base() }, invalid(&["options.processing_timeout"])),
-        (pb::SubmitOptions { processing_timeout: timeout(-5, 0), ..base() }, invalid(&["options.processing_timeout"])),
+        (
+            pb::SubmitOptions { processing_timeout: timeout(0, 999_999_999), ..base() },
+            invalid(&["options.processing_timeout"]),
+        ),
+        (
+            pb::SubmitOptions { processing_timeout: timeout(86_400, 1), ..base() },
+            invalid(&["options.processing_timeout"]),
+        ),
+        (
+            pb::SubmitOptions { processing_timeout: timeout(-5, 0), ..base() },
+            invalid(&["options.processing_timeout"]),
+        ),
         (pb::SubmitOptions { labels: labels(17), ..base() }, invalid(&["options.labels"])),
         (pb::SubmitOptions { labels: label("Upper", ""), ..base() }, invalid(&["options.labels[Upper]"])),
-        (pb::SubmitOptions { labels: label("a", &"v".repeat(256)), ..base() }, invalid(&["options.labels[a]"])),
+        (
+            pb::SubmitOptions { labels: label("a", &"v".repeat(256)), ..base() },
+            invalid(&["options.labels[a]"]),
+        ),
         (
             pb::SubmitOptions { priority: 9, max_attempts: 101, ..base() },
             invalid(&["options.priority", "options.max_attempts"]),
@@ -137,20 +152,28 @@ async fn a_bad_submit_names_every_field_at_fault_and_stores_nothing() -> anyhow:
     let env = start().await?;
     let mut client = env.backups()?;
     let objects = bad_objects().into_iter().map(|(object, told)| (Some(object), None, told));
-    let options = bad_options().into_iter().map(|(options, told)| (Some(object("photo")), Some(options), told));
+    let options =
+        bad_options().into_iter().map(|(options, told)| (Some(object("photo")), Some(options), told));
     let nothing = [(None, None, invalid(&["object"]))];
     for (object, options, expected) in objects.chain(options).chain(nothing) {
         let request = pb::SubmitBackupRequest { object, options };
         let context = format!("{request:.200?}");
-        let status = client.submit_backup(request.clone()).await.err().with_context(|| format!("accepted: {context}"))?;
+        let status = client
+            .submit_backup(request.clone())
+            .await
+            .err()
+            .with_context(|| format!("accepted: {context}"))?;
         ensure!(told(&status)? == expected, "{context}\nexpected {expected:?}\nwas told {status:?}");
 
         // In a batch the same request gets the same code, and its neighbour is not harmed by it.
         let batch = pb::SubmitBackupsRequest { requests: vec![request] };
         let answer = client.submit_backups(batch).await?.into_inner().results.remove(0).result;
-        let Some(pb::submit_backup_result::Result::Error(error)) = answer else { anyhow::bail!("accepted: {context}") };
+        let Some(pb::submit_backup_result::Result::Error(error)) = answer else {
+            anyhow::bail!("accepted: {context}")
+        };
         ensure!(Code::from_i32(error.code) == expected.code, "{context}: {error:?}");
-        let fields: BTreeSet<String> = error.violations.into_iter().map(|violation| violation.field).collect();
+        let fields: BTreeSet<String> =
+            error.violations.into_iter().map(|violation| violation.field).collect();
         ensure!(fields == expected.fields, "{context}: {fields:?}");
     }
     ensure!(env.list(&[]).await?.is_empty(), "something was stored");
@@ -187,7 +210,8 @@ async fn questions_about_tasks_are_checked_too() -> anyhow::Result<()> {
     let mut client = env.backups()?;
     for (request, expected) in bad_lists() {
         let context = format!("{request:.200?}");
-        let status = client.list_backups(request).await.err().with_context(|| format!("accepted: {context}"))?;
+        let status =
+            client.list_backups(request).await.err().with_context(|| format!("accepted: {context}"))?;
         ensure!(told(&status)? == expected, "{context}\nexpected {expected:?}\nwas told {status:?}");
     }
     for (task_id, expected) in bad_ids() {

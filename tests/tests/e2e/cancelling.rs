@@ -17,7 +17,10 @@ async fn a_waiting_task_is_cancelled_and_the_call_may_be_repeated() -> anyhow::R
     let id = env.submit("photo").await?.task_id;
     for _ in 0..2 {
         let task = env.cancel(&id).await?;
-        ensure!(task.state() == TaskState::Cancelled && task.reason() == TaskReason::CancelledByCaller, "{task:?}");
+        ensure!(
+            task.state() == TaskState::Cancelled && task.reason() == TaskReason::CancelledByCaller,
+            "{task:?}"
+        );
     }
     ensure!(env.list(&[TaskState::Pending]).await?.is_empty(), "nothing waits");
     env.finish().await

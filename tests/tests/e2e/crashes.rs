@@ -32,7 +32,12 @@ async fn in_mid_copy(options: EnvOptions) -> anyhow::Result<(TestEnv, String, Wr
 }
 
 /// One whole copy by `worker`, and nothing half-done beside it.
-async fn finished_by(env: &TestEnv, id: &str, worker: usize, written: &Written) -> anyhow::Result<pb::Backup> {
+async fn finished_by(
+    env: &TestEnv,
+    id: &str,
+    worker: usize,
+    written: &Written,
+) -> anyhow::Result<pb::Backup> {
     let task = env.until(id, TaskState::Done).await?;
     let receipt = env.prove(&task, written).await?;
     ensure!(receipt.worker == worker_name(worker), "{receipt:?}");
@@ -149,6 +154,9 @@ async fn a_task_that_kills_its_workers_is_put_aside() -> anyhow::Result<()> {
         env.worker(number).kill()?;
     }
     let dead = env.until(&id, TaskState::Dead).await?;
-    ensure!(dead.reason() == TaskReason::CrashedTooOften && dead.crashes == 3 && dead.attempts == 0, "{dead:?}");
+    ensure!(
+        dead.reason() == TaskReason::CrashedTooOften && dead.crashes == 3 && dead.attempts == 0,
+        "{dead:?}"
+    );
     env.finish().await
 }

@@ -23,12 +23,18 @@ async fn a_version_submitted_again_and_again_is_one_task_and_one_copy() -> anyho
     let created = answers.iter().filter(|answer| answer.outcome() == SubmitOutcome::Created).count();
     ensure!(created == 1, "{answers:?}");
     ensure!(answers.iter().all(|a| a.task_id == answers[0].task_id && a.run == 1), "{answers:?}");
-    ensure!(answers.iter().all(|a| [SubmitOutcome::Created, SubmitOutcome::Duplicate].contains(&a.outcome())), "{answers:?}");
+    ensure!(
+        answers.iter().all(|a| [SubmitOutcome::Created, SubmitOutcome::Duplicate].contains(&a.outcome())),
+        "{answers:?}"
+    );
 
     let done = env.until(&answers[0].task_id, TaskState::Done).await?;
     env.prove(&done, &written).await?;
     let after = submit().await?;
-    ensure!(after.outcome() == SubmitOutcome::Duplicate && after.run == 1, "it is backed up already: {after:?}");
+    ensure!(
+        after.outcome() == SubmitOutcome::Duplicate && after.run == 1,
+        "it is backed up already: {after:?}"
+    );
     ensure!(after.state() == TaskState::Done, "{after:?}");
     ensure!(env.list(&[]).await?.len() == 1, "there is one task");
     ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == 1, "there is one copy");
@@ -92,7 +98,8 @@ async fn a_copy_that_is_already_there_is_success_and_is_not_written_again() -> a
     let id = env.submit("photo").await?.task_id;
     let second = env.prove(&env.until(&id, TaskState::Done).await?, &written).await?;
     ensure!(second.already_present, "{second:?}");
-    let key = |receipt: pb::Receipt| receipt.backup.map(|backup| backup.key).context("a receipt names the copy");
+    let key =
+        |receipt: pb::Receipt| receipt.backup.map(|backup| backup.key).context("a receipt names the copy");
     ensure!(key(first)? == key(second)?, "it is the same copy");
     ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == 1, "there is one copy");
     env.finish().await

@@ -26,7 +26,9 @@ async fn journey(env: &TestEnv, key: &str, written: &Written) -> anyhow::Result<
 
 async fn every_size_arrives(kind: StoreKind) -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default().stores(kind).worker_flag("part-size", "5MiB")).await?;
-    for (name, size) in [("empty", 0), ("one", 1), ("small.bin", 16 * 1024), ("one part", 5 * MIB), ("parts", 17 * MIB + 1)] {
+    for (name, size) in
+        [("empty", 0), ("one", 1), ("small.bin", 16 * 1024), ("one part", 5 * MIB), ("parts", 17 * MIB + 1)]
+    {
         let key = format!("users/7/{name}");
         let written = env.uploads().put_random(ORIGIN_BUCKET, &key, size).await?;
         let receipt = journey(&env, &key, &written).await.with_context(|| key.clone())?;
@@ -49,7 +51,9 @@ async fn objects_of_every_size_arrive_whole_on_the_embedded_store() -> anyhow::R
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_kept_exactly_as_it_is() -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default()).await?;
-    for key in ["a b+c%2Fd", "é/日本/🦀", "a//b", "-", "x=1&y=<2>'\"", "a~b", "ends-with-slash/", "..hidden/..."] {
+    for key in
+        ["a b+c%2Fd", "é/日本/🦀", "a//b", "-", "x=1&y=<2>'\"", "a~b", "ends-with-slash/", "..hidden/..."]
+    {
         let written = env.uploads().put(ORIGIN_BUCKET, key, key.as_bytes().to_vec().into()).await?;
         journey(&env, key, &written).await.with_context(|| format!("key {key:?}"))?;
     }
@@ -59,7 +63,8 @@ async fn a_key_is_kept_exactly_as_it_is() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_an_object_is_backed_up_with_it() -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default()).await?;
-    let put = env.uploads().sdk().put_object().bucket(ORIGIN_BUCKET).key("photo").body(b"jpeg".to_vec().into());
+    let put =
+        env.uploads().sdk().put_object().bucket(ORIGIN_BUCKET).key("photo").body(b"jpeg".to_vec().into());
     let put = put.content_type("image/jpeg").cache_control("max-age=60").content_disposition("inline");
     put.metadata("owner", "seven").metadata("camera", "x100").send().await?;
 
@@ -67,9 +72,13 @@ async fn what_belongs_to_an_object_is_backed_up_with_it() -> anyhow::Result<()> 
     let receipt = task.receipt.context("a done task has a receipt")?;
     ensure!(receipt.not_kept.is_empty(), "not kept: {:?}", receipt.not_kept);
     let copy = receipt.backup.context("a receipt names the copy")?;
-    let head = env.copies().head(&copy.bucket, &copy.key).await?.context("the copy is where the receipt says")?;
+    let head =
+        env.copies().head(&copy.bucket, &copy.key).await?.context("the copy is where the receipt says")?;
     ensure!(head.content_type() == Some("image/jpeg"), "{head:?}");
-    ensure!(head.cache_control() == Some("max-age=60") && head.content_disposition() == Some("inline"), "{head:?}");
+    ensure!(
+        head.cache_control() == Some("max-age=60") && head.content_disposition() == Some("inline"),
+        "{head:?}"
+    );
     let metadata = head.metadata().context("user metadata is kept")?;
     ensure!(metadata.get("owner").map(String::as_str) == Some("seven"), "{metadata:?}");
     ensure!(metadata.get("camera").map(String::as_str) == Some("x100"), "{metadata:?}");
@@ -88,7 +97,10 @@ async fn a_named_version_is_backed_up_though_it_is_not_the_latest() -> anyhow::R
     let submitted = env.submit_with(versioned, pb::SubmitOptions::default()).await?;
     let first = env.until(&submitted.task_id, TaskState::Done).await?;
     let receipt = env.prove(&first, &old).await?;
-    ensure!(receipt.source.is_some_and(|source| source.version == old.version), "the receipt names the version");
+    ensure!(
+        receipt.source.is_some_and(|source| source.version == old.version),
+        "the receipt names the version"
+    );
 
     let latest = env.until(&env.submit("doc").await?.task_id, TaskState::Done).await?;
     env.prove(&latest, &new).await?;
@@ -131,10 +143,14 @@ async fn a_batch_is_answered_one_by_one_and_all_of_it_arrives() -> anyhow::Resul
         written.push(env.uploads().put_random(ORIGIN_BUCKET, &format!("n/{number:04}"), number * 7).await?);
     }
     let mut requests: Vec<_> = (0..OBJECTS)
-        .map(|number| pb::SubmitBackupRequest { object: Some(object(&format!("n/{number:04}"))), options: None })
+        .map(|number| pb::SubmitBackupRequest {
+            object: Some(object(&format!("n/{number:04}"))),
+            options: None,
+        })
         .collect();
     requests.insert(1, pb::SubmitBackupRequest { object: Some(object("")), options: None });
-    let answers = env.backups()?.submit_backups(pb::SubmitBackupsRequest { requests }).await?.into_inner().results;
+    let answers =
+        env.backups()?.submit_backups(pb::SubmitBackupsRequest { requests }).await?.into_inner().results;
     ensure!(answers.len() == OBJECTS + 1, "{} answers", answers.len());
 
     let mut ids = Vec::new();

@@ -8,6 +8,7 @@ mod bad_input;
 mod cancelling;
 mod crashes;
 mod duplicates;
+mod integrity;
 mod journey;
 mod outages;
 mod redis_versions;

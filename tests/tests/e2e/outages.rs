@@ -65,8 +65,10 @@ async fn without_redis_a_submit_is_refused_and_may_be_repeated() -> anyhow::Resu
     ensure!(!format!("{refused:?}").contains("127.0.0.1"), "callers do not learn where Redis is");
 
     env.redis().restart().await?;
-    let accepted =
-        eventually("it is accepted", async || Ok(env.backups()?.submit_backup(request()).await?.into_inner())).await?;
+    let accepted = eventually("it is accepted", async || {
+        Ok(env.backups()?.submit_backup(request()).await?.into_inner())
+    })
+    .await?;
     env.prove(&eventually_done(&env, &accepted.task_id).await?, &written).await?;
     env.finish().await
 }

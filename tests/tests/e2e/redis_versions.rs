@@ -55,7 +55,8 @@ async fn redis_8_or_valkey_8_keeps_what_it_accepted_with_fsync_every_second() ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_may_evict_tasks_is_not_served() -> anyhow::Result<()> {
-    let redis = RedisOptions::durable()?.setting("maxmemory", "64mb").setting("maxmemory-policy", "allkeys-lru");
+    let redis =
+        RedisOptions::durable()?.setting("maxmemory", "64mb").setting("maxmemory-policy", "allkeys-lru");
     let server = RedisServer::start(redis.clone()).await?;
     ensure!(server.version().await?.starts_with(char::is_numeric), "the server itself is well");
     drop(server);

@@ -29,7 +29,10 @@ async fn a_copy_that_fails_is_tried_again_until_it_succeeds() -> anyhow::Result<
     env.vault_gate().open();
     let done = env.until(&id, TaskState::Done).await?;
     env.prove(&done, &written).await?;
-    ensure!(done.last_failure.is_some() && done.attempts >= failed.attempts, "what went wrong stays to be seen: {done:?}");
+    ensure!(
+        done.last_failure.is_some() && done.attempts >= failed.attempts,
+        "what went wrong stays to be seen: {done:?}"
+    );
     env.finish().await
 }
 
@@ -41,7 +44,10 @@ async fn after_the_last_attempt_a_task_is_dead_until_it_is_submitted_again() -> 
     let options = pb::SubmitOptions { max_attempts: 2, ..Default::default() };
     let id = env.submit_with(object("photo"), options).await?.task_id;
     let dead = env.until(&id, TaskState::Dead).await?;
-    ensure!(dead.reason() == TaskReason::AttemptsUsedUp && dead.attempts == 2 && dead.max_attempts == 2, "{dead:?}");
+    ensure!(
+        dead.reason() == TaskReason::AttemptsUsedUp && dead.attempts == 2 && dead.max_attempts == 2,
+        "{dead:?}"
+    );
     ensure!(dead.last_failure.is_some() && dead.finished_at.is_some(), "{dead:?}");
     ensure!(env.list(&[TaskState::Dead]).await?.len() == 1, "the dead are listed");
 
@@ -62,7 +68,10 @@ async fn what_no_retry_can_help_is_dead_at_once() -> anyhow::Result<()> {
     let id = env.submit_with(missing, pb::SubmitOptions::default()).await?.task_id;
     let dead = env.until(&id, TaskState::Dead).await?;
     ensure!(dead.reason() == TaskReason::PermanentFailure, "{dead:?}");
-    ensure!(dead.last_failure.is_some_and(|f| f.class() == pb::FailureClass::Permanent), "the failure says so");
+    ensure!(
+        dead.last_failure.is_some_and(|f| f.class() == pb::FailureClass::Permanent),
+        "the failure says so"
+    );
     env.finish().await
 }
 

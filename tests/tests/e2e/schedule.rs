@@ -74,7 +74,10 @@ async fn a_scheduled_task_that_is_cancelled_never_runs() -> anyhow::Result<()> {
     env.uploads().put_random(ORIGIN_BUCKET, "photo", 1000).await?;
     let id = env.submit_with(object("photo"), at(in_seconds(3600))).await?.task_id;
     let task = env.cancel(&id).await?;
-    ensure!(task.state() == TaskState::Cancelled && task.reason() == TaskReason::CancelledByCaller, "{task:?}");
+    ensure!(
+        task.state() == TaskState::Cancelled && task.reason() == TaskReason::CancelledByCaller,
+        "{task:?}"
+    );
     ensure!(task.process_at.is_none(), "nothing will be done about it any more");
     ensure!(env.list(&[TaskState::Scheduled]).await?.is_empty(), "no schedule is left");
     ensure!(env.copies().keys(VAULT_BUCKET, "").await?.is_empty(), "there is no copy");

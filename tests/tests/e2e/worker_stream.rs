@@ -5,11 +5,7 @@ use backhaul_proto::{
     WORKER_PROTOCOL,
     v1::{self as pb, from_dispatcher, from_worker},
 };
-use backhaul_tests::{
-    TestEnv,
-    env::EnvOptions,
-    locations::ORIGIN,
-};
+use backhaul_tests::{TestEnv, env::EnvOptions, locations::ORIGIN};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
@@ -59,7 +55,8 @@ async fn a_stream_that_does_not_begin_with_hello_is_ended() -> anyhow::Result<()
 async fn a_second_hello_ends_the_stream() -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default().workers(0)).await?;
     let (came, status) =
-        converse(&env, vec![from_worker::Message::Hello(hello()), from_worker::Message::Hello(hello())]).await?;
+        converse(&env, vec![from_worker::Message::Hello(hello()), from_worker::Message::Hello(hello())])
+            .await?;
     ensure!(status.code() == Code::InvalidArgument, "{status:?} after {came:?}");
     env.finish().await
 }
@@ -86,7 +83,10 @@ async fn a_task_that_is_not_accepted_goes_to_the_next_worker() -> anyhow::Result
             break assign.assignments;
         }
     };
-    ensure!(assigned.len() == 1 && assigned[0].task_id == id && assigned[0].lease.len() == 16, "{assigned:?}");
+    ensure!(
+        assigned.len() == 1 && assigned[0].task_id == id && assigned[0].lease.len() == 16,
+        "{assigned:?}"
+    );
     // It says nothing more: the assignment was sent and never accepted.
     env.add_worker().await?;
     let task = env.until(&id, pb::TaskState::Done).await?;
