@@ -12,8 +12,6 @@ mod error;
 pub mod faulty;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
-#[cfg(any(test, feature = "test-util"))]
-
 mod s3;
 mod s3_client;
 mod s3_error;
