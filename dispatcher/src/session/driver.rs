@@ -198,7 +198,7 @@ where
 
     /// Does what the session asks for.
     fn carry_out(&mut self) {
-        while let Some(effect) = self.session.next_effect(now()) {
+        while let Some(effect) = self.session.next_effect() {
             let call = match effect {
                 Effect::Attach(worker, resumed) => {
                     Span::current().record("worker", &*worker.name);

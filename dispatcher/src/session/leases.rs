@@ -51,9 +51,16 @@ pub(crate) enum Stage {
     Reported,
 }
 
+/// Largest size that is believed: the contract's bound of a size hint.
+const MAX_SIZE_BYTES: u64 = 1 << 50;
+
 /// Bytes of credit that a task uses.
 pub(crate) const fn cost_of(size_bytes: u64) -> u64 {
-    if size_bytes == 0 { DEFAULT_COST_BYTES } else { size_bytes }
+    match size_bytes {
+        0 => DEFAULT_COST_BYTES,
+        1..=MAX_SIZE_BYTES => size_bytes,
+        _ => MAX_SIZE_BYTES,
+    }
 }
 
 impl Leases {

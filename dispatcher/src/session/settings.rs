@@ -10,7 +10,8 @@ pub struct StreamSettings {
     /// How long a lease lasts without a heartbeat; the queue's own setting must be the same. A worker that says nothing for
     /// this long is cut off.
     pub lease: Duration,
-    /// How soon a worker must answer an assignment, at most the queue's `accept_within`.
+    /// How soon a worker must answer an assignment. The queue's `accept_within` should be half as long again: the difference is
+    /// how long a leased task may wait here for credit.
     pub accept_within: Duration,
     /// How often a worker must send a heartbeat: at most a third of `lease`.
     pub heartbeat_every: Duration,

@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// The next thing to do; `None` when there is nothing to do now.
-    pub(crate) fn next_effect(&mut self, now: Instant) -> Option<Effect> {
+    pub(crate) fn next_effect(&mut self) -> Option<Effect> {
         if let Some(announce) = self.announce.take() {
             return Some(announce);
         }
@@ -159,7 +159,7 @@ impl Session {
         let hurry = matches!(self.state, State::Closed { .. });
         let leases = &self.leases;
         let is_wanted = |key: &LeaseKey| leases.get(key).is_some_and(|lease| lease.stage == Stage::Accepted);
-        let accepted = self.accepts.next(now, hurry, is_wanted)?;
+        let accepted = self.accepts.next(hurry, is_wanted)?;
         let renewals = accepted
             .into_iter()
             .map(|LeaseKey { id, lease }| {
@@ -256,6 +256,7 @@ impl Session {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
         }
+        self.accepts.ripen(now);
         self.return_unsent(now);
         self.return_unaccepted(now);
         self.note_blocked(now);

@@ -33,6 +33,7 @@ pub(crate) struct Beats {
 pub(crate) struct Accepts {
     waiting: Vec<LeaseKey>,
     due: Option<Instant>,
+    is_ripe: bool,
     asked: Option<Vec<LeaseKey>>,
 }
 
@@ -119,24 +120,31 @@ impl Accepts {
         self.waiting.is_empty() && self.asked.is_none()
     }
 
-    /// When the next call is due; `None` when nothing waits or one is under way.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        if self.asked.is_some() { None } else { self.due }
+    /// When those that wait have waited long enough; `None` when nothing waits for that.
+    pub(crate) const fn due(&self) -> Option<Instant> {
+        self.due
     }
 
-    /// The next call. `is_wanted` says whether a lease still needs it.
+    /// Time has passed.
+    pub(crate) fn ripen(&mut self, now: Instant) {
+        if self.due.is_some_and(|due| due <= now) {
+            self.due = None;
+            self.is_ripe = true;
+        }
+    }
+
+    /// The next call; `None` while one is under way. `is_wanted` says whether a lease still needs it.
     pub(crate) fn next(
         &mut self,
-        now: Instant,
         hurry: bool,
         is_wanted: impl Fn(&LeaseKey) -> bool,
     ) -> Option<Vec<LeaseKey>> {
-        let is_due = self.due().is_some_and(|due| hurry || due <= now)
-            || (self.asked.is_none() && self.waiting.len() >= ACCEPTS_AT_ONCE);
-        if !is_due {
+        let is_due = self.is_ripe || hurry || self.waiting.len() >= ACCEPTS_AT_ONCE;
+        if self.asked.is_some() || !is_due {
             return None;
         }
         self.due = None;
+        self.is_ripe = false;
         self.waiting.retain(is_wanted);
         if self.waiting.is_empty() {
             return None;

@@ -23,6 +23,7 @@ const ASSIGNMENTS_PER_MESSAGE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Unsent {
     task: LeasedTask,
+    /// It goes back when it could not be sent by then.
     pub(super) deadline: Instant,
 }
 
@@ -40,8 +41,11 @@ impl Session {
                 continue;
             }
             if takes {
-                let deadline = now + self.settings.accept_within.min(task.accept_within);
-                self.unsent.push_back(Unsent { task, deadline });
+                // The worker is promised its time to answer from when the task is sent; what the queue gives beyond that may
+                // be spent here.
+                let answer_within = self.settings.accept_within;
+                let spare = task.accept_within.saturating_sub(answer_within).max(answer_within / 10);
+                self.unsent.push_back(Unsent { task, deadline: now + spare });
             } else {
                 self.return_unsent_task(task, Duration::ZERO);
             }
@@ -69,8 +73,9 @@ impl Session {
     pub(super) fn next_assign(&mut self, now: Instant) -> Option<pb::FromDispatcher> {
         let mut assignments = Vec::new();
         while assignments.len() < ASSIGNMENTS_PER_MESSAGE && self.next_fits() {
-            let Some(Unsent { task, deadline }) = self.unsent.pop_front() else { break };
-            self.leases.offer(now, &task, self.location_of(&task), deadline);
+            let Some(Unsent { task, .. }) = self.unsent.pop_front() else { break };
+            let by = now + self.settings.accept_within;
+            self.leases.offer(now, &task, self.location_of(&task), by);
             self.counters.assigned += 1;
             assignments.push(wire::assignment(task, self.settings.lease));
         }

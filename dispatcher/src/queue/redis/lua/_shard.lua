@@ -177,7 +177,8 @@ local function commit_line(id, l)
   for location in pairs(l.locations) do
     local ring = PREFIX .. 'pending:ring:' .. l.band .. ':' .. location
     if redis.call('EXISTS', PREFIX .. 'pending:' .. l.band .. ':' .. location .. ':' .. l.tenant) == 1 then
-      redis.call('ZADD', ring, l.turn, l.tenant)
+      local is_new = redis.call('ZADD', ring, l.turn, l.tenant)
+      if is_new == 1 then redis.call('SADD', PREFIX .. 'locations', location) end
     else
       redis.call('ZREM', ring, l.tenant)
     end

@@ -1,0 +1,118 @@
+//! The composition root: the only file that knows every concrete type of the worker.
+//!
+//! Builds the parts from the settings, connects them, and waits for their orderly end. Decides nothing else.
+
+use std::{io, sync::Arc, time::Duration};
+
+use backhaul_runtime::locations::{Locations, LocationsError};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    config::{Args, ConfigError, WorkerSettings},
+    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings},
+    runner::{Budget, Runner, RunnerSettings},
+    transfer::Copier,
+};
+
+/// Why a worker did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A setting cannot be used. Nothing was started.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The locations file cannot be used. Nothing was started.
+    #[error("--locations")]
+    Locations(#[from] LocationsError),
+    /// The name of the host could not be read. Nothing was started.
+    #[error("--name: cannot read the host's name")]
+    HostName(#[source] io::Error),
+    /// The operating system gave no random bytes. Nothing was started.
+    #[error("no random bytes")]
+    Random(#[from] getrandom::Error),
+    /// The delays between connections contradict each other. Nothing was started.
+    #[error("backoff")]
+    Backoff(#[from] BackoffError),
+    /// The time for the drain was over first. The leases end by themselves and their tasks run again; a result that was not
+    /// confirmed may have been stored all the same.
+    #[error("left with {} unfinished copies and {} unconfirmed results", .0.leases, .0.unconfirmed)]
+    Unclean(Departure),
+}
+
+/// Runs a worker with `copier` until `stop` is cancelled and its drain is over.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run_with(
+    settings: WorkerSettings,
+    copier: Arc<dyn Copier>,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
+    settings.check()?;
+    let runner = Runner::new(runner_settings(&settings), copier);
+    let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), seed()?);
+    let driver = LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within);
+    let departure = driver.run(stop).await;
+    if departure.is_clean() {
+        info!("drained");
+        Ok(())
+    } else {
+        Err(AppError::Unclean(departure))
+    }
+}
+
+impl AppError {
+    /// True when somebody must change a setting before a new start can work.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Locations(_) | Self::HostName(_) => true,
+            Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
+        }
+    }
+}
+
+fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
+    RunnerSettings {
+        worker: settings.name.clone(),
+        budget: Budget {
+            tasks: usize::try_from(settings.max_tasks).unwrap_or(usize::MAX),
+            memory_bytes: settings.memory_bytes,
+            part_bytes: settings.part_bytes,
+            parts_in_flight: 8,
+        },
+        stop_within: Duration::from_secs(3),
+    }
+}
+
+fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance)?;
+    Ok(LinkSettings {
+        worker: settings.name.clone(),
+        instance,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        locations: settings.origins.clone(),
+        credit: CreditLimit { tasks: settings.max_tasks, bytes: settings.memory_bytes },
+        welcome_within: Duration::from_secs(10),
+        answer_within: Duration::from_secs(20),
+        flush_every: Duration::from_millis(5),
+        retry_after: Duration::from_secs(1),
+        backoff: Backoff::try_new(Duration::from_millis(100), Duration::from_secs(10))?,
+        stable_after: Duration::from_secs(10),
+        seed: seed()?,
+    })
+}
+
+fn seed() -> Result<u64, getrandom::Error> {
+    getrandom::u64()
+}
+
+/// The name that the kernel has for this machine; in a pod, the pod's.
+fn host_name() -> Result<String, AppError> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").map_err(AppError::HostName)?;
+    Ok(name.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests;
