@@ -12,12 +12,12 @@ mod error;
 pub mod faulty;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
-#[cfg(any(test, feature = "test-util"))]
-
 mod s3;
 mod s3_client;
 mod s3_error;
 mod s3_shapes;
+#[cfg(test)]
+mod s3_tests;
 
 use std::{collections::BTreeMap, fmt, pin::Pin as PinBox};
 
