@@ -1,3 +1,9 @@
 //! The dispatcher: accepts backups, keeps them in three Redis queues and streams due tasks to workers.
+#![doc = include_str!("../README.md")]
 
+pub mod app;
+pub mod config;
+pub mod dispatch;
+pub mod grpc;
 pub mod queue;
+pub mod session;

@@ -3,6 +3,8 @@
 //! Other services use [`v1::backup_service_client`] to submit backups. The documentation of every message and field is the
 //! `.proto` files', which are also the place to change anything: this crate must hold no logic of either service.
 
+#![doc = include_str!("../README.md")]
+
 /// Messages and services of `backhaul.v1`.
 #[allow(
     missing_docs,

@@ -6,14 +6,17 @@ use std::{io, sync::Arc, time::Duration};
 
 use backhaul_runtime::locations::{Locations, LocationsError};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     config::{Args, ConfigError, WorkerSettings},
     link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings},
     runner::{Budget, Runner, RunnerSettings},
-    transfer::Copier,
+    transfer::{Copier, Engine, EngineSettings, SetupError},
 };
+
+/// Parts of one object that are copied at a time.
+const PARTS_IN_FLIGHT: usize = 4;
 
 /// Why a worker did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +25,11 @@ pub enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The locations file cannot be used. Nothing was started.
-    #[error("--locations")]
+    #[error("{0}")]
     Locations(#[from] LocationsError),
+    /// A location cannot be used as it is configured. Nothing was started.
+    #[error("--locations: {0}")]
+    Setup(#[from] SetupError),
     /// The name of the host could not be read. Nothing was started.
     #[error("--name: cannot read the host's name")]
     HostName(#[source] io::Error),
@@ -37,6 +43,46 @@ pub enum AppError {
     /// confirmed may have been stored all the same.
     #[error("left with {} unfinished copies and {} unconfirmed results", .0.leases, .0.unconfirmed)]
     Unclean(Departure),
+}
+
+/// Runs a worker with the engine until `stop` is cancelled and its drain is over.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
+    let locations = Locations::load(&args.locations)?;
+    let origins = locations.origins().map(ToOwned::to_owned).collect();
+    let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
+    let settings = args.settings(origins, host_name.as_deref())?;
+    let engine = Engine::new(
+        &locations,
+        EngineSettings {
+            memory_bytes: settings.memory_bytes,
+            part_bytes: settings.part_bytes,
+            window: PARTS_IN_FLIGHT,
+            ..EngineSettings::default()
+        },
+    )?;
+    // A target that cannot be probed now is probed before its first copy: the worker starts without it.
+    if let Some(probes) = stop.run_until_cancelled(engine.probe()).await {
+        for probe in probes {
+            match probe.result {
+                Ok(found) => {
+                    info!(location = probe.location, bucket = probe.bucket, ?found, "backup target probed")
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(
+                        location = probe.location,
+                        bucket = probe.bucket,
+                        error,
+                        "backup target not reached yet"
+                    );
+                }
+            }
+        }
+    }
+    run_with(settings, Arc::new(engine), stop).await
 }
 
 /// Runs a worker with `copier` until `stop` is cancelled and its drain is over.
@@ -66,7 +112,7 @@ impl AppError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Locations(_) | Self::HostName(_) => true,
+            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
             Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
     }

@@ -5,4 +5,5 @@ pub mod app;
 pub mod config;
 pub mod link;
 pub mod runner;
+pub mod store;
 pub mod transfer;

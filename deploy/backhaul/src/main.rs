@@ -1,2 +1,73 @@
-//! Skeleton.
-fn main() {}
+//! `backhaul`: the command line for callers, and the whole of Backhaul in one process for developers.
+//!
+//! The only program that knows both services. It holds no logic of either: the client commands speak the public contract, and
+//! `standalone` only puts the parts together.
+
+mod cli;
+mod client;
+mod commands;
+mod demo;
+mod object;
+mod output;
+mod progress;
+mod standalone;
+mod view;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use backhaul_runtime::shutdown::run_until_signal;
+use clap::Parser as _;
+
+use crate::{
+    cli::{Cli, Command},
+    commands::Verdict,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let done = run_until_signal(|stop| async move {
+        match command {
+            // The client commands have nothing to put in order: a signal just ends them.
+            Command::Submit(args) => until(&stop, commands::submit::run(args)).await,
+            Command::Status(args) => until(&stop, commands::status::run(args)).await,
+            Command::List(args) => until(&stop, commands::list::run(args)).await,
+            Command::Cancel(args) => until(&stop, commands::cancel::run(args)).await,
+            Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
+            Command::Standalone(args) => standalone::run(args, stop).await,
+            Command::Demo(args) => demo::run(args, stop).await,
+        }
+    })
+    .await;
+    match done {
+        Ok(Ok(Verdict::Good)) => ExitCode::SUCCESS,
+        Ok(Ok(Verdict::Bad)) => ExitCode::from(1),
+        Ok(Err(error)) => {
+            // Who reads our output has gone away (`backhaul list | head`): that is not an error.
+            let gone =
+                error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+            if gone { ExitCode::SUCCESS } else { complain(&format!("{error:#}")) }
+        }
+        Err(error) => complain(&error.to_string()),
+    }
+}
+
+/// Ends `work` early when told to stop.
+async fn until(
+    stop: &tokio_util::sync::CancellationToken,
+    work: impl Future<Output = anyhow::Result<Verdict>>,
+) -> anyhow::Result<Verdict> {
+    match stop.run_until_cancelled(work).await {
+        Some(done) => done,
+        None => anyhow::bail!("interrupted"),
+    }
+}
+
+fn complain(error: &str) -> ExitCode {
+    // With standard error closed there is nobody left to tell.
+    writeln!(io::stderr().lock(), "backhaul: {error}").ok();
+    ExitCode::from(2)
+}

@@ -23,8 +23,16 @@
 //!
 //! Nothing here may know protobuf, tonic or sessions.
 
+pub mod clock;
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 pub mod error;
 pub mod id;
+#[cfg(any(test, feature = "test-util"))]
+pub mod memory;
+pub mod policy;
+pub mod redis;
+pub mod state;
 pub mod task;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -34,6 +42,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 pub use self::{
+    clock::QueueClock,
     error::QueueError,
     id::{InvalidTaskId, LeaseToken, TaskId},
     task::{
@@ -48,9 +57,19 @@ pub use self::{
 pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// Keeps tasks. `Ok` for an item means that it is as durable as configured.
     ///
-    /// The id is derived from tenant and object. A task that exists unfinished, or finished with success within the dedup window for
-    /// an exact version, answers [`SubmitOutcome::Duplicate`]; requests for the latest version coalesce, or mark a running copy
-    /// dirty. Dead and cancelled tasks, and done ones after the window (at once for "latest"), start a new run.
+    /// The id is derived from tenant and object. What is there already decides:
+    /// - *Waiting* (Scheduled, Pending, Delayed): exact versions answer [`SubmitOutcome::Duplicate`], "latest" answers
+    ///   [`SubmitOutcome::Coalesced`]. The first request's spec stays; a Scheduled task is pulled forward when the new time is
+    ///   earlier, never back. "Latest" also marks the task dirty while its newest lease, which ran out, could still report success:
+    ///   that copy is older than the request.
+    /// - *Working*: "latest" marks it dirty and answers [`SubmitOutcome::RunsAgain`], so does an exact version whose cancel has been
+    ///   asked for; otherwise an exact version is a [`SubmitOutcome::Duplicate`].
+    /// - *Done*, an exact version, for less than the dedup window: [`SubmitOutcome::Duplicate`].
+    /// - *Done* otherwise, *Dead*, *Cancelled*: a new run. It has the new spec, counters and failure at zero, and no lease, so that
+    ///   every older lease is fenced; only `upload_id` is kept, for the next attempt to resume or abort.
+    ///
+    /// Caps apply to new tasks and new runs, [`QueueError::Full`] before [`QueueError::TenantFull`]; a new run of a dead task takes
+    /// the place of the dead one in the tenant's count.
     async fn submit(&self, tasks: Vec<NewTask>) -> Vec<Result<Submitted, QueueError>>;
 
     /// Reads one task.
@@ -59,33 +78,68 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// [`QueueError::NotFound`], [`QueueError::Unavailable`], [`QueueError::Corrupt`].
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError>;
 
-    /// Reads a page of tasks. Bounded in work, so a page may be short or empty before the last one.
+    /// Reads a page of tasks. Bounded in work, so a page may be short or empty before the last one. Following the cursor shows each
+    /// task that matches all the while exactly once, within a state by `created_at`, newest first.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`], [`QueueError::Rejected`] when the cursor is none of this queue.
     async fn list(&self, query: &ListQuery) -> Result<ListPage, QueueError>;
 
-    /// Cancels a task, or asks its running copy to stop. Repeating is harmless.
+    /// Cancels a waiting task, or asks its running copy to stop. Repeating is harmless. It withdraws every request accepted before
+    /// it (clears dirty); a request that comes after it makes the task run again.
     ///
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::Unavailable`].
     async fn cancel(&self, id: &TaskId) -> Result<CancelOutcome, QueueError>;
 
     /// Takes the best pending tasks under new leases that end after [`QueueSettings::accept_within`]; the first
-    /// [`TaskQueue::renew`] of a lease accepts it. The same `(session, request)` asked twice gives the same leases.
+    /// [`TaskQueue::renew`] of a lease accepts it.
+    ///
+    /// The same `(session, request)` asked again within a minute gives those of its leases that still hold, with the time they have left; a
+    /// lower request number than the session's newest gives none. An answer without leases is not remembered.
+    ///
+    /// Order, within a shard: band by band; in a band the tenant with the lowest turn, then name. Serving it sets the band's time to
+    /// `start = max(band's time, its turn)` and its turn to `start + 1`. A tenant that begins to wait has the turn `max(band's time,
+    /// its last turn)`. Of the tenant's tasks the first in line goes: a submit, a promotion and a new run join at the end, a
+    /// hand-back without delay and a lease that was never accepted return to their old place. Tenants at their in-flight cap and
+    /// tasks of other locations are passed over. The request ends at the first task that no longer fits its bytes.
+    ///
+    /// A lease clears dirty: its copy serves the request.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`].
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError>;
 
     /// Accepts leases, and keeps them while they make progress.
+    ///
+    /// An accept, and every renewal in which bytes or steps exceed all that this lease has shown before, starts the spec's processing
+    /// timeout anew; real growth also sets `returns` to zero. The lease lasts [`QueueSettings::lease`], at most to the end of that
+    /// timeout, and is [`RenewOutcome::Lost`] after it. A lease that ran out but has not been swept is kept. [`RenewOutcome::Cancel`]
+    /// changes nothing but the session. An empty `upload_id` leaves what is known.
     async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>>;
 
-    /// Ends leases with what came of them.
+    /// Ends leases with what came of them. The lease that reports is, in this order:
+    /// - the one whose report started the present run: [`SettleOutcome::RunsAgain`] for the same kind of outcome, else `Fenced`;
+    /// - not the newest: `Superseded` when the task is Done, `Cancelled` when it is Cancelled, else `Fenced`;
+    /// - the newest, which has reported before: `Duplicate` for the same kind of outcome, else `Fenced`;
+    /// - the newest, which ran out: success counts in Pending, Delayed and Dead, anything else is `Fenced`; `Cancelled` when the
+    ///   task is Cancelled;
+    /// - the newest, at work: it counts, as `policy` decides.
+    ///
+    /// The kind of an outcome is its variant, whatever it holds. A report accepts its lease. [`Outcome::Cancelled`] of a task that
+    /// nobody cancelled is a hand-back. Success and a stopped copy clear `upload_id`; a hand-back without one leaves what is known.
+    ///
+    /// When dirty, success and every end that would finish the task, or that a cancel older than the request had asked for, begins
+    /// a new run with the old spec; a retry or a hand-back serves the request by itself and clears dirty.
     async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<SettleOutcome, QueueError>>;
 
-    /// One bounded pass over what is due: leases that ran out, scheduled and delayed tasks whose time has come, finished tasks
-    /// whose retention is over. Safe to run on any number of dispatchers at once.
+    /// One bounded pass over what is due, each list in the order of its time, then id: leases that ran out, scheduled tasks, delayed
+    /// tasks, finished tasks whose retention is over (done ones stay for the dedup window too). Safe to run on any number of
+    /// dispatchers at once; a pass sooner than [`QueueSettings::sweep_every`] after the last complete one answers an empty report.
+    ///
+    /// The first pass ever, and one later than [`QueueSettings::outage`] after the last, grants an amnesty of one lease from then on,
+    /// in which no lease ends. Jitter of an expiry is `policy::spread` of the counters before it. An expiry leaves dirty set unless
+    /// it began a new run, because a late success of that lease must not swallow the request.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`].
@@ -125,7 +179,7 @@ pub struct QueueSettings {
     pub retry: RetryPolicy,
     /// How long an exact version that succeeded is recognised.
     pub dedup_window: Duration,
-    /// How long done and cancelled tasks stay visible.
+    /// How long done and cancelled tasks stay visible; done ones at least for the dedup window.
     pub retain_finished: Duration,
     /// How long dead tasks stay visible.
     pub retain_dead: Duration,
@@ -137,11 +191,11 @@ pub struct QueueSettings {
     pub tenant_in_flight_cap: u64,
     /// A gap between sweeps above this means that nobody could renew: for one lease afterwards nothing expires.
     pub outage: Duration,
-    /// Least time between two sweeps of a shard, whoever makes them.
+    /// Least time between two sweeps of a shard, whoever makes them, unless the earlier one had more to do.
     pub sweep_every: Duration,
 }
 
-/// Exponential backoff with full jitter: a random time between zero and `min(max, base * 2^n)`, never below `floor`.
+/// Exponential backoff with full jitter: a random time between `floor` and `min(max, base * 2^n)`. `floor <= base <= max`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
     /// Upper end of the first wait.
@@ -239,7 +293,7 @@ pub struct LeaseRequest {
     pub max_tasks: u32,
     /// Most bytes by size hint (16 MiB where there is none); the first task is given whatever its size.
     pub max_bytes: u64,
-    /// Only tasks of these locations.
+    /// Only tasks of these locations; none when empty.
     pub locations: Arc<[String]>,
 }
 
@@ -357,7 +411,7 @@ pub struct SweepReport {
     pub fixed: u64,
     /// The bound of the pass was reached: sweep again at once.
     pub more: bool,
-    /// Until the next task is due, as far as known, if sooner than the sweep interval.
+    /// Until the next lease end (not in an amnesty), processing or retry time, if sooner than the sweep interval; zero is never said.
     pub next_due: Option<Duration>,
     /// Leases are spared, because nobody could renew for a while.
     pub amnesty: bool,

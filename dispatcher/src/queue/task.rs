@@ -195,13 +195,13 @@ pub struct TaskRecord {
     pub worker: String,
     /// The newest lease; `None` before the first.
     pub lease: Option<LeaseToken>,
-    /// The worker has accepted the newest lease.
+    /// The worker has accepted the newest lease, by a renewal or a report. Stays when the lease ends.
     pub accepted: bool,
-    /// "Latest" was asked for again during the copy: it runs again.
+    /// It was asked for again during the copy: it runs again. Also set while that copy, whose lease ran out, could still be reported.
     pub dirty: bool,
-    /// Cancel was asked for during the copy.
+    /// Cancel was asked for during the copy; false once the lease has ended.
     pub cancel_requested: bool,
-    /// Multipart upload left by the newest attempt; empty when none.
+    /// Multipart upload left by the newest attempt, perhaps of an earlier run; empty when none.
     pub upload_id: String,
 }
 

@@ -1,0 +1,70 @@
+# The commands of this repository. `make` alone lists them.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+# One step at a time, in the order given: the first that fails is the last thing on the screen.
+.NOTPARALLEL:
+
+# Every cargo call selects the same packages and builds for tests too. With another selection cargo unifies the features of the
+# dependencies differently and builds a hundred of them again; for the same reason `doc` names examples: that makes cargo count
+# the dependencies of tests.
+PACKAGES := --workspace --locked
+# All targets but benches, which are compiled by clippy and run by hand: a time taken beside tests means nothing.
+TARGETS := --lib --bins --tests --examples
+
+# nextest where it is installed: it names and ends a test that hangs, and runs tests of different packages side by side, which
+# saves time because most of them wait. `cargo test` elsewhere, so that a Rust toolchain is enough. No test may lean on what
+# differs between the two (a process for each test, or one for many); `make test RUNNER=cargo` tries the other one.
+RUNNER ?= $(if $(shell command -v cargo-nextest),nextest,cargo)
+RUN := $(if $(filter nextest,$(RUNNER)),cargo nextest run,cargo test)
+
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+deny := $(target)/tools/bin/cargo-deny --workspace --locked --config .deny.toml check --hide-inclusion-graph
+advisories := https://github.com/RustSec/advisory-db
+
+# The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
+export BACKHAUL_TEST_BIN_DIR := $(target)/debug
+
+.PHONY: help demo test setup fmt lint deny doc build unit e2e clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: ## Back up real files on this machine, start to end, and prove the copies
+	@deploy/demo.sh
+
+test: setup fmt lint deny doc build ## Everything that CI checks: format, lints, licences, documentation, all tests
+	$(RUN) $(PACKAGES) $(TARGETS)
+
+setup: ## Install what tests need beyond Rust and a C compiler: Redis, SeaweedFS, cargo-deny
+	@tests/setup/all.sh
+
+fmt: ## Check the format (`cargo fmt --all` mends it)
+	cargo fmt --all --check
+
+lint: ## Run clippy; every warning is an error
+	cargo clippy $(PACKAGES) --all-targets -- -D warnings
+
+deny: ## Check licences, sources and banned crates; known vulnerabilities where their database can be reached
+	@tests/setup/cargo-deny.sh
+	$(deny) bans licenses sources
+	@if GIT_TERMINAL_PROMPT=0 timeout 20 git ls-remote --quiet $(advisories) HEAD >/dev/null 2>&1; \
+	then $(deny) advisories; \
+	else echo "advisories: not checked, $(advisories) cannot be reached"; fi
+
+doc: ## Build the documentation and run its examples; every warning is an error
+	RUSTDOCFLAGS='-D warnings' cargo doc $(PACKAGES) --no-deps --document-private-items --lib --bin backhaul --examples
+	cargo test $(PACKAGES) --doc --quiet
+
+build: ## Build all programs and tests, unoptimised
+	cargo build $(PACKAGES) $(TARGETS)
+
+unit: ## Run only the tests inside the packages' own sources
+	$(RUN) $(PACKAGES) --lib --bins
+
+e2e: setup build ## Run only the end-to-end tests, with real servers and processes
+	$(RUN) $(PACKAGES) --test e2e
+
+clean: ## Remove everything that was built or installed here
+	cargo clean

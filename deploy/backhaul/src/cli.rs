@@ -1,0 +1,285 @@
+//! The command line: every command, flag and default. `--help` is the reference, so the help texts are the documentation.
+//!
+//! Parses and checks form only; what a value means is its command's matter.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use backhaul_proto::v1;
+use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::object::ObjectArg;
+
+/// Back up objects from S3-compatible stores, and see what became of them.
+#[derive(Debug, Parser)]
+#[command(name = "backhaul", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask for backups of objects.
+    Submit(SubmitArgs),
+    /// Show one task with its receipt.
+    Status(StatusArgs),
+    /// List tasks.
+    List(ListArgs),
+    /// Cancel tasks that are not finished.
+    Cancel(CancelArgs),
+    /// Follow tasks until they are finished.
+    Watch(WatchArgs),
+    /// Run everything in one process: a child redis-server, two embedded S3 stores, dispatcher and worker. For development: the
+    /// embedded stores are not made for data that matters.
+    Standalone(StandaloneArgs),
+    /// Show the main job on real files: upload, back up, retry a failure, prove every copy byte for byte. Leaves nothing behind.
+    Demo(DemoArgs),
+}
+
+/// How to reach the dispatcher and how to print.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClientArgs {
+    /// Address of the dispatcher.
+    #[arg(long, env = "BACKHAUL_DISPATCHER", default_value = "http://127.0.0.1:7400", value_name = "URL")]
+    pub(crate) dispatcher: String,
+    /// Time for one call, retries included.
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+    /// Print JSON: one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `submit`.
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Objects, each as LOCATION:BUCKET/KEY. The key is taken as it is: nothing is decoded.
+    #[arg(required_unless_present = "stdin", value_name = "OBJECT")]
+    pub(crate) objects: Vec<ObjectArg>,
+    /// Read objects from standard input as well, one a line.
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Version id of the object; only with a single object. Without it: the latest when the copy starts.
+    #[arg(long, value_name = "ID")]
+    pub(crate) object_version: Option<String>,
+    /// Band to wait in.
+    #[arg(long, value_enum, default_value_t = PriorityArg::Normal)]
+    pub(crate) priority: PriorityArg,
+    /// Do not start before: an instant such as 2027-01-31T09:00:00Z, or from now: +10m.
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) at: Option<String>,
+    /// Failed attempts before the task is given up; the dispatcher's default when not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
+    pub(crate) max_attempts: Option<u32>,
+    /// Label NAME=VALUE; may be given several times.
+    #[arg(long = "label", value_parser = parse_label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Proof wanted; the location's level when not given.
+    #[arg(long, value_enum)]
+    pub(crate) verify: Option<VerifyArg>,
+    /// Follow the tasks until they are finished, as `watch` does.
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Id of the task.
+    #[arg(value_name = "TASK")]
+    pub(crate) task: String,
+}
+
+/// Flags of `list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Only tasks in this state; may be given several times.
+    #[arg(long = "state", value_enum)]
+    pub(crate) states: Vec<StateArg>,
+    /// Only this location.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) location: Option<String>,
+    /// Only keys that start with this.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) prefix: Option<String>,
+    /// Only tasks with this label; may be given several times.
+    #[arg(long = "label", value_parser = parse_label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Stop after this many tasks; 0 lists them all.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: u64,
+}
+
+/// Flags of `cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Ids of the tasks.
+    #[arg(required = true, value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+}
+
+/// Flags of `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Ids of the tasks.
+    #[arg(required = true, value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+}
+
+/// Flags of `standalone`.
+#[derive(Debug, Args)]
+pub(crate) struct StandaloneArgs {
+    /// Folder for queues, objects, credentials and the locations file. Made if it does not exist; used again at the next start.
+    #[arg(long, env = "BACKHAUL_DATA", default_value = "backhaul-data", value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address for callers and workers.
+    #[arg(long, env = "BACKHAUL_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Address of the origin, location `uploads`, bucket `uploads`.
+    #[arg(long, default_value = "127.0.0.1:7401", value_name = "ADDR")]
+    pub(crate) origin_listen: SocketAddr,
+    /// Address of the backup store, location `vault`, bucket `backups`.
+    #[arg(long, default_value = "127.0.0.1:7402", value_name = "ADDR")]
+    pub(crate) vault_listen: SocketAddr,
+    /// The redis-server program to run.
+    #[arg(long, env = "BACKHAUL_REDIS_SERVER", default_value = "redis-server", value_name = "PROGRAM")]
+    pub(crate) redis_server: PathBuf,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Size of the largest file, in MiB.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=10_240), value_name = "MIB")]
+    pub(crate) large: u64,
+    /// The redis-server program to run.
+    #[arg(long, env = "BACKHAUL_REDIS_SERVER", default_value = "redis-server", value_name = "PROGRAM")]
+    pub(crate) redis_server: PathBuf,
+    /// What to log, to standard error.
+    #[arg(long, env = "BACKHAUL_LOG", default_value = "warn", value_name = "FILTER")]
+    pub(crate) log: String,
+}
+
+/// Bands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PriorityArg {
+    /// What somebody waits for.
+    High,
+    /// What a user has just uploaded.
+    Normal,
+    /// Bulk work.
+    Low,
+}
+
+/// Levels of proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerifyArg {
+    /// The worker's checksum agrees with the store's answer to the write.
+    Receipt,
+    /// And a HEAD of the backup agrees.
+    Head,
+    /// And the backup, read back, agrees.
+    Readback,
+}
+
+/// States.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StateArg {
+    /// Waits for its processing time.
+    Scheduled,
+    /// May start now.
+    Pending,
+    /// Is being copied.
+    Working,
+    /// Waits for its next attempt.
+    Delayed,
+    /// Backed up.
+    Done,
+    /// Given up.
+    Dead,
+    /// Ended on purpose.
+    Cancelled,
+}
+
+fn parse_label(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("expected NAME=VALUE"),
+    }
+}
+
+impl From<PriorityArg> for v1::Priority {
+    fn from(arg: PriorityArg) -> Self {
+        match arg {
+            PriorityArg::High => Self::High,
+            PriorityArg::Normal => Self::Normal,
+            PriorityArg::Low => Self::Low,
+        }
+    }
+}
+
+impl From<VerifyArg> for v1::VerifyLevel {
+    fn from(arg: VerifyArg) -> Self {
+        match arg {
+            VerifyArg::Receipt => Self::Receipt,
+            VerifyArg::Head => Self::Head,
+            VerifyArg::Readback => Self::Readback,
+        }
+    }
+}
+
+impl From<StateArg> for v1::TaskState {
+    fn from(arg: StateArg) -> Self {
+        match arg {
+            StateArg::Scheduled => Self::Scheduled,
+            StateArg::Pending => Self::Pending,
+            StateArg::Working => Self::Working,
+            StateArg::Delayed => Self::Delayed,
+            StateArg::Done => Self::Done,
+            StateArg::Dead => Self::Dead,
+            StateArg::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent_and_every_flag_has_help() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        for sub in command.get_subcommands() {
+            for arg in sub.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {} has no help", sub.get_name(), arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_needs_a_name() {
+        assert_eq!(parse_label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_label("a="), Ok(("a".into(), String::new())));
+        assert!(parse_label("=b").is_err());
+        assert!(parse_label("a").is_err());
+    }
+}

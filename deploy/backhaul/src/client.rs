@@ -1,0 +1,154 @@
+//! Talking to the dispatcher: one channel, a deadline per call, repeats where they are safe, and errors a person can read.
+//!
+//! Every call of the service may be repeated; this is the one place that does so.
+
+use std::{fmt, future::Future, time::Duration};
+
+use backhaul_proto::v1::{self, backup_service_client::BackupServiceClient};
+use tokio::time::{Instant, sleep, timeout_at};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use crate::cli::ClientArgs;
+
+/// A client of the dispatcher.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    service: BackupServiceClient<Channel>,
+    timeout: Duration,
+}
+
+/// Why the dispatcher could not be asked, or what it said no with.
+#[derive(Debug)]
+pub(crate) enum ClientError {
+    /// The address cannot be used or nobody answers there.
+    Connect { dispatcher: String, source: tonic::transport::Error },
+    /// It answered with an error.
+    Status(Status),
+    /// No answer in time.
+    Timeout(Duration),
+}
+
+impl Client {
+    /// Connects.
+    pub(crate) async fn connect(args: &ClientArgs) -> Result<Self, ClientError> {
+        Self::connect_to(&args.dispatcher, args.timeout).await
+    }
+
+    /// Connects to `dispatcher`, with `timeout` for each call.
+    pub(crate) async fn connect_to(dispatcher: &str, timeout: Duration) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Connect { dispatcher: dispatcher.to_owned(), source };
+        let channel = Channel::from_shared(dispatcher.to_owned())
+            .map_err(|_| {
+                ClientError::Status(Status::invalid_argument(format!(
+                    "--dispatcher: {dispatcher:?} is not a URL"
+                )))
+            })?
+            .connect_timeout(timeout.min(Duration::from_secs(5)))
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(failed)?;
+        Ok(Self { service: BackupServiceClient::new(channel), timeout })
+    }
+
+    /// Submits up to 1,000 backups.
+    pub(crate) async fn submit(
+        &self,
+        request: v1::SubmitBackupsRequest,
+    ) -> Result<Vec<v1::SubmitBackupResult>, ClientError> {
+        self.call(|mut service| {
+            let request = request.clone();
+            async move { service.submit_backups(request).await }
+        })
+        .await
+        .map(|response| response.results)
+    }
+
+    /// Reads one task.
+    pub(crate) async fn get(&self, task: &str) -> Result<v1::Backup, ClientError> {
+        self.call(|mut service| {
+            let task_id = task.to_owned();
+            async move { service.get_backup(v1::GetBackupRequest { task_id }).await }
+        })
+        .await
+    }
+
+    /// Reads a page of tasks.
+    pub(crate) async fn list(
+        &self,
+        request: &v1::ListBackupsRequest,
+    ) -> Result<v1::ListBackupsResponse, ClientError> {
+        self.call(|mut service| {
+            let request = request.clone();
+            async move { service.list_backups(request).await }
+        })
+        .await
+    }
+
+    /// Cancels one task.
+    pub(crate) async fn cancel(&self, task: &str) -> Result<v1::Backup, ClientError> {
+        self.call(|mut service| {
+            let task_id = task.to_owned();
+            async move { service.cancel_backup(v1::CancelBackupRequest { task_id }).await }
+        })
+        .await
+        .map(|response| response.backup.unwrap_or_default())
+    }
+
+    /// One call under one deadline. UNAVAILABLE and RESOURCE_EXHAUSTED are repeated after the time the dispatcher asks for.
+    async fn call<T, F>(
+        &self,
+        mut call: impl FnMut(BackupServiceClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + self.timeout;
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let answer = timeout_at(deadline, call(self.service.clone())).await;
+            let status = match answer {
+                Err(_) => return Err(ClientError::Timeout(self.timeout)),
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => status,
+            };
+            let wanted = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            let wait = wanted.unwrap_or(pause);
+            if !matches!(status.code(), Code::Unavailable | Code::ResourceExhausted)
+                || Instant::now() + wait >= deadline
+            {
+                return Err(ClientError::Status(status));
+            }
+            sleep(wait).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect { dispatcher, .. } => write!(f, "no dispatcher answers at {dispatcher}"),
+            Self::Timeout(after) => write!(f, "no answer within {}", humantime::format_duration(*after)),
+            Self::Status(status) => {
+                write!(f, "{}: {}", status.code(), status.message())?;
+                if let Some(request) = status.get_details_bad_request() {
+                    for violation in request.field_violations {
+                        write!(f, "\n  {}: {}", violation.field, violation.description)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Connect { source, .. } => Some(source),
+            Self::Status(_) | Self::Timeout(_) => None,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The client commands, one file each. They speak to a dispatcher through [`crate::client`] and print through
+//! [`crate::output`]; they must not know how either service works.
+
+pub(crate) mod cancel;
+pub(crate) mod list;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod watch;
+
+/// How a command ended, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Everything asked for is so: 0.
+    Good,
+    /// Something asked for is not so (a task is dead, a request was refused): 1.
+    Bad,
+}
+
+impl Verdict {
+    /// Bad when either is.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Good, Self::Good) => Self::Good,
+            (Self::Bad, _) | (_, Self::Bad) => Self::Bad,
+        }
+    }
+}

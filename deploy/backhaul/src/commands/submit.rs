@@ -1,0 +1,197 @@
+//! `backhaul submit`: asks for backups, in batches, and says for each object what became of the request.
+
+use std::{
+    io::{self, BufRead as _},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, bail};
+use backhaul_proto::v1::{self, submit_backup_result::Result as Answer};
+use serde::Serialize;
+
+use super::{Verdict, watch};
+use crate::{
+    cli::SubmitArgs,
+    client::Client,
+    object::{self, ObjectArg},
+    output::Output,
+    view,
+};
+
+/// Requests in one call. Below the service's 1,000, so that 1 KiB keys fit its 1 MiB too.
+const BATCH: usize = 500;
+
+#[derive(Serialize)]
+struct Accepted<'a> {
+    object: String,
+    task_id: &'a str,
+    run: u32,
+    state: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    object: String,
+    error: &'a str,
+    violations: Vec<String>,
+}
+
+/// Submits all objects and, if asked to, follows their tasks.
+pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<Verdict> {
+    let options = options(&args)?;
+    if args.object_version.is_some() && (args.objects.len() != 1 || args.stdin) {
+        bail!("--object-version goes with exactly one object");
+    }
+    let client = Client::connect(&args.client).await?;
+    let output = Output::new(args.client.json);
+    let version = args.object_version.as_deref();
+    let mut batch = Vec::new();
+    let mut submitted = Submitted::default();
+    for object in args.objects {
+        batch.push(object.into_ref(version));
+        submitted.send_if_full(&client, output, &options, &mut batch).await?;
+    }
+    if args.stdin {
+        for line in io::stdin().lock().lines() {
+            let line = line.context("reading standard input")?;
+            if line.is_empty() {
+                continue;
+            }
+            let object: ObjectArg = line.parse().with_context(|| format!("{line:?}"))?;
+            batch.push(object.into_ref(None));
+            submitted.send_if_full(&client, output, &options, &mut batch).await?;
+        }
+    }
+    submitted.send(&client, output, &options, &mut batch).await?;
+    if args.watch {
+        let watched = watch::follow(&client, output, submitted.tasks).await?;
+        return Ok(submitted.verdict.unwrap_or(Verdict::Good).and(watched));
+    }
+    Ok(submitted.verdict.unwrap_or(Verdict::Good))
+}
+
+/// What has been submitted so far.
+#[derive(Default)]
+struct Submitted {
+    tasks: Vec<String>,
+    verdict: Option<Verdict>,
+}
+
+impl Submitted {
+    async fn send_if_full(
+        &mut self,
+        client: &Client,
+        output: Output,
+        options: &v1::SubmitOptions,
+        batch: &mut Vec<v1::ObjectRef>,
+    ) -> anyhow::Result<()> {
+        if batch.len() < BATCH { Ok(()) } else { self.send(client, output, options, batch).await }
+    }
+
+    async fn send(
+        &mut self,
+        client: &Client,
+        output: Output,
+        options: &v1::SubmitOptions,
+        batch: &mut Vec<v1::ObjectRef>,
+    ) -> anyhow::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let objects = std::mem::take(batch);
+        let requests = objects
+            .iter()
+            .map(|object| v1::SubmitBackupRequest {
+                object: Some(object.clone()),
+                options: Some(options.clone()),
+            })
+            .collect();
+        let answers = client.submit(v1::SubmitBackupsRequest { requests }).await?;
+        for (object, answer) in objects.iter().zip(answers) {
+            match answer.result {
+                Some(Answer::Accepted(task)) => {
+                    print_accepted(output, object, &task)?;
+                    self.tasks.push(task.task_id);
+                }
+                Some(Answer::Error(error)) => {
+                    self.verdict = Some(Verdict::Bad);
+                    print_refused(output, object, &error)?;
+                }
+                None => bail!("the dispatcher gave no answer for {}", object::display(object)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print_accepted(output: Output, object: &v1::ObjectRef, task: &v1::SubmitBackupResponse) -> io::Result<()> {
+    let outcome = view::outcome(task.outcome());
+    output.item(
+        || Accepted {
+            object: object::display(object),
+            task_id: &task.task_id,
+            run: task.run,
+            state: view::state(task.state()),
+            outcome,
+        },
+        || format!("{}  {outcome:<10}  {}", task.task_id, object::display(object)),
+    )
+}
+
+fn print_refused(output: Output, object: &v1::ObjectRef, error: &v1::SubmitError) -> io::Result<()> {
+    let violations =
+        || error.violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect::<Vec<_>>();
+    output.item(
+        || Refused { object: object::display(object), error: &error.message, violations: violations() },
+        || format!("refused  {}  {} {}", object::display(object), error.message, violations().join("; ")),
+    )
+}
+
+fn options(args: &SubmitArgs) -> anyhow::Result<v1::SubmitOptions> {
+    let process_at = args.at.as_deref().map(instant).transpose()?;
+    Ok(v1::SubmitOptions {
+        priority: v1::Priority::from(args.priority).into(),
+        process_at,
+        max_attempts: args.max_attempts.unwrap_or_default(),
+        labels: args.labels.iter().cloned().collect(),
+        size_hint_bytes: 0,
+        verify: args.verify.map_or(v1::VerifyLevel::Unspecified, Into::into).into(),
+        processing_timeout: None,
+    })
+}
+
+/// `+10m` from now, or an RFC 3339 instant.
+fn instant(text: &str) -> anyhow::Result<prost_types::Timestamp> {
+    #[expect(clippy::disallowed_methods, reason = "the edge: what the caller means by `from now`")]
+    let now = SystemTime::now();
+    parse_instant(text, now)
+}
+
+fn parse_instant(text: &str, now: SystemTime) -> anyhow::Result<prost_types::Timestamp> {
+    let at = match text.strip_prefix('+') {
+        Some(wait) => {
+            let wait: Duration = humantime::parse_duration(wait)
+                .with_context(|| format!("--at {text:?}: expected +DURATION"))?;
+            now.checked_add(wait).with_context(|| format!("--at {text:?} is too far ahead"))?
+        }
+        None => humantime::parse_rfc3339(text)
+            .with_context(|| format!("--at {text:?}: expected an instant or +DURATION"))?,
+    };
+    Ok(at.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_is_absolute_or_from_now() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        assert_eq!(parse_instant("+10m", now).unwrap().seconds, 1_600);
+        assert_eq!(parse_instant("1970-01-01T01:00:00Z", now).unwrap().seconds, 3_600);
+        for bad in ["", "10m", "+", "+10", "tomorrow"] {
+            assert!(parse_instant(bad, now).is_err(), "{bad:?}");
+        }
+    }
+}

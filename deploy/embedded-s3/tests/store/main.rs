@@ -1,0 +1,5 @@
+//! The store as a client of the AWS SDK sees it, over HTTP, on both storages.
+
+mod keys;
+mod objects;
+mod support;

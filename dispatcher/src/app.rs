@@ -1,0 +1,287 @@
+//! The composition root: the only place that knows every concrete part, and the order in which they start and stop.
+//!
+//! Start: locations, queue, listener, streams, readiness, server, address file. Stop, under one deadline: readiness goes off, so
+//! that no new caller comes; the streams drain and end; then the server stops, when calls in progress have been answered.
+//! Nothing is decided here about tasks or calls.
+
+mod address_file;
+mod connect;
+mod parts;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
+use backhaul_runtime::locations::{Locations, LocationsError};
+use tokio::{net::TcpListener, task::JoinError, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Router, Server, TcpIncoming};
+use tower::Layer as _;
+use tracing::{info, warn};
+
+use self::{address_file::AddressFile, parts::Parts};
+use crate::{
+    config::Config,
+    dispatch::{Dispatch, DispatchError},
+    grpc::{
+        backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
+        health::{self, Readiness},
+        identity::{ConfiguredTenant, Identify},
+        layers::{Guard, GuardLayer},
+        worker_service::WorkerService,
+    },
+    queue::{
+        LeaseToken, QueueClock, TaskId, TaskQueue,
+        redis::{ConnectError, RedisQueue},
+    },
+    session::StreamSettings,
+};
+
+const STREAMS: &str = "streams";
+const READINESS: &str = "readiness";
+const SERVER: &str = "server";
+
+/// How often the queue is asked whether it can be trusted.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// A dispatcher that is bound to its address and can be run.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    queue: Arc<dyn TaskQueue>,
+    /// The queue again, if it is ours to shut down.
+    redis: Option<Arc<RedisQueue>>,
+    locations: Arc<Locations>,
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+/// Why a dispatcher could not be started, or ended other than by being stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The locations file is wrong. Nothing was started.
+    #[error("{0}")]
+    Locations(#[from] LocationsError),
+    /// The queue cannot be used as configured. Nothing was started.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The address cannot be served on. Nothing was started.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address file cannot be written.
+    #[error("cannot write the address file {}", path.display())]
+    AddressFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The contract's own description cannot be served.
+    #[error("reflection cannot be set up")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Tasks do not move any more. What is accepted is safe in the queue.
+    #[error("dispatching failed")]
+    Dispatch(#[from] DispatchError),
+    /// The server failed.
+    #[error("the gRPC server failed")]
+    Serve(#[from] tonic::transport::Error),
+    /// A part ended that runs until it is asked to end.
+    #[error("{0} ended by itself")]
+    Ended(&'static str),
+    /// A part panicked.
+    #[error("a part of the dispatcher panicked")]
+    Panicked(#[source] JoinError),
+}
+
+/// Runs a dispatcher until `stop`, or until something fails.
+///
+/// # Errors
+/// [`AppError`]; everything that was started has been stopped then.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AppError> {
+    // A stop while Redis is waited for leaves nothing behind that would have to be stopped in order.
+    match stop.run_until_cancelled(App::bind(config)).await {
+        Some(app) => app?.run(stop).await,
+        None => Ok(()),
+    }
+}
+
+impl App {
+    /// Reads the locations, connects to Redis (waiting for it when it does not answer) and binds the address.
+    ///
+    /// # Errors
+    /// [`AppError::Locations`], [`AppError::Connect`], [`AppError::Listen`].
+    pub async fn bind(config: Config) -> Result<Self, AppError> {
+        let locations = Arc::new(Locations::load(&config.locations)?);
+        let redis = connect::connect(&config).await?;
+        let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
+        let app = Self::bind_with(config, queue, locations).await?;
+        Ok(Self { redis: Some(redis), ..app })
+    }
+
+    /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub async fn bind_with(
+        config: Config,
+        queue: Arc<dyn TaskQueue>,
+        locations: Arc<Locations>,
+    ) -> Result<Self, AppError> {
+        let listen = |source| AppError::Listen { addr: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let addr = listener.local_addr().map_err(listen)?;
+        Ok(Self { config, queue, redis: None, locations, listener, addr })
+    }
+
+    /// The address that is served; the real port where port 0 was asked for.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until `stop`, then stops in order.
+    ///
+    /// # Errors
+    /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
+        let Self { config, queue, redis, locations, listener, addr } = self;
+        let (end_streams, end_readiness, end_server) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+
+        let streams = Dispatch::new(Arc::clone(&queue), stream_settings(&config));
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let readiness = Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY).await;
+        let backups = backup_server(&config, queue, locations, Arc::new(streams.clone()));
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()?;
+        let router = http2_server()
+            .add_service(backups)
+            .add_service(WorkerService::new(streams.clone()).into_server())
+            .add_service(health)
+            .add_service(reflection);
+
+        // The last step that can fail. Whoever connects already waits in the listener's backlog.
+        let address_file = match &config.address_file {
+            Some(path) => Some(
+                AddressFile::write(path, addr)
+                    .await
+                    .map_err(|source| AppError::AddressFile { path: path.clone(), source })?,
+            ),
+            None => None,
+        };
+        let mut parts = Parts::default();
+        parts.start(STREAMS, run_streams(streams, end_streams.clone()));
+        parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
+        parts.start(SERVER, serve(router, listener, end_server.clone()));
+        info!(%addr, shards = config.queue.shards, durability = ?config.durability, "serving");
+
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = parts.unexpected_end() => {}
+        }
+
+        info!("stopping");
+        let deadline = Instant::now() + config.drain_within;
+        end_readiness.cancel();
+        parts.wait_for(READINESS, deadline).await;
+        end_streams.cancel();
+        parts.wait_for(STREAMS, deadline).await;
+        // Whoever watches health would hold its connection, and so the server, to the deadline.
+        health::end_watches(reporter).await;
+        end_server.cancel();
+        parts.wait_for(SERVER, deadline).await;
+        // Last, because all others write through it: what it has taken, it finishes.
+        if let Some(redis) = redis
+            && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()
+        {
+            warn!("the queue did not end in time");
+        }
+        if let Some(file) = address_file {
+            file.remove().await;
+        }
+        info!("stopped");
+        parts.result()
+    }
+}
+
+async fn run_streams(streams: Dispatch, end: CancellationToken) -> Result<(), AppError> {
+    Ok(streams.run(end).await?)
+}
+
+async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(), AppError> {
+    readiness.run(end).await;
+    Ok(())
+}
+
+/// What the streams are told of the settings. They get most of the time for a stop; the rest is for calls in progress.
+pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
+    StreamSettings {
+        lease: config.queue.lease,
+        accept_within: config.queue.accept_within,
+        heartbeat_every: config.queue.lease / 3,
+        hello_within: config.hello_within,
+        max_streams: config.max_streams,
+        drain_within: config.drain_within * 4 / 5,
+        sweep_every: config.queue.sweep_every,
+        ..StreamSettings::default()
+    }
+}
+
+impl StopCopies for Dispatch {
+    fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken) {
+        Self::stop_copy(self, session, task, lease);
+    }
+}
+
+/// The unary service with its limits around it. The stream of the workers must not come under them.
+fn backup_server(
+    config: &Config,
+    queue: Arc<dyn TaskQueue>,
+    locations: Arc<Locations>,
+    copies: Arc<dyn StopCopies>,
+) -> Guard<BackupServiceServer<Backups>> {
+    let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
+    let backups = Backups { queue, copies, locations, defaults: config.defaults, clock: QueueClock::Server };
+    let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    GuardLayer::new(config.calls, identify).layer(server)
+}
+
+/// Bounds on every connection. Limits on calls are not here, see [`crate::grpc::layers`].
+fn http2_server() -> Server {
+    /// More calls of one peer than this wait in the peer.
+    const STREAMS_PER_CONNECTION: u32 = 128;
+    /// What a peer may send before it is read, per stream and per connection. h2 counts small frames against half of it, and
+    /// heartbeats and answers of workers are small frames.
+    const WINDOW_BYTES: u32 = 1024 * 1024;
+    const HEADER_BYTES: u32 = 16 * 1024;
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_BYTES)
+        // A peer that vanished without a word is noticed within 30 s.
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}
+
+/// Accepts and serves connections until `end`, then until the calls in progress have been answered.
+///
+/// The tasks of connections are tonic's, not ours. When this future is dropped they are told to end too, and what is left of
+/// them ends with the runtime.
+async fn serve(router: Router, listener: TcpListener, end: CancellationToken) -> Result<(), AppError> {
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(Duration::from_secs(30)))
+        .with_keepalive_interval(Some(Duration::from_secs(10)))
+        .with_keepalive_retries(Some(3));
+    Ok(router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! The settings of the dispatcher: flags with environment variables as their fallback, checked against each other.
+//!
+//! The doc comments of [`Flags`] are what `--help` prints, and the only reference. [`Flags::check`] turns flags into a
+//! [`Config`], in which nothing contradicts anything else, or names every setting that is wrong. Nothing here may open a
+//! file or a connection.
+
+use std::{
+    convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
+};
+
+use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
+use clap::Parser;
+
+use crate::{
+    grpc::{
+        backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
+        identity::Caller,
+        layers::CallLimits,
+    },
+    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, redis::Durability},
+};
+
+/// Backhaul's dispatcher: takes backup requests, keeps them in three Redis queues, streams due tasks to workers.
+///
+/// Durations have units: 500ms, 30s, 10m, 24h, 7d.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "backhaul-dispatcher", version, max_term_width = 110)]
+pub struct Flags {
+    /// Address to serve gRPC on: internal services, workers, health and reflection. Port 0 takes a free one.
+    #[arg(long, env = "BACKHAUL_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// File to write the address to once it is served, and to remove at the end; for port 0.
+    #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
+    pub address_file: Option<PathBuf>,
+    /// The Redis (7.0 or newer) or Valkey server that keeps the queues: redis://[user:password@]host:port[/db], or unix:///path.
+    #[arg(
+        long,
+        env = "BACKHAUL_REDIS_URL",
+        default_value = "redis://127.0.0.1:6379/0",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub redis_url: RedisUrl,
+    /// Locations file: the stores, and which tenant may name what in them. The same for dispatcher and workers.
+    #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
+    pub locations: PathBuf,
+    /// Tenant that every caller acts for.
+    #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
+    pub tenant: String,
+
+    /// Shards of the queues, 1 to 1024. Fixed when the data is created; all dispatchers on one Redis must agree.
+    #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 16, value_name = "COUNT")]
+    pub shards: u16,
+    /// What OK to a submit means: `none` (Redis has it in memory), `local` (on its disk: survives a crash of Redis or of its
+    /// machine), `replicas=N` (and N replicas have it: survives the loss of the machine). A server that cannot give what is asked
+    /// for is refused.
+    // `local` is the weakest mode in which OK outlives a crash, and it needs no second server: safe without being told, and
+    // never more than one server can keep.
+    #[arg(long, env = "BACKHAUL_DURABILITY", default_value = "local", value_name = "MODE", value_parser = parse_durability)]
+    pub durability: Durability,
+    /// How long a worker that is silent keeps its tasks. Workers send a heartbeat every third of it.
+    #[arg(long, env = "BACKHAUL_LEASE", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
+    pub lease: Duration,
+    /// How soon a worker must answer an assignment, else the task goes back; at most `--lease`.
+    #[arg(long, env = "BACKHAUL_ACCEPT_WITHIN", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
+    pub accept_within: Duration,
+    /// How soon a worker that has opened a stream must introduce itself.
+    #[arg(long, env = "BACKHAUL_HELLO_WITHIN", default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
+    pub hello_within: Duration,
+    /// How often to look for leases that ran out and for tasks that are due.
+    #[arg(long, env = "BACKHAUL_SWEEP_EVERY", default_value = "1s", value_name = "TIME", value_parser = parse_duration)]
+    pub sweep_every: Duration,
+
+    /// Failed attempts before a task is dead, where a request does not say; 1 to 100.
+    #[arg(long, env = "BACKHAUL_MAX_ATTEMPTS", default_value_t = 5, value_name = "COUNT")]
+    pub max_attempts: u32,
+    /// Workers that may vanish with a task before it is dead.
+    #[arg(long, env = "BACKHAUL_MAX_CRASHES", default_value_t = 3, value_name = "COUNT")]
+    pub max_crashes: u32,
+    /// Times a task may come back at no cost (throttled, handed back, not accepted), without progress in between, before each
+    /// further time counts as a failed attempt.
+    #[arg(long, env = "BACKHAUL_MAX_RETURNS", default_value_t = 100, value_name = "COUNT")]
+    pub max_returns: u32,
+    /// Longest wait after a first failure; doubles with each further one. Waits are random between `--retry-floor` and this.
+    #[arg(long, env = "BACKHAUL_RETRY_BASE", default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
+    pub retry_base: Duration,
+    /// Shortest wait after a failure.
+    #[arg(long, env = "BACKHAUL_RETRY_FLOOR", default_value = "100ms", value_name = "TIME", value_parser = parse_duration)]
+    pub retry_floor: Duration,
+    /// Longest wait after any number of failures.
+    #[arg(long, env = "BACKHAUL_RETRY_MAX", default_value = "1h", value_name = "TIME", value_parser = parse_duration)]
+    pub retry_max: Duration,
+    /// Longest time without progress before a copy loses its lease, where a request does not say; 1s to 24h.
+    #[arg(long, env = "BACKHAUL_PROCESSING_TIMEOUT", default_value = "10m", value_name = "TIME", value_parser = parse_duration)]
+    pub processing_timeout: Duration,
+
+    /// How long after its success another request for the same object version is answered with the finished task.
+    #[arg(long, env = "BACKHAUL_DEDUP_WINDOW", default_value = "7d", value_name = "TIME", value_parser = parse_duration)]
+    pub dedup_window: Duration,
+    /// How long done and cancelled tasks stay visible; done ones at least for `--dedup-window`.
+    #[arg(long, env = "BACKHAUL_RETAIN_FINISHED", default_value = "24h", value_name = "TIME", value_parser = parse_duration)]
+    pub retain_finished: Duration,
+    /// How long dead tasks stay visible.
+    #[arg(long, env = "BACKHAUL_RETAIN_DEAD", default_value = "90d", value_name = "TIME", value_parser = parse_duration)]
+    pub retain_dead: Duration,
+    /// Most unfinished tasks per shard; more are refused with RESOURCE_EXHAUSTED. A waiting task takes about 600 bytes of Redis.
+    #[arg(long, env = "BACKHAUL_SHARD_CAP", default_value_t = 1_000_000, value_name = "COUNT")]
+    pub shard_cap: u64,
+    /// Most unfinished and dead tasks per tenant and shard.
+    #[arg(long, env = "BACKHAUL_TENANT_CAP", default_value_t = 1_000_000, value_name = "COUNT")]
+    pub tenant_cap: u64,
+    /// Most tasks of one tenant that workers hold at a time, per shard.
+    #[arg(long, env = "BACKHAUL_TENANT_IN_FLIGHT_CAP", default_value_t = 10_000, value_name = "COUNT")]
+    pub tenant_in_flight_cap: u64,
+
+    /// Most calls of internal services in progress; more are refused with RESOURCE_EXHAUSTED.
+    #[arg(long, env = "BACKHAUL_MAX_CALLS", default_value_t = 1024, value_name = "COUNT")]
+    pub max_calls: u32,
+    /// Most calls of internal services a second, batches counted as one; more are refused with RESOURCE_EXHAUSTED.
+    #[arg(long, env = "BACKHAUL_CALLS_PER_SECOND", default_value_t = 100_000, value_name = "COUNT")]
+    pub calls_per_second: u32,
+    /// Longest time for a call of an internal service, if it gave itself more or no limit.
+    #[arg(long, env = "BACKHAUL_CALL_DEADLINE", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
+    pub call_deadline: Duration,
+    /// Most workers connected at a time.
+    #[arg(long, env = "BACKHAUL_MAX_STREAMS", default_value_t = 1000, value_name = "COUNT")]
+    pub max_streams: u32,
+    /// How long an ordered stop may take: workers move to other dispatchers, calls in progress end.
+    #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
+    pub drain_within: Duration,
+
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Settings that hold together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to serve on.
+    pub listen: SocketAddr,
+    /// Where to write the address that is served.
+    pub address_file: Option<PathBuf>,
+    /// The server that keeps the queues.
+    pub redis_url: RedisUrl,
+    /// What OK to a submit means.
+    pub durability: Durability,
+    /// Locations file.
+    pub locations: PathBuf,
+    /// Who every caller is.
+    pub caller: Caller,
+    /// Of the queue.
+    pub queue: QueueSettings,
+    /// What a submit means where it says nothing.
+    pub defaults: SubmitDefaults,
+    /// Bounds on unary calls.
+    pub calls: CallLimits,
+    /// How soon a worker must send Hello.
+    pub hello_within: Duration,
+    /// Most workers connected at a time.
+    pub max_streams: usize,
+    /// Time for an ordered stop.
+    pub drain_within: Duration,
+    /// Logs.
+    pub log: LogArgs,
+}
+
+/// Address of a Redis server. May hold a password, so it does not show itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+/// One setting that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {what}")]
+pub struct Problem {
+    /// The flag, such as `--lease`.
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The flags cannot be read, or help was asked for.
+    #[error("{}", one_line(.0))]
+    Flags(#[from] clap::Error),
+    /// Settings are out of range or contradict each other: one line each.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Problems(Vec<Problem>),
+}
+
+impl Config {
+    /// Reads and checks arguments (the first is the program's name) and their environment variables.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn from_args<I, T>(args: I) -> Result<Self, ConfigError>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        Flags::try_parse_from(args)?.check().map_err(ConfigError::Problems)
+    }
+}
+
+impl Flags {
+    /// Checks the flags against their bounds and each other.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn check(self) -> Result<Config, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let caller = Caller::new(&self.tenant);
+        if let Err(invalid) = &caller {
+            problems.add("--tenant", invalid.to_string());
+        }
+        problems.require(self.redis_url.is_supported(), "--redis-url", "must start with redis:// or unix://");
+        self.check_queue(&mut problems);
+        self.check_times(&mut problems);
+        problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
+        problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
+        problems.require(self.max_streams > 0, "--max-streams", "must be at least 1");
+        match caller {
+            Ok(caller) if problems.0.is_empty() => Ok(self.into_config(caller)),
+            Ok(_) | Err(_) => Err(problems.0),
+        }
+    }
+
+    fn check_queue(&self, problems: &mut Problems) {
+        problems.require((1..=MAX_SHARDS).contains(&self.shards), "--shards", "must be 1 to 1024");
+        problems.require(
+            (1..=MAX_ATTEMPTS).contains(&self.max_attempts),
+            "--max-attempts",
+            "must be 1 to 100",
+        );
+        problems.require(self.max_crashes > 0, "--max-crashes", "must be at least 1");
+        problems.require(self.shard_cap > 0, "--shard-cap", "must be at least 1");
+        problems.require(self.tenant_cap > 0, "--tenant-cap", "must be at least 1");
+        problems.require(
+            self.tenant_cap <= self.shard_cap,
+            "--tenant-cap",
+            "must be at most --shard-cap, else it bounds nothing",
+        );
+        problems.require(self.tenant_in_flight_cap > 0, "--tenant-in-flight-cap", "must be at least 1");
+        problems.require(
+            self.retry_floor >= Duration::from_millis(1),
+            "--retry-floor",
+            "must be at least 1ms, else a failing task spins",
+        );
+        problems.require(
+            self.retry_floor <= self.retry_base,
+            "--retry-floor",
+            "must be at most --retry-base",
+        );
+        problems.require(self.retry_base <= self.retry_max, "--retry-base", "must be at most --retry-max");
+        problems.require(
+            (MIN_PROCESSING_TIMEOUT..=MAX_PROCESSING_TIMEOUT).contains(&self.processing_timeout),
+            "--processing-timeout",
+            "must be 1s to 24h",
+        );
+    }
+
+    fn check_times(&self, problems: &mut Problems) {
+        /// Below this, timers of milliseconds make up too much of a third of a lease.
+        const MIN_LEASE: Duration = Duration::from_millis(300);
+        /// Above this, a worker that died holds its tasks for too long to be called noticed.
+        const MAX_LEASE: Duration = Duration::from_secs(3600);
+        /// Longer than any retention makes sense, and far from any overflow.
+        const MAX_TIME: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+        problems.require((MIN_LEASE..=MAX_LEASE).contains(&self.lease), "--lease", "must be 300ms to 1h");
+        problems.require(
+            self.accept_within <= self.lease,
+            "--accept-within",
+            "must be at most --lease, else an assignment outlives the silence of its worker",
+        );
+        problems.require(
+            self.sweep_every < self.lease,
+            "--sweep-every",
+            "must be below --lease, else leases end late",
+        );
+        for (setting, time) in [
+            ("--accept-within", self.accept_within),
+            ("--hello-within", self.hello_within),
+            ("--sweep-every", self.sweep_every),
+            ("--call-deadline", self.call_deadline),
+            ("--drain-within", self.drain_within),
+        ] {
+            problems.require(
+                (Duration::from_millis(1)..=MAX_LEASE).contains(&time),
+                setting,
+                "must be 1ms to 1h",
+            );
+        }
+        for (setting, time) in [
+            ("--retry-max", self.retry_max),
+            ("--dedup-window", self.dedup_window),
+            ("--retain-finished", self.retain_finished),
+            ("--retain-dead", self.retain_dead),
+        ] {
+            problems.require(time <= MAX_TIME, setting, "must be at most 100 years");
+        }
+    }
+
+    fn into_config(self, caller: Caller) -> Config {
+        Config {
+            listen: self.listen,
+            address_file: self.address_file,
+            redis_url: self.redis_url,
+            durability: self.durability,
+            locations: self.locations,
+            caller,
+            queue: QueueSettings {
+                shards: self.shards,
+                lease: self.lease,
+                accept_within: self.accept_within,
+                max_crashes: self.max_crashes,
+                max_returns: self.max_returns,
+                retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
+                dedup_window: self.dedup_window,
+                retain_finished: self.retain_finished,
+                retain_dead: self.retain_dead,
+                shard_cap: self.shard_cap,
+                tenant_cap: self.tenant_cap,
+                tenant_in_flight_cap: self.tenant_in_flight_cap,
+                // A heartbeat fell out for everybody, or several sweeps did: nobody could renew.
+                outage: (self.lease / 3).max(self.sweep_every * 3),
+                sweep_every: self.sweep_every,
+            },
+            defaults: SubmitDefaults {
+                max_attempts: self.max_attempts,
+                processing_timeout: self.processing_timeout,
+            },
+            calls: CallLimits {
+                max_calls: self.max_calls as usize,
+                calls_per_second: self.calls_per_second,
+                deadline: self.call_deadline,
+            },
+            hello_within: self.hello_within,
+            max_streams: self.max_streams as usize,
+            drain_within: self.drain_within,
+            log: self.log,
+        }
+    }
+}
+
+impl ConfigError {
+    /// True when help or the version was asked for, which is no mistake.
+    #[must_use]
+    pub fn is_help(&self) -> bool {
+        match self {
+            Self::Flags(error) => !error.use_stderr(),
+            Self::Problems(_) => false,
+        }
+    }
+}
+
+fn parse_durability(text: &str) -> Result<Durability, &'static str> {
+    match (text, text.strip_prefix("replicas=").map(u32::from_str)) {
+        ("none", _) => Ok(Durability::None),
+        ("local", _) => Ok(Durability::Local),
+        (_, Some(Ok(replicas @ 1..=16))) => Ok(Durability::Replicas(replicas)),
+        (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
+    }
+}
+
+impl RedisUrl {
+    /// The address, for whoever connects. It may hold a password.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn is_supported(&self) -> bool {
+        ["redis://", "unix://", "redis+unix://"].iter().any(|scheme| self.0.starts_with(scheme))
+    }
+}
+
+impl FromStr for RedisUrl {
+    type Err = Infallible;
+
+    /// Takes any text: clap repeats what it refuses, and that may hold a password. [`Flags::check`] refuses without repeating.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl(..)")
+    }
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, setting: &'static str, what: impl Into<String>) {
+        self.0.push(Problem { setting, what: what.into() });
+    }
+
+    fn require(&mut self, holds: bool, setting: &'static str, what: &str) {
+        if !holds {
+            self.add(setting, what);
+        }
+    }
+}
+
+/// What clap has to say, on one line and without the usage: up to the first empty line.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let said: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
+    let said = said.join(" ");
+    said.strip_prefix("error: ").unwrap_or(&said).to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Tests of the settings: defaults hold together, each mistake is blamed on its flag, secrets do not show.
+
+use std::collections::BTreeSet;
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+    let fixed = ["backhaul-dispatcher", "--locations", "/etc/backhaul/locations.toml"];
+    Config::from_args(fixed.iter().chain(args))
+}
+
+/// The settings that are blamed for `args`.
+fn blamed(args: &[&str]) -> Vec<&'static str> {
+    match parse(args) {
+        Err(ConfigError::Problems(problems)) => problems.into_iter().map(|p| p.setting).collect(),
+        other => panic!("expected problems for {args:?}, got {other:?}"),
+    }
+}
+
+#[test]
+fn the_defaults_hold_together() {
+    let config = parse(&[]).unwrap();
+    assert_eq!(config.listen, "127.0.0.1:7400".parse().unwrap());
+    assert_eq!(config.durability, Durability::Local);
+    assert_eq!(config.caller.tenant(), "default");
+    assert_eq!(config.queue.lease, Duration::from_secs(30));
+    assert_eq!(config.queue.retain_dead, Duration::from_secs(90 * 24 * 3600));
+    assert_eq!(config.queue.outage, Duration::from_secs(10));
+    assert_eq!(config.calls.deadline, Duration::from_secs(10));
+}
+
+#[test]
+fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
+    for (args, setting) in [
+        (&["--tenant", "*"][..], "--tenant"),
+        (&["--tenant", ""], "--tenant"),
+        (&["--redis-url", "rediss://10.0.0.1"], "--redis-url"),
+        (&["--shards", "0"], "--shards"),
+        (&["--shards", "1025"], "--shards"),
+        (&["--max-attempts", "0"], "--max-attempts"),
+        (&["--max-attempts", "101"], "--max-attempts"),
+        (&["--max-crashes", "0"], "--max-crashes"),
+        (&["--lease", "9s"], "--accept-within"),
+        (&["--lease", "2h"], "--lease"),
+        (&["--accept-within", "31s"], "--accept-within"),
+        (&["--accept-within", "0s"], "--accept-within"),
+        (&["--hello-within", "0s"], "--hello-within"),
+        (&["--sweep-every", "30s"], "--sweep-every"),
+        (&["--sweep-every", "0s"], "--sweep-every"),
+        (&["--retry-floor", "6s"], "--retry-floor"),
+        (&["--retry-floor", "0s"], "--retry-floor"),
+        (&["--retry-base", "2h"], "--retry-base"),
+        (&["--processing-timeout", "999ms"], "--processing-timeout"),
+        (&["--processing-timeout", "25h"], "--processing-timeout"),
+        (&["--retain-dead", "1000000years"], "--retain-dead"),
+        (&["--shard-cap", "10"], "--tenant-cap"),
+        (&["--tenant-cap", "0"], "--tenant-cap"),
+        (&["--tenant-in-flight-cap", "0"], "--tenant-in-flight-cap"),
+        (&["--max-calls", "0"], "--max-calls"),
+        (&["--calls-per-second", "0"], "--calls-per-second"),
+        (&["--call-deadline", "0s"], "--call-deadline"),
+        (&["--max-streams", "0"], "--max-streams"),
+        (&["--drain-within", "2h"], "--drain-within"),
+    ] {
+        assert_eq!(blamed(args), [setting], "{args:?}");
+    }
+}
+
+#[test]
+fn what_passes_the_checks_passes_those_of_the_parts() {
+    for args in [
+        &[][..],
+        &["--lease", "300ms", "--accept-within", "300ms", "--sweep-every", "299ms"],
+        &["--lease", "1h", "--accept-within", "1h", "--sweep-every", "1ms"],
+        &["--retry-floor", "1ms", "--retry-base", "1ms", "--retry-max", "1ms"],
+        &["--drain-within", "1ms", "--hello-within", "1ms", "--max-streams", "1"],
+    ] {
+        let config = parse(args).unwrap();
+        assert_eq!(config.queue.validate(), Ok(()), "{args:?}");
+        assert_eq!(crate::app::stream_settings(&config).check(), Ok(()), "{args:?}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once_one_line_each() {
+    let error = parse(&["--shards", "0", "--max-calls", "0", "--tenant", "A b"]).unwrap_err();
+    let text = error.to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines.contains(&"--shards: must be 1 to 1024"), "{text}");
+}
+
+#[test]
+fn a_flag_that_cannot_be_read_is_one_line_that_names_it() {
+    for (args, flag) in [
+        (&["--lease", "30"][..], "--lease"),
+        (&["--listen", "here"], "--listen"),
+        (&["--durability", "replicas=0"], "--durability"),
+        (&["--durability", "replicas=17"], "--durability"),
+        (&["--durability", "much"], "--durability"),
+        (&["--shards", "-1"], "-1"),
+        (&["--no-such-flag"], "--no-such-flag"),
+    ] {
+        let text = parse(args).unwrap_err().to_string();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(flag), "{text}");
+    }
+    let text = Config::from_args(["backhaul-dispatcher"]).unwrap_err().to_string();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains("--locations"), "{text}");
+}
+
+#[test]
+fn durability_modes_are_read() {
+    assert_eq!(parse_durability("none"), Ok(Durability::None));
+    assert_eq!(parse_durability("local"), Ok(Durability::Local));
+    assert_eq!(parse_durability("replicas=2"), Ok(Durability::Replicas(2)));
+}
+
+#[test]
+fn the_password_of_redis_shows_in_no_error_and_no_debug_output() {
+    let config = parse(&["--redis-url", "redis://user:hunter2@10.0.0.1:6379/3"]).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let error = parse(&["--redis-url", "http://user:hunter2@10.0.0.1"]).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+    assert_eq!(config.redis_url.expose(), "redis://user:hunter2@10.0.0.1:6379/3");
+}
+
+#[test]
+fn help_is_no_mistake_and_names_unit_and_default_of_every_setting() {
+    assert!(parse(&["--help"]).unwrap_err().is_help());
+    assert!(!parse(&["--shards", "0"]).unwrap_err().is_help());
+    for arg in Flags::command().get_arguments() {
+        assert!(arg.get_help().is_some(), "{} has no help", arg.get_id());
+    }
+}
+
+#[test]
+fn every_setting_has_its_own_environment_variable() {
+    let command = Flags::command();
+    let mut seen = BTreeSet::new();
+    for arg in command.get_arguments().filter(|a| !matches!(a.get_id().as_str(), "help" | "version")) {
+        let flag = arg.get_long().unwrap();
+        let variable = arg.get_env().unwrap_or_else(|| panic!("--{flag} has no environment variable"));
+        let expected = format!("BACKHAUL_{}", flag.to_uppercase().replace('-', "_"));
+        assert_eq!(variable.to_str(), Some(expected.as_str()));
+        assert!(seen.insert(variable.to_owned()));
+    }
+}

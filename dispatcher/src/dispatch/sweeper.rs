@@ -1,0 +1,119 @@
+//! Keeps time for the queue: calls its sweep, which ends leases that ran out and moves tasks that are due.
+//!
+//! Every dispatcher runs one; the queue itself sees to it that they do not disturb each other. No policy is here.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::DispatchCounters;
+use crate::{
+    queue::{QueueError, SweepReport, TaskQueue},
+    session::StreamSettings,
+};
+
+/// Shortest wait between two passes that leave nothing over, whatever the queue says is due.
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+/// Sweeps the queue.
+#[derive(Debug)]
+pub(super) struct Sweeper {
+    pub(super) queue: Arc<dyn TaskQueue>,
+    pub(super) settings: Arc<StreamSettings>,
+    pub(super) counters: Arc<DispatchCounters>,
+}
+
+/// Why a sweep did not happen.
+#[derive(Debug, thiserror::Error)]
+enum SweepFault {
+    #[error("no answer in time")]
+    TimedOut,
+    #[error(transparent)]
+    Failed(#[from] QueueError),
+}
+
+impl Sweeper {
+    /// Runs until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut fails = false;
+        let mut spares = false;
+        loop {
+            // A sweep may do more than one call can; it gets its time, but not for ever.
+            let limit = self.settings.queue_timeout * 4;
+            let swept = match timeout(limit, self.queue.sweep()).await {
+                Ok(swept) => swept.map_err(SweepFault::from),
+                Err(_) => Err(SweepFault::TimedOut),
+            };
+            let wait = match &swept {
+                Ok(report) => {
+                    if std::mem::replace(&mut fails, false) {
+                        info!("the queue can be swept again");
+                    }
+                    if report.amnesty != std::mem::replace(&mut spares, report.amnesty) {
+                        info!(
+                            amnesty = report.amnesty,
+                            "leases that ran out are spared while workers could not renew"
+                        );
+                    }
+                    self.counters.note(report);
+                    wait_after(report, self.settings.sweep_every, fastrand::f64())
+                }
+                Err(fault) => {
+                    if std::mem::replace(&mut fails, true) {
+                        debug!(error = fault as &dyn std::error::Error, "the queue still cannot be swept");
+                    } else {
+                        warn!(error = fault as &dyn std::error::Error, "the queue cannot be swept");
+                    }
+                    jittered(self.settings.sweep_every, fastrand::f64())
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+}
+
+/// How long to wait after a pass. `jitter` in [0, 1).
+fn wait_after(report: &SweepReport, every: Duration, jitter: f64) -> Duration {
+    if report.more {
+        return Duration::ZERO;
+    }
+    let wait = jittered(every, jitter);
+    report.next_due.map_or(wait, |due| due.max(SHORTEST_WAIT).min(wait))
+}
+
+fn jittered(every: Duration, jitter: f64) -> Duration {
+    every.mul_f64(0.75 + 0.5 * jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_pass_that_left_work_over_is_followed_at_once() {
+        let report = SweepReport { more: true, next_due: Some(EVERY), ..SweepReport::default() };
+        assert_eq!(wait_after(&report, EVERY, 0.5), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_next_due_task_shortens_the_wait_and_never_lengthens_it() {
+        let due = |due| SweepReport { next_due: Some(due), ..SweepReport::default() };
+        assert_eq!(wait_after(&due(Duration::from_millis(20)), EVERY, 0.5), Duration::from_millis(20));
+        assert_eq!(wait_after(&due(Duration::ZERO), EVERY, 0.5), SHORTEST_WAIT);
+        assert_eq!(wait_after(&due(Duration::from_secs(60)), EVERY, 0.5), EVERY);
+    }
+
+    #[test]
+    fn dispatchers_drift_apart() {
+        let idle = SweepReport::default();
+        assert_eq!(wait_after(&idle, EVERY, 0.0), Duration::from_millis(750));
+        assert!(wait_after(&idle, EVERY, 0.999) > Duration::from_millis(1_200));
+    }
+}

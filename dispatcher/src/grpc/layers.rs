@@ -1,0 +1,228 @@
+//! What surrounds every unary call: span, panic guard, deadline, limits, and finding out who calls.
+//!
+//! It is a tower layer around the one generated server of the unary service. Not `Server::layer`, which would put it around
+//! health and the workers' stream too: a deadline would cut streams, a limit on calls in progress would count each worker for
+//! hours, and shedding load would make a busy dispatcher look dead to its probe. Not tonic's own `timeout` and
+//! `load_shed` either: they are per connection, cover all services, and answer without details a client can act on.
+//!
+//! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit, identity. What is cheap to refuse is
+//! refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
+//! drops all work in progress.
+
+pub(crate) mod deadline;
+pub(crate) mod rate;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::FutureExt as _;
+use http::{Request, Response};
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::{Code, body::Body, server::NamedService};
+use tower::{Layer, Service};
+use tracing::{Instrument as _, Span, field};
+
+use self::rate::TokenBucket;
+use super::{identity::Identify, status::ApiError};
+
+/// Bounds on unary calls, each for the whole process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimits {
+    /// Most calls in progress.
+    pub max_calls: usize,
+    /// Most calls a second, on average; as many may come at once.
+    pub calls_per_second: u32,
+    /// Longest time for a call whose caller gave it more, or no limit.
+    pub deadline: Duration,
+}
+
+/// Puts a [`Guard`] around a generated server of a unary service.
+#[derive(Debug, Clone)]
+pub struct GuardLayer {
+    shared: Arc<Shared>,
+}
+
+/// A unary service with everything that surrounds its calls. Clones share the limits.
+#[derive(Debug, Clone)]
+pub struct Guard<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    identify: Arc<dyn Identify>,
+    calls: Semaphore,
+    rate: Mutex<TokenBucket>,
+    deadline: Duration,
+}
+
+impl GuardLayer {
+    /// A layer with limits of its own.
+    #[must_use]
+    pub fn new(limits: CallLimits, identify: Arc<dyn Identify>) -> Self {
+        let shared = Shared {
+            identify,
+            calls: Semaphore::new(limits.max_calls.min(Semaphore::MAX_PERMITS)),
+            rate: Mutex::new(TokenBucket::new(limits.calls_per_second, Instant::now())),
+            deadline: limits.deadline,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner, shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<S: NamedService> NamedService for Guard<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Guard<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The clone that was polled ready makes the call; the fresh one stays behind.
+        let fresh = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, fresh);
+        let shared = Arc::clone(&self.shared);
+        let started = Instant::now();
+        let span = tracing::info_span!(
+            "call",
+            rpc = rpc_name(request.uri().path()),
+            tenant = field::Empty,
+            code = field::Empty,
+            ms = field::Empty,
+        );
+        Box::pin(
+            async move {
+                let response = answer(inner, &shared, request, started).await;
+                Span::current().record("code", field::debug(code(&response)));
+                Span::current().record("ms", field::display(started.elapsed().as_millis()));
+                tracing::debug!("call answered");
+                Ok(response)
+            }
+            .instrument(span),
+        )
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("identify", &self.identify)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn answer<S>(inner: S, shared: &Shared, request: Request<Body>, started: Instant) -> Response<Body>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send,
+    S::Future: Send,
+{
+    let ends = started + deadline::of_call(request.headers(), shared.deadline);
+    let guarded = AssertUnwindSafe(admit(inner, shared, request)).catch_unwind();
+    // Nothing of a call that panicked is used again: its state went with its future, and queues are told whole batches.
+    match tokio::time::timeout_at(ends, guarded).await {
+        Ok(Ok(Ok(response))) => as_contract(response),
+        Ok(Ok(Err(refused))) => refused.into_status().into_http(),
+        Ok(Err(_panic)) => ApiError::Bug("a call panicked").into_status().into_http(),
+        Err(_elapsed) => ApiError::DeadlineExceeded.into_status().into_http(),
+    }
+}
+
+/// Lets the call in or refuses it, and makes it.
+async fn admit<S>(
+    mut inner: S,
+    shared: &Shared,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, ApiError>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send,
+    S::Future: Send,
+{
+    // Never waits: a queue in front of a limit only makes everybody late.
+    let _permit = shared.calls.try_acquire().map_err(|_| ApiError::Overloaded)?;
+    shared.take_token(Instant::now())?;
+    let caller = shared.identify.identify(request.headers(), request.extensions()).await?;
+    Span::current().record("tenant", caller.tenant());
+    request.extensions_mut().insert(caller);
+    match inner.call(request).await {
+        Ok(response) => Ok(response),
+        Err(never) => match never {},
+    }
+}
+
+impl Shared {
+    fn take_token(&self, now: Instant) -> Result<(), ApiError> {
+        // Only this short section holds the lock, and it cannot leave the bucket half changed.
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        rate.take(now).map_err(|retry_after| ApiError::RateLimited { retry_after })
+    }
+}
+
+/// Puts errors that tonic made itself, known by their lack of details, into the contract's words: they all mean that what
+/// arrived is not the message of the contract. Unknown methods stay UNIMPLEMENTED.
+fn as_contract(response: Response<Body>) -> Response<Body> {
+    if response.headers().contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    let error = match code(&response) {
+        Code::OutOfRange => ApiError::TooLarge,
+        Code::Internal => ApiError::Malformed,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => return response,
+    };
+    error.into_status().into_http()
+}
+
+/// The code of an answer: in its headers when it failed, in its trailers, and then OK, when not.
+fn code(response: &Response<Body>) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+/// The name of the call for logs: from a list, because the path is the caller's text.
+fn rpc_name(path: &str) -> &'static str {
+    const NAMES: [&str; 5] = ["SubmitBackup", "SubmitBackups", "GetBackup", "ListBackups", "CancelBackup"];
+    let method = path.rsplit('/').next().unwrap_or_default();
+    NAMES.into_iter().find(|name| *name == method).unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests;

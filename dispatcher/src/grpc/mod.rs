@@ -1,0 +1,18 @@
+//! The gRPC face of the dispatcher: what callers send is checked here, and what the queue answers is put into the contract's words.
+//!
+//! Reading order: [`backup_service`] (the five calls), `validate` (what is taken), `status` (how everything that goes
+//! wrong with a call is told), [`layers`] (what surrounds each call), [`worker_service`] (where streams of workers come in).
+//! Services are thin: no decision about a task is made here, and nothing here may know Redis.
+
+pub mod backup_service;
+pub mod health;
+pub mod identity;
+pub mod layers;
+pub(crate) mod page_token;
+pub(crate) mod present;
+pub(crate) mod status;
+pub(crate) mod validate;
+pub mod worker_service;
+
+#[cfg(test)]
+pub(crate) mod testing;

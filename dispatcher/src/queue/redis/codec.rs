@@ -1,0 +1,345 @@
+//! Task records as they lie in Redis: a fixed binary head that scripts change in place, then texts of any length.
+//!
+//! Two reasons: a pending task must cost few bytes, and a script must reach what it checks without parsing the spec. The
+//! layout is the same as in `lua/_record.lua`; a test compares them through a real server. What scripts never look into (spec,
+//! failure) is protobuf, private to this file: fields may be added, numbers never change.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use prost::Message as _;
+
+use crate::queue::{
+    DEFAULT_COST_BYTES, Failure, FailureClass, LeaseToken, NewTask, ObjectRef, Priority, Progress, QueueError, TaskId,
+    TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs, VerifyLevel,
+};
+
+/// First byte of every record.
+const VERSION: u8 = 1;
+/// Bytes of the head.
+pub(super) const HEAD_BYTES: usize = 107;
+/// Texts after the head.
+const TEXTS: usize = 9;
+/// Scripts count in doubles, which are exact up to here.
+const MAX_EXACT: u64 = (1 << 53) - 1;
+
+/// The worker has accepted the newest lease.
+const ACCEPTED: u8 = 1;
+/// Asked for again during the copy.
+const DIRTY: u8 = 2;
+/// Cancel was asked for during the copy.
+const CANCEL: u8 = 4;
+/// The request names no version.
+const LATEST: u8 = 8;
+
+/// Why a task cannot be stored as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is longer than {limit} bytes")]
+pub(super) struct TooLong {
+    /// Which part of it.
+    pub(super) field: &'static str,
+    /// What the record has room for.
+    pub(super) limit: usize,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SpecMessage {
+    #[prost(string, tag = "1")]
+    bucket: String,
+    #[prost(string, tag = "2")]
+    key: String,
+    #[prost(string, optional, tag = "3")]
+    version: Option<String>,
+    #[prost(uint32, tag = "4")]
+    max_attempts: u32,
+    #[prost(btree_map = "string, string", tag = "5")]
+    labels: BTreeMap<String, String>,
+    /// 0 for the location's own level, else one more than the level's place in the enum.
+    #[prost(uint32, tag = "6")]
+    verify: u32,
+    #[prost(string, tag = "7")]
+    traceparent: String,
+    #[prost(uint64, tag = "8")]
+    size_hint_bytes: u64,
+    /// What the head, in whole milliseconds, cannot hold of the processing timeout.
+    #[prost(uint64, tag = "9")]
+    timeout_nanos: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FailureMessage {
+    #[prost(uint32, tag = "1")]
+    class: u32,
+    #[prost(string, tag = "2")]
+    code: String,
+    #[prost(string, tag = "3")]
+    message: String,
+    #[prost(uint64, tag = "4")]
+    retry_after_secs: u64,
+    #[prost(uint32, tag = "5")]
+    retry_after_nanos: u32,
+}
+
+/// A new task as `submit.lua` takes it: everything but state, run, time of creation and order number, which the script fills in.
+pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, TooLong> {
+    let spec = &task.spec;
+    let message = SpecMessage {
+        bucket: spec.object.bucket.clone(),
+        key: spec.object.key.clone(),
+        version: spec.object.version.clone(),
+        max_attempts: spec.max_attempts,
+        labels: spec.labels.clone(),
+        verify: spec.verify.map_or(0, verify_code),
+        traceparent: spec.traceparent.clone(),
+        size_hint_bytes: spec.size_hint_bytes,
+        timeout_nanos: u64::from(spec.processing_timeout.subsec_nanos() % 1_000_000),
+    };
+    let spec_bytes = message.encoded_len();
+    let lengths = [
+        fits("tenant", spec.tenant.len(), 0xff)?,
+        fits("location", spec.object.location.len(), 0xff)?,
+        fits("spec", spec_bytes, 0xff_ffff)?,
+    ];
+    let mut out = Vec::with_capacity(HEAD_BYTES + spec.tenant.len() + spec.object.location.len() + spec_bytes);
+    let flags = if spec.object.version.is_none() { LATEST } else { 0 };
+    let cost = if spec.size_hint_bytes == 0 { DEFAULT_COST_BYTES } else { spec.size_hint_bytes };
+    out.put_slice(&[VERSION, state_code(TaskState::Pending), 0, flags, priority_code(spec.priority), 0]);
+    out.put_bytes(0, 4 + 4 + 2 + 2 + 6);
+    out.put_uint(exact_ms(task.process_at.map_or(0, |at| at.0)), 6);
+    out.put_bytes(0, 7 + LeaseToken::LEN + 6 + 7 + 7 + 7);
+    out.put_uint(exact(u64::try_from(spec.processing_timeout.as_millis()).unwrap_or(u64::MAX)).min((1 << 40) - 1), 5);
+    out.put_uint(exact(cost), 7);
+    out.put_uint(lengths[0], 1);
+    out.put_uint(lengths[1], 1);
+    out.put_uint(lengths[2], 3);
+    out.put_bytes(0, 2 + 1 + 2 + 2 + 2 + 1);
+    debug_assert_eq!(out.len(), HEAD_BYTES);
+    out.put_slice(spec.tenant.as_bytes());
+    out.put_slice(spec.object.location.as_bytes());
+    message.encode(&mut out).map_err(|_| TooLong { field: "spec", limit: usize::MAX })?;
+    Ok(out)
+}
+
+/// A failure as the record keeps it.
+pub(super) fn encode_failure(failure: &Failure) -> Vec<u8> {
+    let class = match failure.class {
+        FailureClass::Retry => 1,
+        FailureClass::Throttled => 2,
+        FailureClass::Permanent => 3,
+        FailureClass::SourceGone => 4,
+    };
+    FailureMessage {
+        class,
+        code: failure.code.clone(),
+        message: failure.message.clone(),
+        retry_after_secs: failure.retry_after.as_secs(),
+        retry_after_nanos: failure.retry_after.subsec_nanos(),
+    }
+    .encode_to_vec()
+}
+
+/// The record of task `id` in `raw`.
+///
+/// # Errors
+/// [`QueueError::Corrupt`], whatever the bytes are.
+pub(super) fn decode(id: &TaskId, raw: &[u8]) -> Result<TaskRecord, QueueError> {
+    read(id, raw).map_err(|what| QueueError::Corrupt { task: id.to_string(), what })
+}
+
+fn read(id: &TaskId, mut raw: &[u8]) -> Result<TaskRecord, &'static str> {
+    if raw.len() < HEAD_BYTES {
+        return Err("shorter than the head of a record");
+    }
+    if raw.get_u8() != VERSION {
+        return Err("unknown version");
+    }
+    let state = TaskState::ALL.get(usize::from(raw.get_u8()).wrapping_sub(1)).ok_or("unknown state")?;
+    let reason = reason(raw.get_u8()).ok_or("unknown reason")?;
+    let flags = raw.get_u8();
+    let priority = *Priority::ALL.get(usize::from(raw.get_u8())).ok_or("unknown band")?;
+    raw.advance(1); // How the newest lease ended: only scripts ask.
+    let (run, attempts) = (raw.get_u32(), raw.get_u32());
+    let (crashes, returns) = (u32::from(raw.get_u16()), u32::from(raw.get_u16()));
+    let created_at = UnixMs(raw.get_uint(6));
+    let at = UnixMs(raw.get_uint(6));
+    raw.advance(7); // Place in line: only scripts ask.
+    let mut token = [0; LeaseToken::LEN];
+    raw.copy_to_slice(&mut token);
+    raw.advance(6); // End of the processing time: only scripts ask.
+    let progress =
+        Progress { bytes_done: raw.get_uint(7), bytes_total: raw.get_uint(7), steps_done: raw.get_uint(7) };
+    let timeout_ms = raw.get_uint(5);
+    raw.advance(7); // What it costs of the byte credit: only scripts ask.
+    let mut lengths = [0_usize; TEXTS];
+    for (length, width) in lengths.iter_mut().zip([1, 1, 3, 2, 1, 2, 2, 2, 1]) {
+        *length = usize::try_from(raw.get_uint(width)).map_err(|_| "length out of range")?;
+    }
+    if raw.len() != lengths.iter().sum::<usize>() {
+        return Err("length disagrees with the head");
+    }
+    let mut texts = [[0_u8; 0].as_slice(); TEXTS];
+    for (text, length) in texts.iter_mut().zip(lengths) {
+        (*text, raw) = raw.split_at(length);
+    }
+    let [tenant, location, spec, worker, _session, upload_id, failure, receipt, _parent] = texts;
+    let message = SpecMessage::decode(spec).map_err(|_| "spec cannot be decoded")?;
+    let spec = TaskSpec {
+        tenant: text(tenant)?,
+        object: ObjectRef {
+            location: text(location)?,
+            bucket: message.bucket,
+            key: message.key,
+            version: message.version,
+        },
+        priority,
+        max_attempts: message.max_attempts,
+        labels: message.labels,
+        size_hint_bytes: message.size_hint_bytes,
+        verify: verify(message.verify)?,
+        processing_timeout: Duration::from_millis(timeout_ms)
+            .saturating_add(Duration::from_nanos(message.timeout_nanos)),
+        traceparent: message.traceparent,
+    };
+    let waits = matches!(state, TaskState::Scheduled | TaskState::Working | TaskState::Delayed);
+    Ok(TaskRecord {
+        id: id.clone(),
+        run,
+        spec,
+        state: *state,
+        reason,
+        attempts,
+        crashes,
+        returns,
+        created_at,
+        process_at: waits.then_some(at),
+        finished_at: state.is_finished().then_some(at),
+        progress,
+        last_failure: decode_failure(failure)?,
+        receipt: Bytes::copy_from_slice(receipt),
+        worker: text(worker)?,
+        lease: (token != [0; LeaseToken::LEN]).then(|| LeaseToken::from_bytes(token)),
+        accepted: flags & ACCEPTED != 0,
+        dirty: flags & DIRTY != 0,
+        cancel_requested: flags & CANCEL != 0,
+        upload_id: text(upload_id)?,
+    })
+}
+
+fn decode_failure(raw: &[u8]) -> Result<Option<Failure>, &'static str> {
+    if raw.is_empty() {
+        return Ok(None);
+    }
+    let message = FailureMessage::decode(raw).map_err(|_| "failure cannot be decoded")?;
+    let class = match message.class {
+        1 => FailureClass::Retry,
+        2 => FailureClass::Throttled,
+        3 => FailureClass::Permanent,
+        4 => FailureClass::SourceGone,
+        _ => return Err("unknown failure class"),
+    };
+    let retry_after = Duration::from_secs(message.retry_after_secs)
+        .saturating_add(Duration::from_nanos(u64::from(message.retry_after_nanos)));
+    Ok(Some(Failure { class, code: message.code, message: message.message, retry_after }))
+}
+
+fn text(raw: &[u8]) -> Result<String, &'static str> {
+    std::str::from_utf8(raw).map(str::to_owned).map_err(|_| "text is not UTF-8")
+}
+
+/// The flags of a record that change during a run.
+pub(super) fn flags(record: &TaskRecord) -> u8 {
+    let flag = |set, flag| if set { flag } else { 0 };
+    flag(record.accepted, ACCEPTED) | flag(record.dirty, DIRTY) | flag(record.cancel_requested, CANCEL)
+}
+
+/// `value`, or the greatest that scripts can count with.
+pub(super) fn exact(value: u64) -> u64 {
+    value.min(MAX_EXACT)
+}
+
+/// An instant, or the latest that a record can hold (in the year 10889).
+pub(super) fn exact_ms(ms: u64) -> u64 {
+    ms.min((1 << 48) - 1)
+}
+
+/// The length of a field if the record has room for it.
+pub(super) fn fits(field: &'static str, length: usize, limit: usize) -> Result<u64, TooLong> {
+    if length > limit { Err(TooLong { field, limit }) } else { Ok(length as u64) }
+}
+
+/// The number of a state in a record and in the answers of scripts.
+pub(super) const fn state_code(state: TaskState) -> u8 {
+    match state {
+        TaskState::Scheduled => 1,
+        TaskState::Pending => 2,
+        TaskState::Working => 3,
+        TaskState::Delayed => 4,
+        TaskState::Done => 5,
+        TaskState::Dead => 6,
+        TaskState::Cancelled => 7,
+    }
+}
+
+/// The state with that number.
+pub(super) fn state_of(code: i64) -> Option<TaskState> {
+    TaskState::ALL.into_iter().find(|state| i64::from(state_code(*state)) == code)
+}
+
+/// The number of a reason in a record.
+pub(super) const fn reason_code(reason: TaskReason) -> u8 {
+    match reason {
+        TaskReason::None => 0,
+        TaskReason::BackingOff => 1,
+        TaskReason::Throttled => 2,
+        TaskReason::HandedBack => 3,
+        TaskReason::LeaseExpired => 4,
+        TaskReason::PermanentFailure => 5,
+        TaskReason::AttemptsUsedUp => 6,
+        TaskReason::CrashedTooOften => 7,
+        TaskReason::CancelledByCaller => 8,
+        TaskReason::SourceGone => 9,
+    }
+}
+
+fn reason(code: u8) -> Option<TaskReason> {
+    [
+        TaskReason::None,
+        TaskReason::BackingOff,
+        TaskReason::Throttled,
+        TaskReason::HandedBack,
+        TaskReason::LeaseExpired,
+        TaskReason::PermanentFailure,
+        TaskReason::AttemptsUsedUp,
+        TaskReason::CrashedTooOften,
+        TaskReason::CancelledByCaller,
+        TaskReason::SourceGone,
+    ]
+    .into_iter()
+    .find(|reason| reason_code(*reason) == code)
+}
+
+const fn priority_code(priority: Priority) -> u8 {
+    match priority {
+        Priority::High => 0,
+        Priority::Normal => 1,
+        Priority::Low => 2,
+    }
+}
+
+const fn verify_code(level: VerifyLevel) -> u32 {
+    match level {
+        VerifyLevel::Receipt => 1,
+        VerifyLevel::Head => 2,
+        VerifyLevel::Readback => 3,
+    }
+}
+
+fn verify(code: u32) -> Result<Option<VerifyLevel>, &'static str> {
+    match code {
+        0 => Ok(None),
+        1 => Ok(Some(VerifyLevel::Receipt)),
+        2 => Ok(Some(VerifyLevel::Head)),
+        3 => Ok(Some(VerifyLevel::Readback)),
+        _ => Err("unknown verify level"),
+    }
+}

@@ -1,0 +1,90 @@
+//! Names of the keys in Redis; nowhere else is a key spelt, except where a script derives one from the same prefix.
+//!
+//! Everything about shard N carries the hash tag `{bh:NNN}`, so that a script and all it touches stay in one slot of a cluster:
+//!
+//! | Key | Type | Content |
+//! |---|---|---|
+//! | `t:<hash>` | STRING | packed record of a task (see `codec`) |
+//! | `pending:<band>:<location>:<tenant>` | ZSET | tasks that may be leased, by order number |
+//! | `pending:ring:<band>:<location>` | ZSET | tenants with such tasks, by turn (a lower bound of it) |
+//! | `pending:turns:<band>` | ZSET | tenants that wait, by turn |
+//! | `pending:parked:<tenant>` | SET | rings that a tenant has left because it holds as many leases as it may |
+//! | `pending:rested:<band>` | ZSET | tenants that wait no more and whose next turn lies ahead, by turn |
+//! | `locations` | SET | locations that tasks were ever pending for |
+//! | `working` | ZSET | leased tasks, by the end of the lease (ms) |
+//! | `working:scheduled` | ZSET | tasks that wait for their processing time (ms) |
+//! | `delay` | ZSET | tasks that wait for their retry time (ms) |
+//! | `done`, `dead`, `cancelled` | ZSET | finished tasks, by when (ms) |
+//! | `tenants` | HASH | `u:<tenant>` unfinished and dead tasks, `w:<tenant>` leases, `p<band>:<tenant>` pending |
+//! | `damaged` | ZSET | tasks taken out of an index because their record cannot be decoded, by when (ms) |
+//! | `meta` | HASH | clock, order number, counters, state of the sweep |
+//! | `memo:<session>` | STRING | the last lease request of a session and what it got |
+
+use crate::queue::{TaskId, TaskState};
+
+/// What this deployment was created with: schema and shard count. The only key without a shard.
+pub(super) const CONFIG: &str = "bh:config";
+/// Channel on which a shard announces that it has pending tasks again; the message is the shard's number.
+pub(super) const READY_CHANNEL: &str = "bh:ready";
+
+/// `{bh:NNN}:<name>`.
+pub(super) fn of_shard(shard: u16, name: &str) -> String {
+    format!("{{bh:{shard:03x}}}:{name}")
+}
+
+/// The first key of every script; the others of the shard are derived from it.
+pub(super) fn meta(shard: u16) -> String {
+    of_shard(shard, "meta")
+}
+
+/// The record of a task.
+pub(super) fn record(id: &TaskId) -> String {
+    format!("{{bh:{}}}:t:{}", &id.as_str()[..3], hash(id))
+}
+
+/// What the indexes of a shard call a task: its id without the shard.
+pub(super) fn hash(id: &TaskId) -> &str {
+    &id.as_str()[4..]
+}
+
+/// The id of the task that the indexes of `shard` call `hash`; `None` when that is no such name.
+pub(super) fn id(shard: u16, hash: &[u8]) -> Option<TaskId> {
+    let hash = std::str::from_utf8(hash).ok()?;
+    TaskId::parse(&format!("{shard:03x}-{hash}")).ok()
+}
+
+/// The index of all tasks in `state`; `None` for pending tasks, which have one for each band, location and tenant.
+pub(super) const fn index(state: TaskState) -> Option<&'static str> {
+    match state {
+        TaskState::Scheduled => Some("working:scheduled"),
+        TaskState::Pending => None,
+        TaskState::Working => Some("working"),
+        TaskState::Delayed => Some("delay"),
+        TaskState::Done => Some("done"),
+        TaskState::Dead => Some("dead"),
+        TaskState::Cancelled => Some("cancelled"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_shard_share_its_hash_tag() {
+        let id = TaskId::parse("00f-0123456789abcdef0123456789abcdef").unwrap();
+        let states = TaskState::ALL.into_iter().filter_map(index).map(|name| of_shard(id.shard(), name));
+        for key in states.chain([record(&id), meta(id.shard())]) {
+            assert!(key.starts_with("{bh:00f}:"), "{key}");
+        }
+    }
+
+    #[test]
+    fn an_index_entry_leads_back_to_its_task() {
+        let text = "00f-0123456789abcdef0123456789abcdef";
+        let task = TaskId::parse(text).unwrap();
+        assert_eq!(id(0xf, hash(&task).as_bytes()), Some(task));
+        assert_eq!(id(0xf, b"short"), None);
+        assert_eq!(id(0xf, &[0xff; 32]), None);
+    }
+}

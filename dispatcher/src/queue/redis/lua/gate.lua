@@ -1,0 +1,51 @@
+#!lua flags=allow-oom
+-- Lets one sweeper at a time into a shard, keeps its clock, and says what is due. Decides nothing about tasks.
+--
+-- KEYS[1] meta of the shard
+-- ARGV[1] time in ms in tests, 0 for the server's
+-- ARGV[2] least time between two sweeps (ms)
+-- ARGV[3] a longer gap than this is an outage (ms)
+-- ARGV[4] how long after an outage no lease ends (ms)
+-- ARGV[5] how long done tasks stay (ms)
+-- ARGV[6] how long cancelled tasks stay (ms)
+-- ARGV[7] how long dead tasks stay (ms)
+-- ARGV[8] most tasks of each list in one pass, at most 100
+--
+-- Returns 1 to sweep or 0 for too soon; 1 in an amnesty; 1 when a list may go on; ms until the next lease end, processing or retry
+-- time, negative when none; then six lists, each as its length and that many tasks: leases that ran out (task and record in turn),
+-- scheduled, delayed, done, cancelled, dead.
+--
+-- Keeps: after an outage, in which nobody could renew, no lease ends for the time of a lease.
+local sweep_every, outage, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local batch = tonumber(ARGV[8])
+local state = redis.call('HMGET', KEYS[1], 'swept', 'complete', 'amnesty')
+local swept, amnesty = tonumber(state[1]), tonumber(state[3]) or 0
+if swept and state[2] == '1' and swept + sweep_every > now then return {0, 0, 0, -1} end
+if not swept or now - swept > outage then amnesty = now + grace end
+
+local out, more = {1, now < amnesty and 1 or 0, 0, -1}, false
+
+local function due(index, before, with_record)
+  local ids = {}
+  if before >= 0 then ids = redis.call('ZRANGEBYSCORE', PREFIX .. index, '-inf', before, 'LIMIT', 0, batch) end
+  more = more or #ids == batch
+  out[#out + 1] = #ids
+  for _, id in ipairs(ids) do
+    out[#out + 1] = id
+    if with_record then out[#out + 1] = redis.call('GET', PREFIX .. 't:' .. id) or '' end
+  end
+end
+
+due('working', now < amnesty and -1 or now, true)
+due('working:scheduled', now)
+due('delay', now)
+due('done', now - tonumber(ARGV[5]))
+due('cancelled', now - tonumber(ARGV[6]))
+due('dead', now - tonumber(ARGV[7]))
+out[3] = more and 1 or 0
+out[4] = until_next(now < amnesty)
+
+redis.call('HSET', KEYS[1], 'clk', now, 'swept', now, 'complete', more and 0 or 1, 'amnesty', amnesty)
+-- After a failover to a server whose clock is behind, the difference is added from now on, so that time does not stand still.
+if behind > 0 then redis.call('HSET', KEYS[1], 'off', (tonumber(meta[2]) or 0) + behind) end
+return out

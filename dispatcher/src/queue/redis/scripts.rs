@@ -1,0 +1,234 @@
+//! The Lua scripts: their texts, how one is called, and how its answer is read.
+//!
+//! Each file in `lua/` is one move; the files that begin with an underscore are what several share, put before each by
+//! [`Script::text`]. What the integers in an answer mean is in the script's header and in the module that calls it.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, ToRedisArgs, Value};
+
+use super::{error, keys};
+use crate::queue::{QueueError, TaskId};
+
+/// Most tasks that one call may name: a script blocks the server while it runs.
+pub(super) const BATCH: usize = 100;
+
+/// A script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    Submit,
+    Lease,
+    Renew,
+    Complete,
+    Fail,
+    Cancel,
+    Gate,
+    Expire,
+    Promote,
+    Reap,
+}
+
+/// A script with its keys and arguments, for one shard.
+#[derive(Debug)]
+pub(super) struct Call {
+    command: Cmd,
+}
+
+/// A script's answer: pending tasks of the shard by band, then what the script says.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) pending: [u64; 3],
+    rest: std::vec::IntoIter<Value>,
+}
+
+struct Loaded {
+    text: String,
+    sha: String,
+}
+
+static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
+    Script::ALL.map(|script| {
+        let text = script.assemble();
+        let sha = redis::Script::new(&text).get_hash().to_owned();
+        Loaded { text, sha }
+    })
+});
+
+impl Script {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Submit,
+        Self::Lease,
+        Self::Renew,
+        Self::Complete,
+        Self::Fail,
+        Self::Cancel,
+        Self::Gate,
+        Self::Expire,
+        Self::Promote,
+        Self::Reap,
+    ];
+
+    /// What the server is given.
+    pub(super) fn text(self) -> &'static str {
+        &LOADED[self as usize].text
+    }
+
+    /// The file.
+    const fn source(self) -> &'static str {
+        match self {
+            Self::Submit => include_str!("lua/submit.lua"),
+            Self::Lease => include_str!("lua/lease.lua"),
+            Self::Renew => include_str!("lua/renew.lua"),
+            Self::Complete => include_str!("lua/complete.lua"),
+            Self::Fail => include_str!("lua/fail.lua"),
+            Self::Cancel => include_str!("lua/cancel.lua"),
+            Self::Gate => include_str!("lua/gate.lua"),
+            Self::Expire => include_str!("lua/expire.lua"),
+            Self::Promote => include_str!("lua/promote.lua"),
+            Self::Reap => include_str!("lua/reap.lua"),
+        }
+    }
+
+    /// The first line names the flags and has to stay the first; the shared parts come between it and the rest.
+    fn assemble(self) -> String {
+        let (flags, body) = self.source().split_once('\n').unwrap_or((self.source(), ""));
+        let shared = [include_str!("lua/_record.lua"), include_str!("lua/_shard.lua")];
+        let ends = match self {
+            Self::Complete | Self::Fail | Self::Expire => include_str!("lua/_ends.lua"),
+            Self::Submit | Self::Lease | Self::Renew | Self::Cancel | Self::Gate | Self::Promote | Self::Reap => "",
+        };
+        [flags, shared[0], shared[1], ends, body].join("\n")
+    }
+}
+
+impl Call {
+    /// A call on `shard` with these keys after the shard's own.
+    pub(super) fn new(script: Script, shard: u16, keys: impl ExactSizeIterator<Item = String>) -> Self {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&LOADED[script as usize].sha).arg(keys.len() + 1).arg(keys::meta(shard));
+        for key in keys {
+            command.arg(key);
+        }
+        Self { command }
+    }
+
+    /// A call about these tasks of one shard.
+    pub(super) fn about<'a>(
+        script: Script,
+        shard: u16,
+        tasks: impl ExactSizeIterator<Item = &'a TaskId>,
+    ) -> Self {
+        debug_assert!(tasks.len() <= 2 * BATCH, "unbounded script call");
+        Self::new(script, shard, tasks.map(keys::record))
+    }
+
+    /// The next argument.
+    pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// The next argument, where calls are built in a loop.
+    pub(super) fn push(&mut self, arg: impl ToRedisArgs) {
+        self.command.arg(arg);
+    }
+
+    pub(super) fn into_command(self) -> Cmd {
+        self.command
+    }
+}
+
+impl Answer {
+    /// Reads the answer of any script but `gate`.
+    pub(super) fn read(value: Value) -> Result<Self, QueueError> {
+        let mut answer = Self::read_plain(value)?;
+        for band in 0..3 {
+            answer.pending[band] = u64::try_from(answer.integer()?).unwrap_or_default();
+        }
+        Ok(answer)
+    }
+
+    /// Reads an answer that does not begin with the pending tasks.
+    pub(super) fn read_plain(value: Value) -> Result<Self, QueueError> {
+        match value {
+            Value::Array(values) => Ok(Self { pending: [0; 3], rest: values.into_iter() }),
+            _ => Err(error::unexpected("a script answered with something else than a list")),
+        }
+    }
+
+    /// The next value, which is an integer.
+    pub(super) fn integer(&mut self) -> Result<i64, QueueError> {
+        match self.rest.next() {
+            Some(Value::Int(number)) => Ok(number),
+            Some(_) | None => Err(error::unexpected("a script's answer lacks an integer")),
+        }
+    }
+
+    /// The next value, which is a count or a time in ms.
+    pub(super) fn unsigned(&mut self) -> Result<u64, QueueError> {
+        Ok(u64::try_from(self.integer()?).unwrap_or_default())
+    }
+
+    /// The next value, which is a text.
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, QueueError> {
+        match self.rest.next() {
+            Some(Value::BulkString(bytes)) => Ok(bytes),
+            Some(_) | None => Err(error::unexpected("a script's answer lacks a text")),
+        }
+    }
+
+    /// True when there is nothing more to read.
+    pub(super) fn is_over(&self) -> bool {
+        self.rest.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// `KEYS[...]` or `ARGV[...]` with what stands between the brackets.
+    fn mentions(text: &str) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for name in ["KEYS[", "ARGV["] {
+            for (at, _) in text.match_indices(name) {
+                let end = text[at..].find(']').map_or(text.len(), |length| at + length + 1);
+                found.insert(text[at..end].replace(' ', ""));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_script_says_what_it_takes_and_what_it_answers() {
+        for script in Script::ALL {
+            let header: String = script.source().lines().take_while(|line| line.starts_with(['-', '#'])).collect();
+            let body = script.source().lines().skip_while(|line| line.starts_with(['-', '#'])).collect::<String>();
+            assert!(header.contains("Returns"), "{script:?} does not say what it returns");
+            assert!(header.contains("Keeps:") || header.contains("Decides nothing"), "{script:?} names no invariant");
+            let documented = mentions(&header);
+            for used in mentions(&body) {
+                assert!(documented.contains(&used), "{script:?} uses {used} without saying what it is");
+            }
+        }
+    }
+
+    #[test]
+    fn only_submit_stops_when_the_memory_is_full() {
+        for script in Script::ALL {
+            let first = script.text().lines().next();
+            let expected = if script == Script::Submit { "#!lua" } else { "#!lua flags=allow-oom" };
+            assert_eq!(first, Some(expected), "{script:?}");
+        }
+    }
+
+    #[test]
+    fn scripts_never_compare_texts_by_locale_nor_unpack_without_a_bound() {
+        for script in Script::ALL {
+            assert!(!script.text().contains("table.sort"), "{script:?}");
+            assert!(!script.text().contains("tostring("), "{script:?}: 14 digits are not enough");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The passing of time: leases that ran out, tasks that are due, finished tasks whose retention is over; and how much there is.
+//!
+//! One pass is two round trips for all shards together: the gate of each says what is due, then bounded calls act on it and check
+//! again. An idle pass is one.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::{
+    Shared, codec, error, keys, millis,
+    scripts::{Answer, BATCH, Call, Script},
+};
+use crate::queue::{Depths, QueueError, SweepReport, TaskId, TaskState};
+
+/// What the gate of one shard said.
+#[derive(Debug)]
+struct Due {
+    shard: u16,
+    amnesty: bool,
+    more: bool,
+    next_ms: i64,
+    leases: Vec<(TaskId, Vec<u8>)>,
+    scheduled: Vec<TaskId>,
+    delayed: Vec<TaskId>,
+    /// Tasks to forget, by the state they are in.
+    finished: [(TaskState, Vec<TaskId>); 3],
+}
+
+impl Shared {
+    /// [`crate::queue::TaskQueue::sweep`].
+    pub(super) async fn sweep(&self) -> Result<SweepReport, QueueError> {
+        let mut report = SweepReport::default();
+        let mut next: Option<i64> = None;
+        let mut note_next = |left_ms: i64| {
+            if left_ms >= 0 {
+                next = Some(next.map_or(left_ms, |known| known.min(left_ms)));
+            }
+        };
+        let (mut calls, mut acted) = (Vec::new(), Vec::new());
+        for (shard, answer) in (0..).zip(self.send(self.gates()).await?) {
+            let Some(due) = self.read_gate(shard, answer?)? else { continue };
+            report.amnesty |= due.amnesty;
+            report.more |= due.more;
+            let before = calls.len();
+            self.act(&due, &mut calls, &mut acted);
+            if calls.len() == before {
+                note_next(due.next_ms);
+            }
+        }
+        if !calls.is_empty() {
+            for ((shard, script), answer) in acted.into_iter().zip(self.send(calls).await?) {
+                let mut answer = Answer::read(answer?)?;
+                self.hints.set(shard, answer.pending);
+                match script {
+                    Script::Expire => {
+                        while !answer.is_over() {
+                            match answer.integer()? {
+                                1 => report.expired += 1,
+                                2 => report.unaccepted += 1,
+                                3 => report.fixed += 1,
+                                _ => {}
+                            }
+                        }
+                    }
+                    Script::Promote => {
+                        report.promoted += answer.unsigned()?;
+                        report.fixed += answer.unsigned()?;
+                        note_next(answer.integer()?);
+                    }
+                    Script::Reap => {
+                        report.reaped += answer.unsigned()?;
+                        report.fixed += answer.unsigned()?;
+                    }
+                    Script::Submit
+                    | Script::Lease
+                    | Script::Renew
+                    | Script::Complete
+                    | Script::Fail
+                    | Script::Cancel
+                    | Script::Gate => {}
+                }
+            }
+        }
+        let every_ms = millis(self.settings.sweep_every);
+        let next = next.and_then(|left_ms| u64::try_from(left_ms).ok());
+        report.next_due = next.filter(|left_ms| (1..every_ms).contains(left_ms)).map(Duration::from_millis);
+        if report.expired + report.unaccepted + report.promoted > 0 {
+            self.hints.ready().notify_one();
+        }
+        Ok(report)
+    }
+
+    fn gates(&self) -> Vec<Cmd> {
+        let settings = &self.settings;
+        let gate = |shard| {
+            Call::new(Script::Gate, shard, [].into_iter())
+                .arg(self.now())
+                .arg(millis(settings.sweep_every))
+                .arg(millis(settings.outage))
+                .arg(millis(settings.lease))
+                .arg(self.retention_ms(TaskState::Done))
+                .arg(self.retention_ms(TaskState::Cancelled))
+                .arg(self.retention_ms(TaskState::Dead))
+                .arg(BATCH)
+                .into_command()
+        };
+        (0..settings.shards).map(gate).collect()
+    }
+
+    fn retention_ms(&self, state: TaskState) -> u64 {
+        let settings = &self.settings;
+        millis(match state {
+            TaskState::Done => settings.retain_finished.max(settings.dedup_window),
+            TaskState::Cancelled => settings.retain_finished,
+            TaskState::Dead => settings.retain_dead,
+            TaskState::Scheduled | TaskState::Pending | TaskState::Working | TaskState::Delayed => Duration::MAX,
+        })
+    }
+
+    /// `None` when the shard was swept a moment ago.
+    fn read_gate(&self, shard: u16, answer: Value) -> Result<Option<Due>, QueueError> {
+        let mut answer = Answer::read_plain(answer)?;
+        let sweep = answer.integer()? == 1;
+        let (amnesty, more, next_ms) = (answer.integer()? == 1, answer.integer()? == 1, answer.integer()?);
+        if !sweep {
+            return Ok(None);
+        }
+        let mut leases = Vec::new();
+        for _ in 0..answer.unsigned()? {
+            leases.push((task(shard, &answer.bytes()?)?, answer.bytes()?));
+        }
+        let mut list = || -> Result<Vec<TaskId>, QueueError> {
+            let count = answer.unsigned()?;
+            (0..count).map(|_| task(shard, &answer.bytes()?)).collect()
+        };
+        let (scheduled, delayed) = (list()?, list()?);
+        let finished = [
+            (TaskState::Done, list()?),
+            (TaskState::Cancelled, list()?),
+            (TaskState::Dead, list()?),
+        ];
+        Ok(Some(Due { shard, amnesty, more, next_ms, leases, scheduled, delayed, finished }))
+    }
+
+    /// Adds the calls that a shard needs, in the order in which they have to happen.
+    fn act(&self, due: &Due, calls: &mut Vec<Cmd>, acted: &mut Vec<(u16, Script)>) {
+        let mut add = |script, call: Call| {
+            calls.push(call.into_command());
+            acted.push((due.shard, script));
+        };
+        if !due.leases.is_empty() {
+            let ids = due.leases.iter().map(|(id, _)| id);
+            let mut call = Call::about(Script::Expire, due.shard, ids).arg(self.now());
+            for (id, raw) in &due.leases {
+                // What cannot be read gets no verdict; the script puts it aside.
+                call.push(codec::decode(id, raw).map(|record| self.judge_expiry(&record)).unwrap_or_default());
+            }
+            add(Script::Expire, call);
+        }
+        let finished = due.finished.iter().filter(|(_, tasks)| !tasks.is_empty());
+        let reap: Vec<_> = finished
+            .map(|(state, tasks)| {
+                Call::about(Script::Reap, due.shard, tasks.iter())
+                    .arg(self.now())
+                    .arg(codec::state_code(*state))
+                    .arg(self.retention_ms(*state))
+            })
+            .collect();
+        if due.leases.is_empty() && due.scheduled.is_empty() && due.delayed.is_empty() && reap.is_empty() {
+            return;
+        }
+        let promoted: Vec<&TaskId> = due.scheduled.iter().chain(&due.delayed).collect();
+        let promote = Call::about(Script::Promote, due.shard, promoted.into_iter())
+            .arg(self.now())
+            .arg(due.scheduled.len())
+            .arg(u8::from(due.amnesty));
+        add(Script::Promote, promote);
+        for call in reap {
+            add(Script::Reap, call);
+        }
+    }
+
+    /// [`crate::queue::TaskQueue::depths`].
+    pub(super) async fn depths(&self) -> Result<Depths, QueueError> {
+        let indexed: Vec<(TaskState, &str)> =
+            TaskState::ALL.into_iter().filter_map(|state| keys::index(state).map(|index| (state, index))).collect();
+        let mut calls = Vec::new();
+        for shard in 0..self.settings.shards {
+            for (_, index) in &indexed {
+                let mut command = redis::cmd("ZCARD");
+                command.arg(keys::of_shard(shard, index));
+                calls.push(command);
+            }
+        }
+        let mut depths = Depths::default();
+        let answers = self.send(calls).await?;
+        for ((state, _), answer) in indexed.iter().cycle().zip(answers) {
+            let count = match answer? {
+                Value::Int(count) => u64::try_from(count).unwrap_or_default(),
+                _ => return Err(error::unexpected("ZCARD gave no integer")),
+            };
+            *match state {
+                TaskState::Scheduled => &mut depths.scheduled,
+                TaskState::Pending => &mut depths.pending,
+                TaskState::Working => &mut depths.working,
+                TaskState::Delayed => &mut depths.delayed,
+                TaskState::Done => &mut depths.done,
+                TaskState::Dead => &mut depths.dead,
+                TaskState::Cancelled => &mut depths.cancelled,
+            } += count;
+        }
+        depths.pending = self.pending().await?.iter().flatten().sum();
+        Ok(depths)
+    }
+}
+
+fn task(shard: u16, hash: &[u8]) -> Result<TaskId, QueueError> {
+    keys::id(shard, hash).ok_or_else(|| error::unexpected("an index holds something else than a task"))
+}

@@ -1,0 +1,81 @@
+//! A redis-server for one test: in its own directory, on a Unix socket, ended with the value.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+/// A running server.
+#[derive(Debug)]
+pub(super) struct Server {
+    process: Child,
+    dir: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    /// Starts a server with these settings (`--name value`) beside the usual ones for a test.
+    pub(super) fn start(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let process = launch(&dir, &arguments);
+        Self { process, dir, arguments }
+    }
+
+    /// Kills the server without warning and starts it again on what it left on disk.
+    pub(super) fn crash_and_restart(&mut self) {
+        self.kill();
+        self.process = launch(&self.dir, &self.arguments);
+    }
+
+    /// Kills the server without warning.
+    pub(super) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// The URL of a database.
+    pub(super) fn url(&self, db: u32) -> String {
+        format!("redis+unix://{}?db={db}", self.dir.path().join("redis.sock").display())
+    }
+
+    /// A plain connection to database 0.
+    pub(super) async fn client(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url(0)).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have been killed by the test.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+fn launch(dir: &TempDir, arguments: &[String]) -> Child {
+    let mut process = Command::new("redis-server")
+        .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--databases", "1000"])
+        .args(arguments)
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("redis-server 7.0 or later on the PATH");
+    let mut log = String::new();
+    let mut output = BufReader::new(process.stdout.take().unwrap());
+    while !log.contains("ready to accept connections") {
+        assert_ne!(output.read_line(&mut log).unwrap(), 0, "redis-server did not start: {log}");
+    }
+    // The pipe must be read on, or the server would stall or be killed when it logs.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while output.read_line(&mut line).is_ok_and(|read| read > 0) {
+            line.clear();
+        }
+    });
+    process
+}

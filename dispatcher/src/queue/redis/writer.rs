@@ -1,0 +1,286 @@
+//! The write path of submits and cancels: what comes while one batch is on its way makes up the next, and one barrier proves a
+//! whole batch durable.
+//!
+//! A barrier (`WAITAOF`, `WAIT`) covers earlier writes of its own connection and blocks it, so each [`Writer`] owns one. It adds no
+//! delay of its own: an idle writer sends at once. Nothing here may answer `Ok` before the barrier has.
+
+use std::{sync::Arc, time::Duration};
+
+use redis::{Cmd, RedisError, Value};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shared,
+    batch::{Piece, cut},
+    check::Barrier,
+    connection::Link,
+    error,
+    scripts::{Answer, Call, Script},
+};
+use crate::queue::{QueueError, TaskId};
+
+/// Jobs that may wait for one writer; more make their callers wait.
+const WAITING_JOBS: usize = 256;
+/// Writes after which a batch takes no further job.
+const BATCH_WRITES: usize = 2_000;
+/// Bytes after which a batch takes no further job.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// One write.
+#[derive(Debug)]
+pub(super) enum Write {
+    /// A new task, encoded.
+    Submit(TaskId, Vec<u8>),
+    /// A cancel.
+    Cancel(TaskId),
+}
+
+/// What a script said about one write.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// What came of a submit, the task's state, its run.
+    Submit([i64; 3]),
+    /// What came of a cancel, the lease's token, its session.
+    Cancel(i64, Vec<u8>, Vec<u8>),
+}
+
+/// A writer's answer to a job: one entry for each write, in order.
+pub(super) type Outcomes = Vec<Result<Written, QueueError>>;
+
+/// The sending side of one writer.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// The working side of one writer, to be driven by a task.
+#[derive(Debug)]
+pub(super) struct WriterLoop {
+    jobs: mpsc::Receiver<Job>,
+    link: Link,
+    shared: Arc<Shared>,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct Job {
+    writes: Vec<Write>,
+    reply: oneshot::Sender<Outcomes>,
+}
+
+/// The queue is being shut down.
+#[derive(Debug, thiserror::Error)]
+#[error("the queue is shutting down")]
+struct ShuttingDown;
+
+pub(super) fn writer(link: Link, shared: Arc<Shared>, patience: Duration) -> (Writer, WriterLoop) {
+    let (sender, jobs) = mpsc::channel(WAITING_JOBS);
+    (Writer { jobs: sender }, WriterLoop { jobs, link, shared, patience })
+}
+
+impl Writer {
+    /// Makes the writes durable, in order, and says what came of each.
+    pub(super) async fn write(&self, writes: Vec<Write>) -> Outcomes {
+        let count = writes.len();
+        let (reply, outcomes) = oneshot::channel();
+        let sent = self.jobs.send(Job { writes, reply }).await.is_ok();
+        match outcomes.await {
+            Ok(outcomes) if sent => outcomes,
+            Ok(_) | Err(_) => {
+                (0..count).map(|_| Err(QueueError::Unavailable(Box::new(ShuttingDown)))).collect()
+            }
+        }
+    }
+}
+
+impl WriterLoop {
+    /// Serves jobs until `stop`, then those that are waiting already.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                job = self.jobs.recv() => job,
+                () = stop.cancelled() => {
+                    self.jobs.close();
+                    self.jobs.recv().await
+                }
+            };
+            let Some(first) = first else { return };
+            let mut batch = vec![first];
+            let (mut writes, mut bytes) = batch[0].size();
+            while writes < BATCH_WRITES && bytes < BATCH_BYTES {
+                let Ok(job) = self.jobs.try_recv() else { break };
+                let (more_writes, more_bytes) = job.size();
+                writes += more_writes;
+                bytes += more_bytes;
+                batch.push(job);
+            }
+            self.serve(batch).await;
+        }
+    }
+
+    async fn serve(&self, batch: Vec<Job>) {
+        let mut ends = Vec::with_capacity(batch.len());
+        let mut writes = Vec::new();
+        let mut replies = Vec::with_capacity(batch.len());
+        for job in batch {
+            writes.extend(job.writes);
+            ends.push(writes.len());
+            replies.push(job.reply);
+        }
+        let mut outcomes = self.write(&writes).await.into_iter();
+        let mut begin = 0;
+        for (reply, end) in replies.into_iter().zip(ends) {
+            // A caller that has gone does not want to know.
+            drop(reply.send(outcomes.by_ref().take(end - begin).collect()));
+            begin = end;
+        }
+    }
+
+    async fn write(&self, writes: &[Write]) -> Outcomes {
+        let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.script())));
+        let calls = pieces.iter().map(|piece| self.call(writes, piece)).collect();
+        let barrier = self.barrier_command();
+        match self.link.send_before(calls, barrier.as_ref()).await {
+            Ok(mut answers) => {
+                let proof = if barrier.is_some() { self.proven(answers.pop()) } else { Proof::Met };
+                let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
+                for (piece, answer) in pieces.iter().zip(answers) {
+                    let decoded = answer.map_err(error::from_redis).and_then(|value| self.read(writes, piece, value));
+                    match decoded {
+                        Ok(written) => {
+                            for (&at, one) in piece.items.iter().zip(written) {
+                                outcomes[at] = Some(proof.apply(one));
+                            }
+                        }
+                        Err(failure) => {
+                            let (first, rest) = (piece.items[0], &piece.items[1..]);
+                            for &at in rest {
+                                outcomes[at] = Some(Err(error::same(&failure)));
+                            }
+                            outcomes[first] = Some(Err(failure));
+                        }
+                    }
+                }
+                let missing = || Err(error::unexpected("a write was not answered"));
+                outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+            }
+            Err(failure) => writes.iter().map(|_| Err(error::from_redis(failure.clone()))).collect(),
+        }
+    }
+
+    fn call(&self, writes: &[Write], piece: &Piece<Script>) -> Cmd {
+        let settings = &self.shared.settings;
+        let ids: Vec<&TaskId> = piece.items.iter().map(|&at| writes[at].id()).collect();
+        let mut call = Call::about(piece.kind, piece.shard, ids.into_iter()).arg(self.shared.now());
+        if piece.kind == Script::Submit {
+            call.push(settings.shard_cap);
+            call.push(settings.tenant_cap);
+            call.push(super::millis(settings.dedup_window));
+            for &at in &piece.items {
+                match &writes[at] {
+                    Write::Submit(_, record) => call.push(record.as_slice()),
+                    Write::Cancel(_) => {}
+                }
+            }
+        }
+        call.into_command()
+    }
+
+    fn read(&self, writes: &[Write], piece: &Piece<Script>, value: Value) -> Result<Outcomes, QueueError> {
+        let mut answer = Answer::read(value)?;
+        self.shared.hints.set(piece.shard, answer.pending);
+        let mut written = Vec::with_capacity(piece.items.len());
+        for &at in &piece.items {
+            written.push(Ok(match &writes[at] {
+                Write::Submit(..) => {
+                    Written::Submit([answer.integer()?, answer.integer()?, answer.integer()?])
+                }
+                Write::Cancel(_) => Written::Cancel(answer.integer()?, answer.bytes()?, answer.bytes()?),
+            }));
+        }
+        Ok(written)
+    }
+
+    fn barrier_command(&self) -> Option<Cmd> {
+        let mut command = match self.shared.barrier() {
+            Barrier::Answer => return None,
+            Barrier::WaitAof(replicas) => {
+                let mut command = redis::cmd("WAITAOF");
+                command.arg(1).arg(replicas);
+                command
+            }
+            Barrier::Wait(replicas) => {
+                let mut command = redis::cmd("WAIT");
+                command.arg(replicas);
+                command
+            }
+        };
+        command.arg(super::millis(self.patience));
+        Some(command)
+    }
+
+    fn proven(&self, answer: Option<Result<Value, RedisError>>) -> Proof {
+        let (disk, replicas) = match answer {
+            Some(Ok(Value::Int(replicas))) => (1, replicas),
+            Some(Ok(Value::Array(copies))) => match copies.as_slice() {
+                [Value::Int(disk), Value::Int(replicas)] => (*disk, *replicas),
+                _ => (0, 0),
+            },
+            Some(Ok(_)) | None => (0, 0),
+            Some(Err(failure)) => return Proof::Unknown(failure),
+        };
+        let wanted = match self.shared.barrier() {
+            Barrier::Answer => 0,
+            Barrier::WaitAof(replicas) | Barrier::Wait(replicas) => replicas,
+        };
+        let reached = u32::try_from(replicas).unwrap_or(0);
+        if disk >= 1 && reached >= wanted { Proof::Met } else { Proof::Missed { reached, wanted } }
+    }
+}
+
+/// What a barrier says about the writes before it.
+enum Proof {
+    Met,
+    Missed { reached: u32, wanted: u32 },
+    Unknown(RedisError),
+}
+
+impl Proof {
+    fn apply(&self, outcome: Result<Written, QueueError>) -> Result<Written, QueueError> {
+        match (self, outcome) {
+            (Self::Met, outcome) | (_, outcome @ Err(_)) => outcome,
+            // What was refused has left nothing to be kept.
+            (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
+            (Self::Missed { reached, wanted }, Ok(_)) => {
+                Err(QueueError::NotDurable { reached: *reached, wanted: *wanted })
+            }
+            (Self::Unknown(failure), Ok(_)) => Err(error::from_redis(failure.clone())),
+        }
+    }
+}
+
+impl Write {
+    const fn id(&self) -> &TaskId {
+        match self {
+            Self::Submit(id, _) | Self::Cancel(id) => id,
+        }
+    }
+
+    const fn script(&self) -> Script {
+        match self {
+            Self::Submit(..) => Script::Submit,
+            Self::Cancel(_) => Script::Cancel,
+        }
+    }
+}
+
+impl Job {
+    fn size(&self) -> (usize, usize) {
+        let bytes = self.writes.iter().map(|write| match write {
+            Write::Submit(_, record) => record.len(),
+            Write::Cancel(_) => 0,
+        });
+        (self.writes.len(), bytes.sum())
+    }
+}

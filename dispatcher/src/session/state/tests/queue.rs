@@ -1,0 +1,272 @@
+//! Leases and results: what the queue is asked, and what the worker is told of its answers.
+
+use super::*;
+
+#[test]
+fn an_accept_is_written_within_milliseconds_together_with_others() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    rig.accepts("a");
+    rig.wait_ms(3);
+    rig.accepts("b");
+    assert_eq!(rig.drain(), [""; 0]);
+    rig.wait_ms(2);
+    assert_eq!(rig.drain(), ["renew Accepts a b"]);
+}
+
+#[test]
+fn a_hundred_accepts_are_written_at_once() {
+    let mut rig = Rig::attached(200, 10_000);
+    // Tokens come from the first byte of the key, so keys have to differ there.
+    let keys: Vec<String> =
+        (0..100_u8).map(|n| char::from(n + 20).to_string()).filter(|key| !key.trim().is_empty()).collect();
+    let keys = keys.into_iter().filter(|key| key != ":").collect::<Vec<_>>().join(" ");
+    rig.offers(&keys);
+    rig.drain();
+    rig.accepts(&keys);
+    let before_due = rig.effects();
+    assert_eq!(before_due.len(), usize::from(keys.split_whitespace().count() >= 100));
+}
+
+#[test]
+fn a_result_makes_the_write_of_its_accept_needless() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    rig.accepts("a b");
+    rig.done("a");
+    assert_eq!(rig.drain(), ["settle a=done"]);
+    rig.wait_ms(5);
+    assert_eq!(rig.drain(), ["renew Accepts b"]);
+}
+
+#[test]
+fn a_lease_lost_before_its_accept_was_written_is_stopped_at_once() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    rig.accepts("a b");
+    rig.wait_ms(5);
+    rig.drain();
+    rig.says(Event::Renewed(RenewFor::Accepts, vec![Ok(RenewOutcome::Lost), Ok(RenewOutcome::Cancel)]));
+    assert_eq!(rig.drain(), ["CANCEL a b"]);
+}
+
+#[test]
+fn an_accept_that_could_not_be_written_is_tried_again() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.accepts("a");
+    rig.wait_ms(5);
+    assert_eq!(rig.drain(), ["renew Accepts a"]);
+    rig.says(Event::Renewed(RenewFor::Accepts, vec![unavailable()]));
+    assert_eq!(rig.drain(), [""; 0]);
+    rig.wait_ms(500);
+    assert_eq!(rig.drain(), ["renew Accepts a"]);
+}
+
+#[test]
+fn an_assignment_that_is_not_answered_goes_back_at_no_cost_and_is_called_off() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    rig.accepts("b");
+    rig.wait_ms(5);
+    rig.drain();
+    rig.wait_ms(9_995);
+    assert_eq!(rig.drain(), ["settle a=back", "CANCEL a"]);
+    assert_eq!(rig.session.standing().outstanding, 1);
+    rig.accepts("a");
+    assert_eq!(rig.session.counters.ignored, 1, "an answer that comes too late changes nothing");
+}
+
+#[test]
+fn a_heartbeat_is_answered_lease_by_lease_with_its_number() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b c d");
+    rig.drain();
+    rig.accepts("a b c d");
+    rig.beats(1, "a b c d");
+    assert_eq!(rig.drain(), ["renew Heartbeat(1) a b c d"]);
+    rig.says(Event::Renewed(
+        RenewFor::Heartbeat(1),
+        vec![
+            Ok(RenewOutcome::Keep(Duration::from_secs(30))),
+            Ok(RenewOutcome::Lost),
+            Ok(RenewOutcome::Cancel),
+            unavailable(),
+        ],
+    ));
+    assert_eq!(rig.drain(), ["LEASES 1 a=Keep b=Lost c=Cancel d=Unknown"]);
+    assert_eq!(rig.session.standing().outstanding, 3, "a lost lease frees its credit");
+}
+
+#[test]
+fn when_the_queue_is_silent_every_lease_is_unknown() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.beats(1, "a b");
+    rig.drain();
+    rig.says(Event::Renewed(RenewFor::Heartbeat(1), Vec::new()));
+    assert_eq!(rig.drain(), ["LEASES 1 a=Unknown b=Unknown"]);
+}
+
+#[test]
+fn a_heartbeat_while_one_is_under_way_waits_and_only_the_newest_is_asked() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.beats(1, "a");
+    assert_eq!(rig.drain(), ["renew Heartbeat(1) a"]);
+    rig.beats(2, "a");
+    rig.beats(3, "a");
+    assert_eq!(rig.drain(), [""; 0]);
+    rig.kept(RenewFor::Heartbeat(1), 1);
+    assert_eq!(rig.drain(), ["renew Heartbeat(3) a", "LEASES 1 a=Keep"]);
+}
+
+#[test]
+fn a_heartbeat_accepts_what_it_lists() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.beats(1, "a");
+    rig.drain();
+    rig.kept(RenewFor::Heartbeat(1), 1);
+    rig.beats(2, "a");
+    rig.wait_ms(10_000);
+    assert!(!rig.effects().iter().any(|effect| effect.contains("back")));
+    assert_eq!(rig.session.counters.accepted, 1);
+}
+
+#[test]
+fn a_heartbeat_without_leases_is_answered_too() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.beats(1, "");
+    assert_eq!(rig.drain(), ["renew Heartbeat(1) "]);
+    rig.kept(RenewFor::Heartbeat(1), 0);
+    assert_eq!(rig.drain(), ["LEASES 1"]);
+}
+
+#[test]
+fn a_lease_that_the_worker_forgot_stops_using_credit_when_its_time_is_over() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.accepts("a");
+    for beat in 1..=4 {
+        rig.wait_ms(9_000);
+        rig.beats(beat, "");
+        rig.drain();
+        rig.kept(RenewFor::Heartbeat(beat), 0);
+        let expected = u32::from(beat < 4);
+        assert_eq!(rig.session.standing().outstanding, expected, "beat {beat}");
+    }
+}
+
+#[test]
+fn a_result_is_confirmed_only_when_the_queue_has_stored_it() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    rig.accepts("a b");
+    rig.done("a");
+    assert_eq!(rig.drain(), ["settle a=done"]);
+    rig.done("b");
+    assert_eq!(rig.drain(), [""; 0], "one call at a time, the rest gathers");
+    rig.stored(1);
+    assert_eq!(rig.drain(), ["settle b=done", "CONFIRM a=Stored"]);
+}
+
+#[test]
+fn each_answer_of_the_queue_has_its_confirm() {
+    let answers = [
+        (Ok(SettleOutcome::Stored(TaskState::Delayed)), "Stored"),
+        (Ok(SettleOutcome::Duplicate), "Duplicate"),
+        (Ok(SettleOutcome::RunsAgain), "RunsAgain"),
+        (Ok(SettleOutcome::Fenced), "Fenced"),
+        (Ok(SettleOutcome::Superseded), "Superseded"),
+        (Ok(SettleOutcome::Cancelled), "Cancelled"),
+        (Ok(SettleOutcome::Gone), "Gone"),
+        (unavailable(), "TryAgain"),
+        (Err(QueueError::Rejected("no".into())), "TryAgain"),
+        (Err(QueueError::Corrupt { task: "a".into(), what: "spec" }), "Gone"),
+    ];
+    for (answer, word) in answers {
+        let mut rig = Rig::attached(10, 1_000);
+        rig.offers("a");
+        rig.drain();
+        rig.done("a");
+        rig.drain();
+        rig.says(Event::Settled(vec![answer]));
+        assert_eq!(rig.drain(), [format!("CONFIRM a={word}")]);
+        assert_eq!(rig.session.standing().outstanding, u32::from(word == "TryAgain"), "{word}");
+    }
+}
+
+#[test]
+fn a_result_that_could_not_be_stored_may_come_again() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.done("a");
+    rig.drain();
+    rig.says(Event::Settled(Vec::new()));
+    assert_eq!(rig.drain(), ["CONFIRM a=TryAgain"]);
+    rig.done("a");
+    assert_eq!(rig.drain(), ["settle a=done"]);
+    rig.stored(1);
+    assert_eq!(rig.drain(), ["CONFIRM a=Stored"]);
+}
+
+#[test]
+fn a_result_sent_twice_before_its_answer_is_settled_once() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.done("a");
+    rig.drain();
+    rig.done("a");
+    assert_eq!(rig.drain(), [""; 0]);
+    rig.stored(1);
+    assert_eq!(rig.drain(), ["CONFIRM a=Stored"]);
+}
+
+#[test]
+fn results_of_leases_that_this_stream_never_gave_are_settled_all_the_same() {
+    let mut rig = Rig::attached(10, 1_000);
+    let task = rig.name("x");
+    rig.says(Event::Results(vec![Report { task, lease: lease("x"), outcome: failure() }]));
+    assert_eq!(rig.drain(), ["settle x=failed"]);
+    rig.says(Event::Settled(vec![Ok(SettleOutcome::Fenced)]));
+    assert_eq!(rig.drain(), ["CONFIRM x=Fenced"]);
+}
+
+#[test]
+fn ids_that_no_queue_can_hold_are_answered_without_asking_it() {
+    let mut rig = Rig::attached(10, 1_000);
+    let task = TaskName::Foreign("v2-zz".into());
+    let lease = lease("x");
+    rig.says(Event::Results(vec![Report { task: task.clone(), lease, outcome: failure() }]));
+    assert_eq!(rig.drain(), ["CONFIRM v2-zz=Gone"]);
+    let held = vec![Held { task, lease, progress: Progress::default(), upload_id: String::new() }];
+    rig.says(Event::Heartbeat { seq: 1, held });
+    assert_eq!(rig.drain(), ["renew Heartbeat(1) "]);
+    rig.kept(RenewFor::Heartbeat(1), 0);
+    assert_eq!(rig.drain(), ["LEASES 1 v2-zz=Lost"]);
+}
+
+#[test]
+fn a_cancel_goes_to_the_worker_that_holds_the_copy() {
+    let mut rig = Rig::attached(1, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    for key in ["a", "a", "b", "x"] {
+        let key = rig.key(key);
+        rig.says(Event::StopCopy(key));
+    }
+    assert_eq!(
+        rig.drain(),
+        ["settle b=back", "CANCEL a"],
+        "what was not sent needs no message, what is unknown no answer"
+    );
+}

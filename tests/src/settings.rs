@@ -1,0 +1,86 @@
+//! What a developer may set in the environment of the tests. The only place that reads it.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a test waits for something that will happen before it fails: `BACKHAUL_TEST_PATIENCE` in seconds, 60 unless set.
+/// Nothing may depend on its value: it only separates "slow" from "never".
+#[must_use]
+pub fn patience() -> Duration {
+    let seconds = variable("BACKHAUL_TEST_PATIENCE").and_then(|text| text.to_str()?.parse().ok());
+    seconds.map_or(PATIENCE, Duration::from_secs)
+}
+
+/// Folder of programs that are already built, from `BACKHAUL_TEST_BIN_DIR`.
+#[must_use]
+pub fn built_programs() -> Option<PathBuf> {
+    variable("BACKHAUL_TEST_BIN_DIR").map(PathBuf::from)
+}
+
+/// The Redis that Backhaul is tested with: `BACKHAUL_TEST_REDIS`, or `redis-server` on the path.
+///
+/// # Errors
+/// When there is none, with the command that brings it.
+pub fn redis_server() -> anyhow::Result<PathBuf> {
+    program("BACKHAUL_TEST_REDIS", "redis-server")
+        .context("no redis-server on this machine: run `make setup`")
+}
+
+/// A newer Redis or Valkey, if there is one: `BACKHAUL_TEST_REDIS_8`, or what `make setup` could install.
+#[must_use]
+pub fn redis_server_8() -> Option<PathBuf> {
+    program("BACKHAUL_TEST_REDIS_8", "redis-server-8")
+}
+
+/// SeaweedFS: `BACKHAUL_TEST_WEED`, what `make setup` installed, or `weed` on the path.
+///
+/// # Errors
+/// When there is none, with the command that brings it.
+pub fn weed() -> anyhow::Result<PathBuf> {
+    program("BACKHAUL_TEST_WEED", "weed").context("no SeaweedFS on this machine: run `make setup`")
+}
+
+/// Names of variables that would change the settings of a program under test. It must not see them: what a test does would depend on
+/// who runs it.
+#[must_use]
+pub fn of_programs() -> Vec<OsString> {
+    env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("BACKHAUL_"))
+        .collect()
+}
+
+/// Folder of the running test's build, such as `target/debug`.
+///
+/// # Errors
+/// When the test was not started from there.
+pub fn profile_folder() -> anyhow::Result<PathBuf> {
+    let test = env::current_exe().context("the path of this test is not known")?;
+    let folder = test.parent().filter(|deps| deps.ends_with("deps")).and_then(Path::parent);
+    Ok(folder.with_context(|| format!("{} is not where cargo puts tests", test.display()))?.to_owned())
+}
+
+fn program(setting: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = variable(setting) {
+        return Some(PathBuf::from(path));
+    }
+    let installed = profile_folder().ok().and_then(|folder| Some(folder.parent()?.join("tools/bin")));
+    let path = variable("PATH").unwrap_or_default();
+    installed
+        .into_iter()
+        .chain(env::split_paths(&path))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
