@@ -52,7 +52,8 @@ impl Worker {
     /// Tells the worker to leave and waits until it has, with the stream in good order.
     async fn leave(&mut self, talk: Talk) -> Departure {
         self.stop.cancel();
-        let (departure, ()) = tokio::join!(self.left(), talk.closed());
+        let (departure, in_order) = tokio::join!(self.left(), talk.closed());
+        assert!(in_order, "the worker ends its side before it goes");
         departure
     }
 
@@ -189,8 +190,8 @@ async fn a_worker_told_to_leave_hands_back_what_has_not_started_and_finishes_wha
         assert_eq!(talk.results().await.len(), 1);
         talk.confirm(lease, ConfirmVerdict::Stored).await;
     }
-    let (departure, ()) = tokio::join!(worker.left(), talk.closed());
-    assert_eq!(departure, CLEAN);
+    let (departure, in_order) = tokio::join!(worker.left(), talk.closed());
+    assert_eq!((departure, in_order), (CLEAN, true));
 }
 
 #[tokio::test]
@@ -220,7 +221,7 @@ async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short(
     let handed_back = Outcome::HandedBack(backhaul_proto::v1::Stopped { upload_id: "upload".into() });
     assert_eq!(results[0].outcome, Some(handed_back));
     talk.confirm(&lease, ConfirmVerdict::Stored).await;
-    let (ended, ()) = tokio::join!(soon(runs.join_next()), talk.closed());
+    let (ended, _) = tokio::join!(soon(runs.join_next()), talk.closed());
     let ended = ended.expect("it runs once").expect("it does not panic");
     assert!(ended.is_ok(), "{ended:?}");
 }
@@ -310,4 +311,23 @@ async fn hostile_messages_are_dropped_and_the_stream_goes_on() {
     assert!(!copy.stop.abort.is_cancelled());
     copy.end_well();
     assert_eq!(talk.results().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_reads_late_gets_every_answer() {
+    let mut dispatcher = ScriptedDispatcher::start().await;
+    let _worker = Worker::start(&[&dispatcher], |_| {});
+    let mut talk = dispatcher.next_talk().await;
+    talk.hello().await;
+    // No heartbeat comes to the rescue: room on the stream must wake the worker.
+    talk.welcome_with(&[], 60_000).await;
+    let lease = Lease { location: "elsewhere", ..Lease::new("task", 1) };
+    for _ in 0..15 {
+        talk.assign(&vec![&lease; 1_000]).await;
+    }
+    let mut answers = 0;
+    while answers < 15_000 {
+        answers += talk.refusals().await.len();
+    }
+    assert_eq!(answers, 15_000);
 }

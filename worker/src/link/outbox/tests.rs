@@ -121,3 +121,16 @@ fn a_resend_does_not_double_what_is_about_to_be_sent() {
     assert_eq!(ids(outbox.next_batch(t0 + ms(5))), ["t0"]);
     assert_eq!(outbox.next_batch(t0 + ms(10)), None);
 }
+
+#[test]
+fn a_second_chance_from_an_older_stream_does_not_double_a_result() {
+    let (mut outbox, t0) = start();
+    outbox.push(t0, finished(0, 0));
+    assert!(outbox.next_batch(t0).is_some());
+    assert!(outbox.try_again(t0, &key(0)));
+    assert_eq!(outbox.hello().len(), 1);
+    outbox.flush(t0);
+    assert_eq!(outbox.poll_retry(), None);
+    outbox.handle_timeout(t0 + ms(2000));
+    assert_eq!(outbox.next_batch(t0 + ms(2000)), None);
+}
