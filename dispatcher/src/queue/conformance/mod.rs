@@ -142,6 +142,7 @@ macro_rules! for_each_conformance_case {
             order::a_line_keeps_its_order_across_locations,
             order::a_cancelled_task_leaves_its_line,
             order::a_duplicate_does_not_change_whose_turn_it_is,
+            order::a_stale_renewal_does_not_change_whose_turn_it_is,
             lease::a_leased_task_is_working_until_its_lease_must_be_accepted,
             lease::every_lease_has_a_token_of_its_own,
             lease::a_lease_tells_how_often_the_task_has_failed,
