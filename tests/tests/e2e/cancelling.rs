@@ -43,7 +43,7 @@ async fn a_running_copy_is_stopped_and_leaves_nothing() -> anyhow::Result<()> {
     let task = env.until(&id, TaskState::Cancelled).await?;
     ensure!(task.reason() == TaskReason::CancelledByCaller && task.receipt.is_none(), "{task:?}");
     env.origin_gate().open();
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.is_empty(), "there is no copy");
+    ensure!(env.kept().await?.is_empty(), "there is no copy");
     ensure!(env.copies().open_uploads(VAULT_BUCKET).await?.is_empty(), "and no upload");
     env.finish().await
 }

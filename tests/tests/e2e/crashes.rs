@@ -41,7 +41,7 @@ async fn finished_by(
     let task = env.until(id, TaskState::Done).await?;
     let receipt = env.prove(&task, written).await?;
     ensure!(receipt.worker == worker_name(worker), "{receipt:?}");
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == 1, "there is one copy");
+    ensure!(env.kept().await?.len() == 1, "there is one copy");
     eventually("no multipart upload is left", async || {
         let open = env.copies().open_uploads(VAULT_BUCKET).await?;
         ensure!(open.is_empty(), "{open:?}");
@@ -128,7 +128,7 @@ async fn nothing_accepted_is_lost_when_the_dispatcher_is_killed() -> anyhow::Res
     for (id, written) in &tasks {
         env.prove(&env.until(id, TaskState::Done).await?, written).await?;
     }
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == OBJECTS, "one copy each");
+    ensure!(env.kept().await?.len() == OBJECTS, "one copy each");
     env.finish().await
 }
 

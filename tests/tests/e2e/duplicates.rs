@@ -6,7 +6,7 @@ use backhaul_tests::{
     TestEnv,
     env::{EnvOptions, object},
     eventually,
-    locations::{ORIGIN_BUCKET, VAULT_BUCKET},
+    locations::ORIGIN_BUCKET,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +37,7 @@ async fn a_version_submitted_again_and_again_is_one_task_and_one_copy() -> anyho
     );
     ensure!(after.state() == TaskState::Done, "{after:?}");
     ensure!(env.list(&[]).await?.len() == 1, "there is one task");
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == 1, "there is one copy");
+    ensure!(env.kept().await?.len() == 1, "there is one copy");
     env.finish().await
 }
 
@@ -101,6 +101,6 @@ async fn a_copy_that_is_already_there_is_success_and_is_not_written_again() -> a
     let key =
         |receipt: pb::Receipt| receipt.backup.map(|backup| backup.key).context("a receipt names the copy");
     ensure!(key(first)? == key(second)?, "it is the same copy");
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == 1, "there is one copy");
+    ensure!(env.kept().await?.len() == 1, "there is one copy");
     env.finish().await
 }

@@ -168,6 +168,6 @@ async fn a_batch_is_answered_one_by_one_and_all_of_it_arrives() -> anyhow::Resul
     }
     let listed = env.list(&[TaskState::Done]).await?;
     ensure!(listed.len() == OBJECTS, "{} of {OBJECTS} are listed as done", listed.len());
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.len() == OBJECTS, "one copy each");
+    ensure!(env.kept().await?.len() == OBJECTS, "one copy each");
     env.finish().await
 }

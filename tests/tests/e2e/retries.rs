@@ -6,7 +6,7 @@ use backhaul_tests::{
     TestEnv,
     env::{EnvOptions, object},
     eventually,
-    locations::{ORIGIN_BUCKET, Read, VAULT_BUCKET},
+    locations::{ORIGIN_BUCKET, Read},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +81,6 @@ async fn an_object_that_is_gone_cancels_its_task() -> anyhow::Result<()> {
     let id = env.submit("never-uploaded").await?.task_id;
     let task = env.until(&id, TaskState::Cancelled).await?;
     ensure!(task.reason() == TaskReason::SourceGone, "{task:?}");
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.is_empty(), "there is nothing to keep");
+    ensure!(env.kept().await?.is_empty(), "there is nothing to keep");
     env.finish().await
 }

@@ -7,7 +7,7 @@ use backhaul_proto::v1::{self as pb, TaskReason, TaskState};
 use backhaul_tests::{
     TestEnv,
     env::{EnvOptions, object},
-    locations::{ORIGIN_BUCKET, VAULT_BUCKET},
+    locations::ORIGIN_BUCKET,
 };
 use prost_types::Timestamp;
 
@@ -80,6 +80,6 @@ async fn a_scheduled_task_that_is_cancelled_never_runs() -> anyhow::Result<()> {
     );
     ensure!(task.process_at.is_none(), "nothing will be done about it any more");
     ensure!(env.list(&[TaskState::Scheduled]).await?.is_empty(), "no schedule is left");
-    ensure!(env.copies().keys(VAULT_BUCKET, "").await?.is_empty(), "there is no copy");
+    ensure!(env.kept().await?.is_empty(), "there is no copy");
     env.finish().await
 }

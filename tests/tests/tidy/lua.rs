@@ -9,7 +9,9 @@ const SCRIPTS: &str = "dispatcher/src/queue/redis";
 
 /// Comment lines that open the file.
 fn header(text: &str) -> String {
-    text.lines().take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
+    // The first line may be Redis' own: `#!lua flags=...`.
+    let text = text.lines().skip_while(|line| line.starts_with("#!"));
+    text.take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
 }
 
 /// `KEYS[1]`, `ARGV[12]`, and `ARGV[n]` for an index that is computed.
@@ -30,7 +32,8 @@ fn contract_problems(file: &TextFile) -> Vec<Problem> {
     if header.is_empty() {
         return vec![file.problem("has no header comment")];
     }
-    let body: Vec<&str> = file.text.lines().skip(header.lines().count()).collect();
+    let body: Vec<&str> =
+        file.text.lines().skip_while(|line| line.starts_with("#!") || line.starts_with("--")).collect();
     let code: Vec<&str> = body.iter().map(|line| line.split("--").next().unwrap_or_default()).collect();
     let used = parameters(&code.join("\n"));
     let documented = parameters(&header);

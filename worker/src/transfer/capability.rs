@@ -129,8 +129,7 @@ impl Target {
         let (from, to) = (format!("{root}-crc"), format!("{root}-race"));
         let at = |key| ObjectPath { bucket: &self.bucket, key };
         let attributes = Attributes::default();
-        let write =
-            WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
+        let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
         let copied = self.site.store.copy(at(&from), &Pin::default(), at(&to), &write).await;
         matches!(copied, Err(error) if error.kind == Kind::PreconditionFailed)
     }

@@ -53,7 +53,10 @@ impl Gate {
     ///
     /// # Errors
     /// Those of the request.
-    pub(super) async fn pass<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(super) async fn pass<T>(
+        &self,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let mut passing = self.enter().await;
         let result = request.await;
         passing.outcome = match &result {
@@ -182,7 +185,8 @@ mod tests {
         let mut waiting = Box::pin(gate.pass(async { Ok(1) }));
         assert!(waiting.as_mut().now_or_never().is_none(), "the only place is taken");
         drop(hung);
-        let answered = tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("room").expect("ok");
+        let answered =
+            tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("room").expect("ok");
         assert_eq!(answered, 1);
         let throttled = StoreErrorKind::Throttled { retry_after: Duration::ZERO };
         let refused = gate.pass(async { Err::<(), _>(StoreError::new(Operation::Get, throttled, "")) }).await;

@@ -284,9 +284,8 @@ async fn move_part(
     let md5 = (!capabilities.crc64nvme).then(|| md5_of(&body));
     let proof = Proof { crc64nvme: capabilities.crc64nvme.then(|| crc.value()), md5 };
     let site = job.site(Side::Backup);
-    let sent = job
-        .ask(Side::Backup, || site.store.upload_part(upload.at(job), part.number, &body, proof))
-        .await;
+    let sent =
+        job.ask(Side::Backup, || site.store.upload_part(upload.at(job), part.number, &body, proof)).await;
     let written = match sent {
         Ok(written) => written,
         Err(Refusal::Store(error)) if error.kind == Kind::NoSuchUpload => {
@@ -295,7 +294,10 @@ async fn move_part(
         Err(refusal) => return Err(job.halt(refusal, Side::Backup, Step::Write)),
     };
     if written.crc64nvme.is_some_and(|kept| kept != crc.value()) {
-        return Err(redo(TransferErrorKind::Integrity, "the store keeps another checksum of a part than was sent"));
+        return Err(redo(
+            TransferErrorKind::Integrity,
+            "the store keeps another checksum of a part than was sent",
+        ));
     }
     Ok(MovedPart { part: written, crc, md5 })
 }

@@ -116,6 +116,9 @@ mod tests {
         assert!(budget.acquire(0).now_or_never().is_some());
         assert!(budget.acquire(1).now_or_never().is_none());
         drop(all);
-        assert!(budget.acquire(1 << 40).now_or_never().is_some(), "more than there is waits for all, not for ever");
+        assert!(
+            budget.acquire(1 << 40).now_or_never().is_some(),
+            "more than there is waits for all, not for ever"
+        );
     }
 }

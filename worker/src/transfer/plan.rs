@@ -170,7 +170,10 @@ mod tests {
     fn a_part_that_memory_cannot_hold_is_refused_by_name() {
         let refused = PartPlan::new(5 * 1024 * 1024 * MIB, 8 * MIB, Some(64 * MIB), Limits::default());
         assert!(matches!(refused, Err(PlanError::Memory { part_bytes, .. }) if part_bytes == 525 * MIB));
-        assert!(PartPlan::new(100, 8 * MIB, Some(100), Limits::default()).is_ok(), "the whole object is less");
+        assert!(
+            PartPlan::new(100, 8 * MIB, Some(100), Limits::default()).is_ok(),
+            "the whole object is less"
+        );
     }
 
     proptest! {

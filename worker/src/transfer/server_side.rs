@@ -204,8 +204,7 @@ async fn copy_parts(
         }
         answer
     });
-    let parts: Result<Vec<PartWritten>, Refusal> =
-        copies.buffered(job.settings.window).try_collect().await;
+    let parts: Result<Vec<PartWritten>, Refusal> = copies.buffered(job.settings.window).try_collect().await;
     match parts {
         Ok(parts) => Ok(Ok(parts)),
         Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => Err(Halt::Changed),
@@ -223,7 +222,10 @@ async fn copy_parts(
 fn unable(job: &Job<'_>, refusal: Refusal) -> Result<Tried, Halt> {
     match refusal {
         Refusal::Store(error)
-            if matches!(error.kind, Kind::Denied | Kind::NotImplemented | Kind::Rejected | Kind::TooLarge) =>
+            if matches!(
+                error.kind,
+                Kind::Denied | Kind::NotImplemented | Kind::Rejected | Kind::TooLarge
+            ) =>
         {
             Ok(Tried::Unable(error.to_string()))
         }
@@ -245,9 +247,7 @@ async fn proven(
     let size = source.info.size_bytes;
     let mut crc = source.info.crc64nvme.or(written.crc64nvme);
     let mut level = VerifyLevel::Receipt;
-    let contradicts = |reported: Option<u64>| {
-        matches!((source.info.crc64nvme, reported), (Some(source), Some(copy)) if source != copy)
-    };
+    let contradicts = |reported: Option<u64>| matches!((source.info.crc64nvme, reported), (Some(source), Some(copy)) if source != copy);
     if contradicts(written.crc64nvme) {
         warn_bad(job, key, "the store reports another checksum for the copy than for its source");
         return Ok(Tried::Damaged);
@@ -270,8 +270,7 @@ async fn proven(
     }
     let mut sha256 = source.info.sha256.filter(|_| job.sha256);
     if job.verify >= VerifyLevel::Readback {
-        let (theirs, source_sha256) =
-            hash(job, Side::Source, job.source_path(), &source.pin, size).await?;
+        let (theirs, source_sha256) = hash(job, Side::Source, job.source_path(), &source.pin, size).await?;
         let (ours, copy_sha256) = hash(job, Side::Backup, at, &pin, size).await?;
         if theirs != ours || source_sha256 != copy_sha256 {
             warn_bad(job, key, "read back, the copy differs from its source");
@@ -280,9 +279,5 @@ async fn proven(
         (crc, sha256, level) = (Some(ours.value()), copy_sha256, VerifyLevel::Readback);
     }
     let crc = Crc::reported(crc.unwrap_or(0), size);
-    Ok(Tried::Done(Outcome {
-        parts,
-        server_side: true,
-        ..Outcome::new(written, crc, sha256, level)
-    }))
+    Ok(Tried::Done(Outcome { parts, server_side: true, ..Outcome::new(written, crc, sha256, level) }))
 }

@@ -41,19 +41,12 @@ pub(super) async fn copy(
     let sha256 = job.sha256.then(|| sha256_of(&payload));
     source.check_read(crc, sha256)?;
     settle_doubts(job, &source, &payload, crc).await?;
-    let expected = Expected {
-        crc,
-        sha256,
-        md5_etag: (!capabilities.crc64nvme).then(|| hex::encode(md5_of(&payload))),
-    };
+    let expected =
+        Expected { crc, sha256, md5_etag: (!capabilities.crc64nvme).then(|| hex::encode(md5_of(&payload))) };
     write(job, capabilities, source, &payload, expected).await
 }
 
-async fn read_whole(
-    job: &Job<'_>,
-    source: &Source,
-    first: Option<GetResponse>,
-) -> Result<Payload, Halt> {
+async fn read_whole(job: &Job<'_>, source: &Source, first: Option<GetResponse>) -> Result<Payload, Halt> {
     let size = source.info.size_bytes;
     let wanted = Wanted {
         side: Side::Source,
@@ -73,14 +66,9 @@ async fn settle_doubts(job: &Job<'_>, source: &Source, payload: &Payload, crc: C
     if route.etag_is_no_md5.load(Ordering::Relaxed) || !source.etag_doubts(payload) {
         return Ok(());
     }
-    let (again, _) = super::verify::hash(
-        job,
-        Side::Source,
-        job.source_path(),
-        &source.pin,
-        source.info.size_bytes,
-    )
-    .await?;
+    let (again, _) =
+        super::verify::hash(job, Side::Source, job.source_path(), &source.pin, source.info.size_bytes)
+            .await?;
     if again != crc {
         let message = "two reads of the same version brought different bytes";
         return Err(failed(Step::Read, TransferErrorKind::Integrity, message).into());
@@ -274,7 +262,9 @@ async fn read_manifest(job: &Job<'_>, at: ObjectPath<'_>) -> Result<Option<Recor
     let latest = Pin::default();
     let info = match job.ask(Side::Backup, || site.store.head(at, &latest)).await {
         Ok(info) => info,
-        Err(Refusal::Store(error)) if matches!(error.kind, Kind::NotFound | Kind::NoSuchKey) => return Ok(None),
+        Err(Refusal::Store(error)) if matches!(error.kind, Kind::NotFound | Kind::NoSuchKey) => {
+            return Ok(None);
+        }
         Err(refusal) => return Err(job.halt(refusal, Side::Backup, Step::Verify)),
     };
     if info.size_bytes > job.settings.part_bytes {

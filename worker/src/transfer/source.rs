@@ -43,11 +43,7 @@ pub(super) async fn look(job: &Job<'_>) -> Result<ObjectInfo, Halt> {
 
 impl Source {
     /// Pins what was found and reads its tags where it has some.
-    pub(super) async fn new(
-        job: &Job<'_>,
-        info: ObjectInfo,
-        tags: TagsWanted,
-    ) -> Result<Self, Halt> {
+    pub(super) async fn new(job: &Job<'_>, info: ObjectInfo, tags: TagsWanted) -> Result<Self, Halt> {
         if info.etag.is_empty() && info.version.is_none() {
             let message = "the origin sends neither ETag nor version, so nothing can be copied consistently";
             return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message).into());
@@ -116,8 +112,7 @@ impl Source {
 
     /// Compares what was read with what the origin knows about its object.
     pub(super) fn check_read(&self, crc: Crc, sha256: Option<[u8; 32]>) -> Result<(), Halt> {
-        let integrity =
-            |message: &str| Err(failed(Step::Read, TransferErrorKind::Integrity, message).into());
+        let integrity = |message: &str| Err(failed(Step::Read, TransferErrorKind::Integrity, message).into());
         if crc.length() != self.info.size_bytes {
             return integrity("the length read is not the length of the object");
         }

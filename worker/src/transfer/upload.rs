@@ -69,11 +69,7 @@ pub(super) fn leftover(job: &Job<'_>) -> Option<Upload> {
 }
 
 /// Starts an upload. Waits for the answer even when told to stop, so that no upload is left that nobody knows.
-pub(super) async fn create(
-    job: &Job<'_>,
-    key: &str,
-    write: &WriteOptions<'_>,
-) -> Result<Upload, Halt> {
+pub(super) async fn create(job: &Job<'_>, key: &str, write: &WriteOptions<'_>) -> Result<Upload, Halt> {
     let site = job.site(Side::Backup);
     let created =
         job.ask_through(Side::Backup, || site.store.create_upload(job.backup_path(key), write)).await;
@@ -142,7 +138,8 @@ pub(super) async fn complete(
     loop {
         job.unless_stopped(async {}).await.map_err(|r| job.halt(r, Side::Backup, Step::Complete))?;
         // Not given up half-way: whether the object exists must be known.
-        let error = match site.gate.pass(site.store.complete_upload(upload.at(job), parts, completion)).await {
+        let error = match site.gate.pass(site.store.complete_upload(upload.at(job), parts, completion)).await
+        {
             Ok(written) => return Ok(Completed::Written(written)),
             Err(error) => error,
         };

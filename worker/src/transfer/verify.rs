@@ -89,7 +89,9 @@ pub(super) async fn prove(
         let info = info.map_err(|r| job.halt(r, Side::Backup, Step::Verify))?;
         match compare(&info, expected) {
             Verdict::Equal => verdict = Verdict::Equal,
-            Verdict::Different => return Ok(Proof::Bad("the store describes another object than was written")),
+            Verdict::Different => {
+                return Ok(Proof::Bad("the store describes another object than was written"));
+            }
             // Proven by the answer to the write; the HEAD adds length and existence.
             Verdict::Unknown => {}
         }
@@ -214,7 +216,10 @@ mod tests {
             let other = Record { etag: "f".into(), ..record.clone() };
             assert!(!claims_to_be(&object(&other, manifest), &source, Some(7)));
         }
-        let bare = ObjectInfo { attributes: Attributes { metadata: BTreeMap::new(), ..Attributes::default() }, ..info(10, None, "e") };
+        let bare = ObjectInfo {
+            attributes: Attributes { metadata: BTreeMap::new(), ..Attributes::default() },
+            ..info(10, None, "e")
+        };
         assert!(!claims_to_be(&bare, &source, Some(7)));
     }
 }
