@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use redis::{Cmd, Value};
 
 use self::cursor::Cursor;
-use super::{Shared, codec, error, keys, scripts::BATCH};
+use super::{Shared, codec, error, keys, scripts::BATCH, value};
 use crate::queue::{ListPage, ListQuery, QueueError, TaskId, TaskRecord, TaskState, UnixMs};
 
 /// Most candidates of a state, over all shards, for a listing in exact order to begin.
@@ -77,9 +77,10 @@ impl Shared {
         });
         let mut count = 0;
         for answer in self.send(calls.collect()).await? {
-            count += match answer? {
-                Value::Int(entries) => u64::try_from(entries).unwrap_or_default(),
-                bands => counts(bands)?.iter().sum(),
+            let answer = answer?;
+            count += match value::integer(&answer) {
+                Some(entries) => u64::try_from(entries).unwrap_or_default(),
+                None => counts(answer)?.iter().sum(),
             };
         }
         Ok(count)
@@ -150,8 +151,7 @@ impl Shared {
                 let ids: Vec<TaskId> =
                     entries.iter().filter_map(|place| keys::id(shard, place.hash.as_bytes())).collect();
                 reads += entries.len();
-                let mut found = self.matching(query, state, &ids).await?.into_iter();
-                while let Some(record) = found.next() {
+                for record in self.matching(query, state, &ids).await? {
                     tasks.push(record);
                     if tasks.len() == limit {
                         let shown = tasks.last().map(|record| keys::hash(&record.id).to_owned());
@@ -187,12 +187,9 @@ impl Shared {
                 let mut above = command("ZCOUNT", index.clone());
                 above.arg(format!("({}", after.score)).arg("+inf");
                 let mut answers = self.send(vec![rank, above]).await?.into_iter();
-                from = match (answers.next(), answers.next()) {
-                    (Some(Ok(Value::Int(rank))), _) => rank + 1,
-                    (Some(Ok(_)), Some(Ok(Value::Int(above)))) => above,
-                    (Some(Err(failure)), _) | (_, Some(Err(failure))) => return Err(failure),
-                    (Some(Ok(_)) | None, _) => return Err(error::unexpected("a rank is no integer")),
-                };
+                let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
+                let (rank, above) = (value::integer(&next()?), value::integer(&next()?));
+                from = rank.map(|rank| rank + 1).or(above).unwrap_or_default();
             }
             // Of entries with the same score, those that come first have been shown: pass over them, however many.
             loop {
@@ -256,9 +253,9 @@ impl Shared {
         });
         let mut found = Vec::new();
         for (ids, answer) in ids.chunks(BATCH).zip(self.send(calls.collect()).await?) {
-            let Value::Array(values) = answer? else { return Err(error::unexpected("MGET gave no list")) };
+            let values = value::list(answer?).ok_or_else(|| error::unexpected("MGET gave no list"))?;
             for (id, value) in ids.iter().zip(values) {
-                let Value::BulkString(raw) = value else { continue };
+                let Some(raw) = value::bytes(value) else { continue };
                 match codec::decode(id, &raw) {
                     Ok(record) if record.state == state && matches(query, &record) => found.push(record),
                     Ok(_) => {}
