@@ -264,7 +264,8 @@ impl House {
             let ours = ours.take().ok_or_else(|| io::Error::other("a connection is made once"));
             async move { ours }
         });
-        Endpoint::from_static("http://dispatcher.test").connect_with_connector(connect).await.unwrap()
+        let endpoint = Endpoint::from_static("http://dispatcher.test").initial_stream_window_size(64 * 1024);
+        endpoint.connect_with_connector(connect).await.unwrap()
     }
 }
 
