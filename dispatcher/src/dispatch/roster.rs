@@ -290,3 +290,6 @@ impl Kind {
         self.dry_at != Some(look) && (self.asking == 0 || self.found_at == Some(look))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,13 @@ async fn a_worker_that_does_not_read_gets_few_tasks_and_others_get_the_rest() {
     // What fits into the connection's buffers, and no more.
     eventually("the slow worker holds some", || house.dispatch.stats().outstanding_tasks > 100).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
+    let looks = house.queue.lease_calls().len();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(
+        house.queue.lease_calls().len(),
+        looks,
+        "nothing is leased for a worker that cannot be sent to"
+    );
     let held_up = house.dispatch.stats().outstanding_tasks;
     assert!(held_up < 1_500, "{held_up} tasks are stuck with a worker that does not read");
     assert_eq!(house.dispatch.stats().free_tasks, 0);
