@@ -62,7 +62,7 @@ struct Kind {
     asking: usize,
     /// The look that found nothing.
     dry_at: Option<u64>,
-    /// The last look that found something.
+    /// The last look that found as much as was asked for.
     found_at: Option<u64>,
     batch: u32,
 }
@@ -207,9 +207,12 @@ impl Roster {
                     kind.batch = FIRST_BATCH;
                 }
                 Found::Tasks(count) => {
-                    kind.found_at = Some(self.look);
-                    if u32::try_from(count).is_ok_and(|count| count >= kind.batch) {
-                        kind.batch = kind.batch.saturating_mul(2).min(self.most_per_call);
+                    // Only a full answer says that there is more, enough for others to ask at the same time.
+                    if u32::try_from(count).is_ok_and(|count| count >= request.max_tasks) {
+                        kind.found_at = Some(self.look);
+                        if request.max_tasks >= kind.batch {
+                            kind.batch = kind.batch.saturating_mul(2).min(self.most_per_call);
+                        }
                     }
                 }
                 Found::Nobody | Found::Failed => {}
@@ -287,3 +290,6 @@ impl Kind {
         self.dry_at != Some(look) && (self.asking == 0 || self.found_at == Some(look))
     }
 }
+
+#[cfg(test)]
+mod tests;

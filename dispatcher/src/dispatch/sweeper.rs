@@ -17,6 +17,10 @@ use crate::{
 /// Shortest wait between two passes that leave nothing over, whatever the queue says is due.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
+/// Parts of the interval in which a pass is tried again that came early for something due and found nothing: the queue may
+/// not be swept that often, and says so with an empty report.
+const EARLY_TRIES: u32 = 8;
+
 /// Sweeps the queue.
 #[derive(Debug)]
 pub(super) struct Sweeper {
@@ -39,6 +43,7 @@ impl Sweeper {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut fails = false;
         let mut spares = false;
+        let mut pace = Pace::default();
         loop {
             // A sweep may do more than one call can; it gets its time, but not for ever.
             let limit = self.settings.queue_timeout * 4;
@@ -58,7 +63,7 @@ impl Sweeper {
                         );
                     }
                     self.counters.note(report);
-                    wait_after(report, self.settings.sweep_every, fastrand::f64())
+                    pace.after(report, self.settings.sweep_every, fastrand::f64())
                 }
                 Err(fault) => {
                     if std::mem::replace(&mut fails, true) {
@@ -77,13 +82,31 @@ impl Sweeper {
     }
 }
 
-/// How long to wait after a pass. `jitter` in [0, 1).
-fn wait_after(report: &SweepReport, every: Duration, jitter: f64) -> Duration {
-    if report.more {
-        return Duration::ZERO;
+/// When the next pass is due.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Early passes left for something that the queue said is due.
+    tries: u32,
+}
+
+impl Pace {
+    /// How long to wait after a pass. `jitter` in [0, 1).
+    fn after(&mut self, report: &SweepReport, every: Duration, jitter: f64) -> Duration {
+        if report.more {
+            return Duration::ZERO;
+        }
+        let wait = jittered(every, jitter);
+        if let Some(due) = report.next_due.filter(|due| *due < wait) {
+            self.tries = EARLY_TRIES;
+            return due.max(SHORTEST_WAIT);
+        }
+        if *report == SweepReport::default() && self.tries > 0 {
+            self.tries -= 1;
+            return (every / EARLY_TRIES).max(SHORTEST_WAIT);
+        }
+        self.tries = 0;
+        wait
     }
-    let wait = jittered(every, jitter);
-    report.next_due.map_or(wait, |due| due.max(SHORTEST_WAIT).min(wait))
 }
 
 fn jittered(every: Duration, jitter: f64) -> Duration {
@@ -96,24 +119,40 @@ mod tests {
 
     const EVERY: Duration = Duration::from_secs(1);
 
+    fn after(report: &SweepReport) -> Duration {
+        Pace::default().after(report, EVERY, 0.5)
+    }
+
     #[test]
     fn a_pass_that_left_work_over_is_followed_at_once() {
         let report = SweepReport { more: true, next_due: Some(EVERY), ..SweepReport::default() };
-        assert_eq!(wait_after(&report, EVERY, 0.5), Duration::ZERO);
+        assert_eq!(after(&report), Duration::ZERO);
     }
 
     #[test]
     fn the_next_due_task_shortens_the_wait_and_never_lengthens_it() {
         let due = |due| SweepReport { next_due: Some(due), ..SweepReport::default() };
-        assert_eq!(wait_after(&due(Duration::from_millis(20)), EVERY, 0.5), Duration::from_millis(20));
-        assert_eq!(wait_after(&due(Duration::ZERO), EVERY, 0.5), SHORTEST_WAIT);
-        assert_eq!(wait_after(&due(Duration::from_secs(60)), EVERY, 0.5), EVERY);
+        assert_eq!(after(&due(Duration::from_millis(20))), Duration::from_millis(20));
+        assert_eq!(after(&due(Duration::ZERO)), SHORTEST_WAIT);
+        assert_eq!(after(&due(Duration::from_secs(60))), EVERY);
+    }
+
+    #[test]
+    fn an_early_pass_that_the_queue_did_not_make_is_tried_again_soon_but_not_for_ever() {
+        let mut pace = Pace::default();
+        let due = SweepReport { next_due: Some(Duration::from_millis(20)), ..SweepReport::default() };
+        pace.after(&due, EVERY, 0.5);
+        let nothing = SweepReport::default();
+        for _ in 0..EARLY_TRIES {
+            assert_eq!(pace.after(&nothing, EVERY, 0.5), EVERY / EARLY_TRIES);
+        }
+        assert_eq!(pace.after(&nothing, EVERY, 0.5), EVERY);
     }
 
     #[test]
     fn dispatchers_drift_apart() {
         let idle = SweepReport::default();
-        assert_eq!(wait_after(&idle, EVERY, 0.0), Duration::from_millis(750));
-        assert!(wait_after(&idle, EVERY, 0.999) > Duration::from_millis(1_200));
+        assert_eq!(Pace::default().after(&idle, EVERY, 0.0), Duration::from_millis(750));
+        assert!(Pace::default().after(&idle, EVERY, 0.999) > Duration::from_millis(1_200));
     }
 }

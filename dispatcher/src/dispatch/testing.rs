@@ -58,6 +58,8 @@ pub(crate) struct Probe {
     /// Leases are given, and their answer is lost.
     loses_answers: AtomicBool,
     panics_in_sweep: AtomicBool,
+    /// Calls are never answered.
+    hangs: AtomicBool,
 }
 
 /// A dispatcher with everything around it but callers.
@@ -88,6 +90,7 @@ impl Probe {
             is_down: AtomicBool::new(false),
             loses_answers: AtomicBool::new(false),
             panics_in_sweep: AtomicBool::new(false),
+            hangs: AtomicBool::new(false),
         }
     }
 
@@ -101,6 +104,16 @@ impl Probe {
 
     pub(crate) fn lose_answers(&self, loses: bool) {
         self.loses_answers.store(loses, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_hanging(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    async fn maybe_hang(&self) {
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
     }
 
     pub(crate) fn panic_in_sweep(&self) {
@@ -171,6 +184,7 @@ impl TaskQueue for Probe {
 
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError> {
         self.leases.lock().unwrap().push(request.clone());
+        self.maybe_hang().await;
         if let Some(error) = self.down() {
             return error;
         }
@@ -182,6 +196,7 @@ impl TaskQueue for Probe {
     }
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+        self.maybe_hang().await;
         if self.is_down.load(Ordering::SeqCst) {
             return renewals.iter().filter_map(|_| self.down()).collect();
         }
@@ -189,6 +204,7 @@ impl TaskQueue for Probe {
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<SettleOutcome, QueueError>> {
+        self.maybe_hang().await;
         if self.is_down.load(Ordering::SeqCst) {
             return settlements.iter().filter_map(|_| self.down()).collect();
         }
@@ -196,6 +212,7 @@ impl TaskQueue for Probe {
     }
 
     async fn sweep(&self) -> Result<SweepReport, QueueError> {
+        self.maybe_hang().await;
         assert!(!self.panics_in_sweep.load(Ordering::SeqCst), "a bug in the queue, for a test");
         self.inner.sweep().await
     }
@@ -264,7 +281,8 @@ impl House {
             let ours = ours.take().ok_or_else(|| io::Error::other("a connection is made once"));
             async move { ours }
         });
-        Endpoint::from_static("http://dispatcher.test").connect_with_connector(connect).await.unwrap()
+        let endpoint = Endpoint::from_static("http://dispatcher.test").initial_stream_window_size(64 * 1024);
+        endpoint.connect_with_connector(connect).await.unwrap()
     }
 }
 

@@ -23,8 +23,8 @@ use tonic::{Code, Status};
 use tracing::{Span, debug, error, info, warn};
 
 use super::{
-    CloseReason, Effect, Event, Excess, Floor, RenewFor, SessionHandle, SessionId, Standing, StreamSettings,
-    Violation,
+    CloseReason, Credit, Effect, Event, Excess, Floor, RenewFor, SessionHandle, SessionId, Standing,
+    StreamSettings, Violation,
     handle::{Offer, SessionInbox},
     state::Session,
     wire,
@@ -32,7 +32,7 @@ use super::{
 use crate::queue::{QueueError, Renewal, Settlement, TaskQueue};
 
 /// Messages composed ahead of what the connection takes. Few, so that later ones are composed together.
-const SEND_AHEAD: usize = 8;
+const SEND_AHEAD: usize = 4;
 
 /// Messages read before the queue is called and answers are sent.
 const READ_AT_ONCE: usize = 32;
@@ -143,8 +143,9 @@ where
     async fn turn(&mut self) {
         let is_open = self.session.close_reason().is_none();
         let deadline = self.session.poll_timeout().map(Instant::from_std);
-        let has_message = self.session.has_message();
-        let blocked = if has_message { self.outbound.clone() } else { None };
+        // Also wakes when the connection takes messages again, because the worker earns credit from then on.
+        let awaits_send = self.session.has_message() || self.is_full();
+        let sender = if awaits_send { self.outbound.clone() } else { None };
         let event = tokio::select! {
             () = self.seat.stop.cancelled(), if is_open => Event::Stop,
             message = self.inbound.next(), if is_open => return self.read(message),
@@ -156,7 +157,7 @@ where
                 event
             }
             order = next_order(self.inbox.as_mut()) => order,
-            permit = reserve(blocked), if has_message => {
+            permit = reserve(sender), if awaits_send => {
                 let now = now();
                 match permit {
                     Some(permit) => {
@@ -251,11 +252,19 @@ where
         if self.inbox.is_none() {
             return;
         }
-        let standing = self.session.standing();
+        let mut standing = self.session.standing();
+        if self.is_full() {
+            standing.room = Credit::default();
+        }
         if self.published.as_ref().is_none_or(|published| published.differs(&standing)) {
             self.seat.floor.stand(&self.seat.id, standing.clone());
             self.published = Some(standing);
         }
+    }
+
+    /// True when the connection has not taken what was sent ahead.
+    fn is_full(&self) -> bool {
+        self.outbound.as_ref().is_some_and(|outbound| outbound.capacity() == 0)
     }
 
     /// Logs when the queue begins to fail for this stream and when it works again; not every call between.

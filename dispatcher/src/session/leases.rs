@@ -216,3 +216,86 @@ impl Leases {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(n: u8) -> LeaseKey {
+        let id = TaskId::parse(&format!("000-{n:032x}")).unwrap();
+        LeaseKey { id, lease: LeaseToken::from_bytes([n; 16]) }
+    }
+
+    #[test]
+    fn a_token_with_another_task_is_no_lease() {
+        let now = tokio::time::Instant::now().into_std();
+        let mut leases = Leases::default();
+        leases.resume(now, &key(1), 10);
+        let forged = LeaseKey { id: key(2).id, lease: key(1).lease };
+        assert_eq!(leases.get(&forged), None);
+        assert_eq!(leases.advance(now, &forged, Stage::Reported), None);
+        assert_eq!(leases.remove(&forged), None);
+        assert_eq!(leases.outstanding(), Credit { tasks: 1, bytes: 10 });
+    }
+
+    #[test]
+    fn an_absurd_size_counts_the_largest_that_the_contract_allows() {
+        assert_eq!(cost_of(u64::MAX), MAX_SIZE_BYTES);
+        assert_eq!(cost_of(0), DEFAULT_COST_BYTES);
+        assert_eq!(cost_of(1), 1);
+    }
+
+    #[test]
+    fn without_any_byte_credit_one_task_goes_at_a_time() {
+        let now = tokio::time::Instant::now().into_std();
+        let mut leases = Leases::default();
+        leases.set_limit(Credit { tasks: 5, bytes: 0 });
+        assert!(leases.fits(1));
+        assert_eq!(leases.room(), Credit { tasks: 5, bytes: 0 });
+        leases.resume(now, &key(1), 1);
+        assert!(!leases.fits(1));
+        assert_eq!(leases.room(), Credit::default());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_counted_is_what_is_held(steps in prop::collection::vec((0..6_u8, 0..8_u8, 0..100_u64), 0..200)) {
+            let start = tokio::time::Instant::now().into_std();
+            let mut leases = Leases::default();
+            for (step, n, size) in steps {
+                let now = start + Duration::from_millis(size);
+                match step {
+                    0 => leases.resume(now, &key(n), size),
+                    1 => { leases.advance(now, &key(n), Stage::Accepted); }
+                    2 => { leases.remove(&key(n)); }
+                    3 => { leases.insert(key(n).lease, Lease {
+                        id: key(n).id,
+                        cost: cost_of(size),
+                        stage: Stage::Offered { by: now + Duration::from_secs(1) },
+                        upload_id: String::new(),
+                        location: None,
+                        seen: now,
+                    }); }
+                    4 => { leases.take_overdue(start + Duration::from_millis(1_000 + size)); }
+                    _ => { leases.forget_unseen(now); }
+                }
+                let bytes: u64 = leases.held.values().map(|lease| lease.cost).sum();
+                prop_assert_eq!(leases.bytes, bytes);
+                let mut open: Vec<_> = leases
+                    .held
+                    .iter()
+                    .filter_map(|(token, lease)| match lease.stage {
+                        Stage::Offered { by } => Some((by, *token.as_bytes())),
+                        Stage::Accepted | Stage::Reported => None,
+                    })
+                    .collect();
+                open.sort_unstable();
+                prop_assert_eq!(leases.deadlines.iter().copied().collect::<Vec<_>>(), open);
+            }
+        }
+    }
+}

@@ -6,13 +6,13 @@
 //!       +-----------------------+------- CloseReason --------+--------------------------------+--> Closed
 //! ```
 //!
-//! [`state::Session`] decides, and does no I/O: events go in with the time ([`Event`]), calls of the queue come out
-//! ([`Effect`]), messages for the worker are composed at the moment they can be sent, and one timer is asked for. What it keeps
+//! `state::Session` decides, and does no I/O: events go in with the time (`Event`), calls of the queue come out
+//! (`Effect`), messages for the worker are composed at the moment they can be sent, and one timer is asked for. What it keeps
 //! in order: no task is sent beyond the worker's credit, no message before Welcome, no Confirm before the queue has stored the
 //! result, and a lease that the worker never accepted goes back at once when the stream ends, while accepted ones live on.
-//! [`driver`] does the I/O and is the only place with a `select!`. [`close`] names every way a stream can end.
+//! `driver` does the I/O and is the only place with a `select!`. [`close`] names every way a stream can end.
 //!
-//! A session knows the queue's trait and a [`Floor`] to stand on; it must not know who feeds it.
+//! A session knows the queue's trait and a `Floor` to stand on; it must not know who feeds it.
 
 pub mod close;
 mod driver;

@@ -53,7 +53,8 @@ pub(crate) struct Session {
     rate: RateLimit,
     heard_at: Instant,
     last_seq: u64,
-    /// The worker had no room after all: nothing is offered until it says otherwise, or until then.
+    /// The worker had no room after all, or left an assignment unanswered: nothing is offered until it says otherwise, or until
+    /// then.
     paused_until: Option<Instant>,
     /// The worker refused a task because it drains.
     takes_no_more: bool,

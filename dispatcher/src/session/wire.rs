@@ -311,3 +311,6 @@ pub(crate) fn update(
         lease_ms: millis(keep),
     }
 }
+
+#[cfg(test)]
+mod tests;

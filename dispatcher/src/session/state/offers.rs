@@ -16,8 +16,9 @@ use super::{
 };
 use crate::queue::{LeasedTask, Outcome, Settlement};
 
-/// Most assignments in one message: with the longest keys it stays below a client's default limit of 4 MiB.
-const ASSIGNMENTS_PER_MESSAGE: usize = 256;
+/// Most assignments in one message. With the longest keys a message stays far below a client's default limit of 4 MiB, and the
+/// few messages sent ahead hold little.
+const ASSIGNMENTS_PER_MESSAGE: usize = 64;
 
 /// A leased task that was not sent yet.
 #[derive(Debug)]
@@ -107,9 +108,11 @@ impl Session {
         }
     }
 
-    /// Gives back what the worker has not answered in time, and tells it, should it wake up.
+    /// Gives back what the worker has not answered in time, and tells it, should it wake up. It gets nothing more for a while,
+    /// or until it accepts something or gives credit: what it does not answer would only come round again.
     pub(super) fn return_unaccepted(&mut self, now: Instant) {
         for (key, lease) in self.leases.take_overdue(now) {
+            self.paused_until = Some(now + self.settings.lease);
             self.outbox.cancel(wire::cancel(&key));
             self.hand_back(key, lease.upload_id, Duration::ZERO);
         }

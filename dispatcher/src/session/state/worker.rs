@@ -130,6 +130,9 @@ impl Session {
 
     fn on_accepts(&mut self, now: Instant, answers: Vec<Answer>) -> Use {
         let mut message_use = Use::Charged;
+        if answers.iter().any(|answer| answer.refusal == AcceptRefusal::Unspecified) {
+            self.paused_until = None;
+        }
         for Answer { task, lease, refusal } in answers {
             let key = task.with(lease);
             let stage = key.as_ref().and_then(|key| self.leases.get(key)).map(|lease| lease.stage);

@@ -78,8 +78,10 @@ fn an_assignment_that_is_not_answered_goes_back_at_no_cost_and_is_called_off() {
     rig.wait_ms(9_995);
     assert_eq!(rig.drain(), ["settle a=back", "CANCEL a"]);
     assert_eq!(rig.session.standing().outstanding, 1);
+    assert_eq!(rig.session.standing().room.tasks, 0, "what it does not answer would only come round again");
     rig.accepts("a");
     assert_eq!(rig.session.counters.ignored, 1, "an answer that comes too late changes nothing");
+    assert_eq!(rig.session.standing().room.tasks, 9, "but shows that the worker is awake");
 }
 
 #[test]
