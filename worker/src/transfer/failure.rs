@@ -22,7 +22,7 @@ pub(super) enum Side {
 pub(super) enum Halt {
     /// The source is not what it was: begin again with what it is now.
     Changed,
-    /// What was uploaded so far cannot be completed: begin again with a new upload.
+    /// What was read or uploaded so far is of no use: begin again, a bounded number of times.
     Redo(TransferError),
     /// Told to stop and to leave nothing.
     Aborted,

@@ -83,7 +83,7 @@ async fn settle_doubts(job: &Job<'_>, source: &Source, payload: &Payload, crc: C
     .await?;
     if again != crc {
         let message = "two reads of the same version brought different bytes";
-        return Err(failed(Step::Read, TransferErrorKind::Integrity, message).into());
+        return Err(Halt::Redo(failed(Step::Read, TransferErrorKind::Integrity, message)));
     }
     route.etag_is_no_md5.store(true, Ordering::Relaxed);
     Ok(())
