@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all};
 
 use super::{
-    Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectPath, ObjectStore, PartWritten, Payload,
-    Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, UploadRef, WriteOptions, Written,
+    Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectPath, ObjectStore, PartWritten,
+    Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, UploadRef, WriteOptions, Written,
 };
 
 /// A store to be checked, and what it is known not to have.
@@ -176,10 +176,8 @@ async fn of_racing_writes_one_wins(s: &Subject) {
 async fn wrong_bytes_are_refused(s: &Subject) {
     let attributes = Attributes::default();
     let body = payload(b"hello");
-    let proofs = [
-        Proof { crc64nvme: Some(crc(b"hellO")), md5: None },
-        Proof { crc64nvme: None, md5: Some([7; 16]) },
-    ];
+    let proofs =
+        [Proof { crc64nvme: Some(crc(b"hellO")), md5: None }, Proof { crc64nvme: None, md5: Some([7; 16]) }];
     for (i, proof) in proofs.into_iter().enumerate() {
         let key = s.key(&format!("wrong-{i}"));
         let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: true };
@@ -210,7 +208,8 @@ async fn attributes_and_tags_come_back(s: &Subject) {
         Tag { key: "key with/symbols".into(), value: "x + y = z".into() },
     ];
     let body = payload(b"x");
-    let put = Put { body: &body, proof: Proof::default(), attributes: &attributes, tags: &tags, create_only: true };
+    let put =
+        Put { body: &body, proof: Proof::default(), attributes: &attributes, tags: &tags, create_only: true };
     s.store.put(s.at(&key), put).await.expect("put");
     let head = s.store.head(s.at(&key), &Pin::default()).await.expect("head");
     assert_eq!(head.attributes, attributes);
@@ -258,7 +257,10 @@ async fn parts_become_one_object(s: &Subject) {
     let upload = UploadRef { at: s.at(&key), id: &id };
     let written = s.store.complete_upload(upload, &[one, two], completion).await.expect("complete");
     let info = s.store.head(s.at(&key), &Pin::default()).await.expect("head");
-    assert_eq!((info.size_bytes, info.etag, info.crc64nvme), (whole.len() as u64, written.etag, Some(crc(&whole))));
+    assert_eq!(
+        (info.size_bytes, info.etag, info.crc64nvme),
+        (whole.len() as u64, written.etag, Some(crc(&whole)))
+    );
     assert_eq!(body(s.store.get(s.at(&key), &Pin::default(), None).await.expect("get")).await, whole);
 }
 
@@ -368,8 +370,13 @@ async fn versions_can_be_read_and_pinned(s: &Subject) {
     let mut versions = Vec::new();
     for bytes in [b"one", b"two"] {
         let body = payload(bytes);
-        let put =
-            Put { body: &body, proof: Proof::default(), attributes: &attributes, tags: &[], create_only: false };
+        let put = Put {
+            body: &body,
+            proof: Proof::default(),
+            attributes: &attributes,
+            tags: &[],
+            create_only: false,
+        };
         versions.push(s.store.put(at, put).await.expect("put"));
     }
     let first = &versions[0];

@@ -10,9 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::{
-    default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig,
-};
+use aws_config::{default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig};
 use aws_credential_types::{
     Credentials as AwsCredentials,
     provider::{ProvideCredentials, SharedCredentialsProvider, error::CredentialsError as AwsError, future},

@@ -15,9 +15,9 @@ use futures_util::{StreamExt, future, stream};
 use tokio::sync::Barrier;
 
 use super::{
-    BodyStream, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, UploadRef,
-    WriteOptions, Written, memory::flipped,
+    BodyStream, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
+    Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
+    UploadRef, WriteOptions, Written, memory::flipped,
 };
 
 /// A store with faults.

@@ -13,9 +13,9 @@ use futures_util::stream;
 use md5::{Digest as _, Md5};
 
 use super::{
-    Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
-    UploadRef, WriteOptions, Written,
+    Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
+    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError,
+    StoreErrorKind as Kind, Tag, UploadRef, WriteOptions, Written,
 };
 
 /// What the store can do.
@@ -98,11 +98,26 @@ impl MemoryStore {
     ///
     /// # Panics
     /// When there is no such bucket.
-    pub fn seed(&self, bucket: &str, key: &str, bytes: impl Into<Bytes>, attributes: Attributes, tags: &[Tag]) {
+    pub fn seed(
+        &self,
+        bucket: &str,
+        key: &str,
+        bytes: impl Into<Bytes>,
+        attributes: Attributes,
+        tags: &[Tag],
+    ) {
         let crc = self.options.crc64nvme;
         let mut state = self.state();
         assert!(state.buckets.contains_key(bucket), "no bucket {bucket}");
-        self.store(&mut state, ObjectPath { bucket, key }, bytes.into(), attributes, tags.to_vec(), crc, None);
+        self.store(
+            &mut state,
+            ObjectPath { bucket, key },
+            bytes.into(),
+            attributes,
+            tags.to_vec(),
+            crc,
+            None,
+        );
     }
 
     /// Removes all versions of an object, as its owner could.
@@ -143,7 +158,10 @@ impl MemoryStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one place that makes an object of everything that belongs to it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place that makes an object of everything that belongs to it"
+    )]
     fn store(
         &self,
         state: &mut State,
@@ -187,7 +205,8 @@ impl MemoryStore {
         let fail = |kind| StoreError::new(operation, kind, "");
         let missing = |kind| fail(if operation == Operation::Head { Kind::NotFound } else { kind });
         let bucket = state.buckets.get(at.bucket).ok_or_else(|| missing(Kind::NoSuchBucket))?;
-        let versions = bucket.get(at.key).filter(|v| !v.is_empty()).ok_or_else(|| missing(Kind::NoSuchKey))?;
+        let versions =
+            bucket.get(at.key).filter(|v| !v.is_empty()).ok_or_else(|| missing(Kind::NoSuchKey))?;
         let found = match &pin.version {
             None => versions.last(),
             Some(id) => versions.iter().find(|v| v.info.version.as_ref() == Some(id)),
@@ -219,7 +238,12 @@ impl MemoryStore {
         Ok(())
     }
 
-    fn may_carry(&self, operation: Operation, attributes: &Attributes, tags: &[Tag]) -> Result<(), StoreError> {
+    fn may_carry(
+        &self,
+        operation: Operation,
+        attributes: &Attributes,
+        tags: &[Tag],
+    ) -> Result<(), StoreError> {
         let metadata: usize = attributes.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();
         if metadata > 2048 {
             return Err(StoreError::new(operation, Kind::Rejected, "MetadataTooLarge"));
@@ -376,7 +400,9 @@ impl ObjectStore for MemoryStore {
         let bytes = body.to_bytes();
         self.check(Operation::UploadPart, &bytes, proof)?;
         let part = self.part(&bytes, number);
-        upload_of(&mut self.state(), Operation::UploadPart, upload)?.parts.insert(number, (bytes, part.clone()));
+        upload_of(&mut self.state(), Operation::UploadPart, upload)?
+            .parts
+            .insert(number, (bytes, part.clone()));
         Ok(part)
     }
 
@@ -405,10 +431,10 @@ impl ObjectStore for MemoryStore {
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
         let mut state = self.state();
         let upload = upload_of(&mut state, Operation::ListParts, upload)?;
-        let mut listed = upload.parts.range(after.saturating_add(1)..).map(|(_, (bytes, part))| PartListed {
-            part: part.clone(),
-            size_bytes: bytes.len() as u64,
-        });
+        let mut listed = upload
+            .parts
+            .range(after.saturating_add(1)..)
+            .map(|(_, (bytes, part))| PartListed { part: part.clone(), size_bytes: bytes.len() as u64 });
         let parts = listed.by_ref().take(1_000).collect();
         Ok(PartsPage { parts, more: listed.next().is_some() })
     }

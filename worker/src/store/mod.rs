@@ -84,11 +84,8 @@ pub trait ObjectStore: Send + Sync + fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn create_upload(
-        &self,
-        at: ObjectPath<'_>,
-        write: &WriteOptions<'_>,
-    ) -> Result<String, StoreError>;
+    async fn create_upload(&self, at: ObjectPath<'_>, write: &WriteOptions<'_>)
+    -> Result<String, StoreError>;
 
     /// Writes one part; a part of the same number is replaced.
     ///

@@ -15,9 +15,9 @@ use aws_sdk_s3::{
 use futures_util::stream;
 
 use super::{
-    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation, PartListed,
-    PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag, UploadRef, WriteOptions,
-    Written,
+    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
+    PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag, UploadRef,
+    WriteOptions, Written,
     s3_error::{from_body, from_sdk},
     s3_shapes::{
         content_range, copy_source, crc64, crc64_header, info_of_get, info_of_head, md5_header, quoted,
@@ -168,8 +168,8 @@ impl ObjectStore for S3Store {
             .set_tagging(tagging(put.tags))
             .set_if_none_match(none_match(put.create_only));
         let request = with_attributes!(request, put.attributes);
-        let output = send_with_expires!(request, put.attributes.expires)
-            .map_err(|e| from_sdk(Operation::Put, e))?;
+        let output =
+            send_with_expires!(request, put.attributes.expires).map_err(|e| from_sdk(Operation::Put, e))?;
         Ok(Written {
             etag: unquoted(output.e_tag()),
             crc64nvme: output.checksum_crc64_nvme().and_then(crc64),

@@ -103,8 +103,7 @@ impl Clients {
         environment: Environment<'_>,
     ) -> Result<S3Store, CredentialsError> {
         let region = Region::new(location.region.clone());
-        let credentials =
-            provider(&location.name, &location.credentials, &region, &self.http, environment)?;
+        let credentials = provider(&location.name, &location.credentials, &region, &self.http, environment)?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(self.settings.connect_timeout)
             .read_timeout(self.settings.first_byte_timeout)

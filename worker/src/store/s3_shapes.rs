@@ -66,7 +66,8 @@ pub(super) fn info_of_get(output: &GetObjectOutput, size_bytes: u64) -> ObjectIn
 pub(super) fn content_range(header: &str) -> Option<ContentRange> {
     let (range, total) = header.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (start, end) = range.split_once('-')?;
-    let range = ContentRange { start: start.parse().ok()?, end: end.parse().ok()?, total: total.parse().ok()? };
+    let range =
+        ContentRange { start: start.parse().ok()?, end: end.parse().ok()?, total: total.parse().ok()? };
     (range.start <= range.end && range.end < range.total).then_some(range)
 }
 
@@ -133,7 +134,8 @@ mod tests {
     #[test]
     fn only_a_well_formed_content_range_is_believed() {
         assert_eq!(content_range("bytes 0-0/1"), Some(ContentRange { start: 0, end: 0, total: 1 }));
-        for wrong in ["", "bytes */5", "bytes 5-4/9", "bytes 0-9/9", "items 0-1/2", "bytes 0-1/*", "bytes -1-2/4"]
+        for wrong in
+            ["", "bytes */5", "bytes 5-4/9", "bytes 0-9/9", "items 0-1/2", "bytes 0-1/*", "bytes -1-2/4"]
         {
             assert_eq!(content_range(wrong), None, "{wrong}");
         }
@@ -155,7 +157,8 @@ mod tests {
 
     #[test]
     fn tags_are_encoded_so_that_no_tag_can_add_another() {
-        let tags = [Tag { key: "a&b".into(), value: "1=2".into() }, Tag { key: "é".into(), value: String::new() }];
+        let tags =
+            [Tag { key: "a&b".into(), value: "1=2".into() }, Tag { key: "é".into(), value: String::new() }];
         assert_eq!(tagging(&tags).as_deref(), Some("a%26b=1%3D2&%C3%A9="));
         assert_eq!(tagging(&[]), None);
     }

@@ -173,7 +173,8 @@ impl Weed {
                 }
             }
             if name.starts_with("versioned") {
-                let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+                let enabled =
+                    VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
                 let request = client.put_bucket_versioning().bucket(*name).versioning_configuration(enabled);
                 request.send().await.expect("versioning");
             }

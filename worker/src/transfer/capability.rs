@@ -68,17 +68,17 @@ impl Target {
             self.put(&key, &one, Proof::default(), &[], true),
             self.put(&key, &other, Proof::default(), &[], true)
         );
-        let (won, lost) = match (first, second) {
+        let lost = match (first, second) {
             (Ok(_), Ok(_)) => return Ok(false),
-            (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
+            (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => lost,
             (Err(error), Err(_)) if is_unable(error.kind) => return Ok(false),
             (Err(error), Err(_)) => return Err(error),
         };
-        drop(won);
-        match lost.kind {
-            Kind::PreconditionFailed | Kind::Conflict => {}
-            kind if is_unable(kind) => return Ok(false),
-            _ => return Err(lost),
+        if is_unable(lost.kind) {
+            return Ok(false);
+        }
+        if !matches!(lost.kind, Kind::PreconditionFailed | Kind::Conflict) {
+            return Err(lost);
         }
         match self.put(&key, &other, Proof::default(), &[], true).await {
             Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),
@@ -129,8 +129,7 @@ impl Target {
         let (from, to) = (format!("{root}-crc"), format!("{root}-race"));
         let at = |key| ObjectPath { bucket: &self.bucket, key };
         let attributes = Attributes::default();
-        let write =
-            WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
+        let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
         let copied = self.site.store.copy(at(&from), &Pin::default(), at(&to), &write).await;
         matches!(copied, Err(error) if error.kind == Kind::PreconditionFailed)
     }

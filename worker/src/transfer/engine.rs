@@ -14,7 +14,8 @@ use tokio::{sync::OnceCell, time::Instant};
 use tracing::{info, warn};
 
 use super::{
-    Copier, CopyReceipt, CopyRequest, ProgressCell, Step, Stop, TransferError, TransferErrorKind, VerifyLevel,
+    Copier, CopyReceipt, CopyRequest, ProgressCell, Step, Stop, TransferError, TransferErrorKind,
+    VerifyLevel,
     capability::Capabilities,
     failure::{Halt, Refusal, Side, failed},
     gate::Gate,

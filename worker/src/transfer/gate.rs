@@ -53,7 +53,10 @@ impl Gate {
     ///
     /// # Errors
     /// Those of the request.
-    pub(super) async fn pass<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub(super) async fn pass<T>(
+        &self,
+        request: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let mut passing = self.enter().await;
         let result = request.await;
         passing.outcome = match &result {
@@ -62,12 +65,6 @@ impl Gate {
             Err(_) => Outcome::Unknown,
         };
         result
-    }
-
-    /// Requests that may be under way now.
-    #[must_use]
-    pub(super) fn allowed(&self) -> u32 {
-        self.state().room()
     }
 
     async fn enter(&self) -> Passing<'_> {
@@ -182,11 +179,12 @@ mod tests {
         let mut waiting = Box::pin(gate.pass(async { Ok(1) }));
         assert!(waiting.as_mut().now_or_never().is_none(), "the only place is taken");
         drop(hung);
-        let answered = tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("room").expect("ok");
+        let answered =
+            tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("room").expect("ok");
         assert_eq!(answered, 1);
         let throttled = StoreErrorKind::Throttled { retry_after: Duration::ZERO };
         let refused = gate.pass(async { Err::<(), _>(StoreError::new(Operation::Get, throttled, "")) }).await;
         assert!(refused.is_err());
-        assert_eq!(gate.allowed(), 1);
+        assert_eq!(gate.state().room(), 1);
     }
 }

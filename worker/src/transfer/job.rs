@@ -10,9 +10,9 @@ use tracing::debug;
 use super::{
     CopyRequest, ProgressCell, Step, Stop, VerifyLevel,
     failure::{Halt, Refusal, Side},
+    permits::MemoryBudget,
     route::{Route, Site},
     settings::EngineSettings,
-    permits::MemoryBudget,
 };
 use crate::store::{ObjectPath, StoreError};
 
@@ -55,11 +55,7 @@ impl<'a> Job<'a> {
     }
 
     /// Sends a request until it is answered, refused for good, or the copy is told to stop.
-    pub(super) async fn ask<T, R>(
-        &self,
-        side: Side,
-        mut call: impl FnMut() -> R + Send,
-    ) -> Result<T, Refusal>
+    pub(super) async fn ask<T, R>(&self, side: Side, mut call: impl FnMut() -> R + Send) -> Result<T, Refusal>
     where
         R: Future<Output = Result<T, StoreError>> + Send,
     {

@@ -103,7 +103,8 @@ impl BackupKey {
         }
         root.extend([location, "/", bucket, "/"]);
         let encoded = encode(key);
-        let last = encoded.rsplit('/').next().unwrap_or_default().len() + 1 + version.len() + SUFFIX_MAX_BYTES;
+        let last =
+            encoded.rsplit('/').next().unwrap_or_default().len() + 1 + version.len() + SUFFIX_MAX_BYTES;
         let length = root.len() + encoded.len() + 1 + version.len() + SUFFIX_MAX_BYTES;
         let fits = length <= KEY_MAX_BYTES
             && last <= SEGMENT_MAX_BYTES
@@ -155,8 +156,7 @@ impl ParsedKey {
     /// Takes a key apart; `None` when it is not one of ours under that prefix.
     #[must_use]
     pub fn parse(prefix: &str, key: &str) -> Option<Self> {
-        let rest =
-            if prefix.is_empty() { key } else { key.strip_prefix(prefix)?.strip_prefix('/')? };
+        let rest = if prefix.is_empty() { key } else { key.strip_prefix(prefix)?.strip_prefix('/')? };
         let (location, rest) = rest.split_once('/')?;
         let (bucket, rest) = rest.split_once('/')?;
         let (rest, manifest) = match rest.strip_suffix(MANIFEST_SUFFIX) {

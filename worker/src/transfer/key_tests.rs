@@ -42,9 +42,39 @@ fn a_version_id_identifies_better_than_an_etag_unless_it_is_null() {
 #[test]
 fn keys_that_stores_mangle_stay_distinct_and_come_back() {
     let keys = [
-        "a//b", "a/b", "/a", "//a", "a", "a/", "a//", "a/../b", "a/./b", "..", ".", "...", "!", "!2E", "a!b", "a~b",
-        "a~20261123T101530Z-x", "a~r1", "a~manifest.json", "a\\b", "a\nb", "a\0b", "\u{7f}", "\u{fffe}", "e\u{301}",
-        "é", "😀/🎉", "sp ace+%2F%", "!sha256/x", "", " ", "a ", ".uploads/x",
+        "a//b",
+        "a/b",
+        "/a",
+        "//a",
+        "a",
+        "a/",
+        "a//",
+        "a/../b",
+        "a/./b",
+        "..",
+        ".",
+        "...",
+        "!",
+        "!2E",
+        "a!b",
+        "a~b",
+        "a~20261123T101530Z-x",
+        "a~r1",
+        "a~manifest.json",
+        "a\\b",
+        "a\nb",
+        "a\0b",
+        "\u{7f}",
+        "\u{fffe}",
+        "e\u{301}",
+        "é",
+        "😀/🎉",
+        "sp ace+%2F%",
+        "!sha256/x",
+        "",
+        " ",
+        "a ",
+        ".uploads/x",
     ];
     let mut seen = std::collections::BTreeSet::new();
     for key in keys {
@@ -88,7 +118,9 @@ fn versions_of_an_object_sort_by_the_time_of_the_source() {
 #[test]
 fn foreign_keys_are_not_taken_for_ours() {
     let ours = BackupKey::new("p", &source("k")).object(0);
-    for key in ["", "p", "p/photos/uploads/k", "p/photos/uploads/k~2026", "q/photos/uploads/k~20261123T101530Z-x"] {
+    for key in
+        ["", "p", "p/photos/uploads/k", "p/photos/uploads/k~2026", "q/photos/uploads/k~20261123T101530Z-x"]
+    {
         assert_eq!(ParsedKey::parse("p", key), None, "{key}");
     }
     assert_eq!(ParsedKey::parse("p", &(ours.clone() + "~r0")), None);

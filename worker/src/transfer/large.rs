@@ -11,14 +11,14 @@ use super::{
     CopyReceipt, Step, TransferErrorKind, VerifyLevel,
     capability::Capabilities,
     checksum::{Crc, OrderedSha256, md5_of, multipart_etag},
-    existing::{Standing, examine},
+    existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     permits::MemoryPermit,
     plan::{Part, PartPlan},
     read::{Wanted, read},
     receipt::{Outcome, receipt},
-    small::{REPAIRS, gave_up, settle, warn_bad, write_manifest},
+    small::{REPAIRS, gave_up, warn_bad, write_manifest},
     source::Source,
     upload::{Completed, Upload, abort, complete, create, end, handle, redo, resumable},
     verify::{Expected, Proof as Proven, prove},
@@ -57,19 +57,16 @@ pub(super) async fn copy(
     }
     for repair in 0..=REPAIRS {
         let key = source.key.object(repair);
-        match examine(job, &source, &key, None).await? {
-            Standing::Absent => {}
-            found => {
-                let settled = settle(found, &key);
-                if !matches!(settled, Ok(None))
-                    && let Some(upload) = leftover.take()
-                {
-                    abort(job, &upload).await;
-                }
-                match settled? {
-                    Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
-                    None => continue,
-                }
+        if let Some(found) = examine(job, &source, &key, None).await? {
+            let settled = settle(found, &key);
+            if !matches!(settled, Ok(None))
+                && let Some(upload) = leftover.take()
+            {
+                abort(job, &upload).await;
+            }
+            match settled? {
+                Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
+                None => continue,
             }
         }
         if let Some(outcome) = upload(job, capabilities, &source, &plan, repair, leftover.take()).await? {
@@ -284,9 +281,8 @@ async fn move_part(
     let md5 = (!capabilities.crc64nvme).then(|| md5_of(&body));
     let proof = Proof { crc64nvme: capabilities.crc64nvme.then(|| crc.value()), md5 };
     let site = job.site(Side::Backup);
-    let sent = job
-        .ask(Side::Backup, || site.store.upload_part(upload.at(job), part.number, &body, proof))
-        .await;
+    let sent =
+        job.ask(Side::Backup, || site.store.upload_part(upload.at(job), part.number, &body, proof)).await;
     let written = match sent {
         Ok(written) => written,
         Err(Refusal::Store(error)) if error.kind == Kind::NoSuchUpload => {
@@ -295,7 +291,10 @@ async fn move_part(
         Err(refusal) => return Err(job.halt(refusal, Side::Backup, Step::Write)),
     };
     if written.crc64nvme.is_some_and(|kept| kept != crc.value()) {
-        return Err(redo(TransferErrorKind::Integrity, "the store keeps another checksum of a part than was sent"));
+        return Err(redo(
+            TransferErrorKind::Integrity,
+            "the store keeps another checksum of a part than was sent",
+        ));
     }
     Ok(MovedPart { part: written, crc, md5 })
 }

@@ -217,11 +217,7 @@ fn header_value(value: &str) -> (String, bool) {
         && !value.starts_with(' ')
         && !value.ends_with(' ')
         && !value.contains("  ");
-    if plain {
-        (value.to_owned(), false)
-    } else {
-        (format!("=?UTF-8?B?{}?=", STANDARD.encode(value)), true)
-    }
+    if plain { (value.to_owned(), false) } else { (format!("=?UTF-8?B?{}?=", STANDARD.encode(value)), true) }
 }
 
 fn decoded(value: &str) -> Option<String> {
@@ -231,8 +227,12 @@ fn decoded(value: &str) -> Option<String> {
 
 /// Some stores keep the encoding of the transfer as if it were one of the object.
 fn without_aws_chunked(encoding: Option<String>) -> Option<String> {
-    let kept: Vec<&str> =
-        encoding.as_deref()?.split(',').map(str::trim).filter(|e| !e.is_empty() && *e != "aws-chunked").collect();
+    let kept: Vec<&str> = encoding
+        .as_deref()?
+        .split(',')
+        .map(str::trim)
+        .filter(|e| !e.is_empty() && *e != "aws-chunked")
+        .collect();
     (!kept.is_empty()).then(|| kept.join(","))
 }
 

@@ -13,7 +13,8 @@ use super::{
     job::Job,
 };
 use crate::store::{
-    ByteRange, GetResponse, ObjectInfo, ObjectPath, Operation, Payload, Pin, StoreError, StoreErrorKind as Kind,
+    ByteRange, GetResponse, ObjectInfo, ObjectPath, Operation, Payload, Pin, StoreError,
+    StoreErrorKind as Kind,
 };
 
 /// A store that sends a little each time it is asked makes progress, but not for ever.
@@ -131,10 +132,8 @@ fn check(response: &GetResponse, wanted: Wanted<'_>, rest: ByteRange) -> Result<
         None => (0, response.length.unwrap_or(wanted.total)),
     };
     if start != rest.start || length != rest.length {
-        let message = format!(
-            "asked for {} bytes from {} and got {length} from {start}",
-            rest.length, rest.start
-        );
+        let message =
+            format!("asked for {} bytes from {} and got {length} from {start}", rest.length, rest.start);
         return Err(bad(&message).into());
     }
     Ok(())

@@ -17,7 +17,12 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// A copy written by one request.
-    pub(super) const fn new(written: Written, crc: Crc, sha256: Option<[u8; 32]>, level: VerifyLevel) -> Self {
+    pub(super) const fn new(
+        written: Written,
+        crc: Crc,
+        sha256: Option<[u8; 32]>,
+        level: VerifyLevel,
+    ) -> Self {
         Self { written, crc, sha256, level, already_present: false, parts: 0, server_side: false }
     }
 }

@@ -59,7 +59,10 @@ impl EngineSettings {
             return error("limits", "allow no part at all");
         }
         if !(min_part_bytes..=max_part_bytes).contains(&self.part_bytes) {
-            return error("part_bytes", "must be between the smallest and the largest part of S3, 5 MiB and 5 GiB");
+            return error(
+                "part_bytes",
+                "must be between the smallest and the largest part of S3, 5 MiB and 5 GiB",
+            );
         }
         if !(min_part_bytes..=max_part_bytes).contains(&self.copy_part_bytes) {
             return error(

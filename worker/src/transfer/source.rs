@@ -43,11 +43,7 @@ pub(super) async fn look(job: &Job<'_>) -> Result<ObjectInfo, Halt> {
 
 impl Source {
     /// Pins what was found and reads its tags where it has some.
-    pub(super) async fn new(
-        job: &Job<'_>,
-        info: ObjectInfo,
-        tags: TagsWanted,
-    ) -> Result<Self, Halt> {
+    pub(super) async fn new(job: &Job<'_>, info: ObjectInfo, tags: TagsWanted) -> Result<Self, Halt> {
         if info.etag.is_empty() && info.version.is_none() {
             let message = "the origin sends neither ETag nor version, so nothing can be copied consistently";
             return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message).into());

@@ -89,7 +89,9 @@ pub(super) async fn prove(
         let info = info.map_err(|r| job.halt(r, Side::Backup, Step::Verify))?;
         match compare(&info, expected) {
             Verdict::Equal => verdict = Verdict::Equal,
-            Verdict::Different => return Ok(Proof::Bad("the store describes another object than was written")),
+            Verdict::Different => {
+                return Ok(Proof::Bad("the store describes another object than was written"));
+            }
             // Proven by the answer to the write; the HEAD adds length and existence.
             Verdict::Unknown => {}
         }
@@ -127,13 +129,13 @@ pub(super) async fn hash(
         let _permit = permit.map_err(|r| job.halt(r, side, step))?;
         let wanted =
             Wanted { side, step, at, pin, start: part.start, length: part.length, total: size_bytes };
-        let payload = read(job, wanted, None).await.map_err(|halt| match halt {
-            Halt::Changed if side == Side::Backup => Halt::Failed(failed(
-                step,
-                TransferErrorKind::Integrity,
-                "the copy was replaced while it was read back",
-            )),
-            other => other,
+        let payload = read(job, wanted, None).await.map_err(|halt| {
+            if side == Side::Backup && matches!(halt, Halt::Changed) {
+                let message = "the copy was replaced while it was read back";
+                failed(step, TransferErrorKind::Integrity, message).into()
+            } else {
+                halt
+            }
         })?;
         crc = crc.followed_by(Crc::of(&payload));
         if let Some(sha256) = &sha256 {
@@ -214,7 +216,10 @@ mod tests {
             let other = Record { etag: "f".into(), ..record.clone() };
             assert!(!claims_to_be(&object(&other, manifest), &source, Some(7)));
         }
-        let bare = ObjectInfo { attributes: Attributes { metadata: BTreeMap::new(), ..Attributes::default() }, ..info(10, None, "e") };
+        let bare = ObjectInfo {
+            attributes: Attributes { metadata: BTreeMap::new(), ..Attributes::default() },
+            ..info(10, None, "e")
+        };
         assert!(!claims_to_be(&bare, &source, Some(7)));
     }
 }

@@ -53,9 +53,8 @@ async fn a_small_object_costs_one_get_and_one_put() {
     rig.engine.probe().await;
     let before = rig.vault_faults.calls(Operation::Put);
     rig.copied("k").await;
-    let calls = |faults: &FaultyStore| {
-        [Operation::Head, Operation::Get, Operation::GetTags].map(|o| faults.calls(o))
-    };
+    let calls =
+        |faults: &FaultyStore| [Operation::Head, Operation::Get, Operation::GetTags].map(|o| faults.calls(o));
     assert_eq!(calls(&rig.origin_faults), [0, 1, 0]);
     assert_eq!(rig.vault_faults.calls(Operation::Put) - before, 1);
     assert_eq!(rig.vault_faults.calls(Operation::Head), 0);
@@ -67,8 +66,28 @@ async fn every_key_arrives_under_a_name_of_its_own() {
     let long = "k".repeat(1024);
     let deep = vec!["seg".repeat(30); 11].join("/");
     let keys = [
-        "a", "a/b", "a//b", "/a", "a/", "..", ".", "a/../b", "a/./b", "sp ace+%2F%", "n\nl", "\0", "\u{7f}", "\u{fffe}",
-        "é", "e\u{301}", "😀", "a~b", "a~20260101T000000Z-x", "!", &long, &deep,
+        "a",
+        "a/b",
+        "a//b",
+        "/a",
+        "a/",
+        "..",
+        ".",
+        "a/../b",
+        "a/./b",
+        "sp ace+%2F%",
+        "n\nl",
+        "\0",
+        "\u{7f}",
+        "\u{fffe}",
+        "é",
+        "e\u{301}",
+        "😀",
+        "a~b",
+        "a~20260101T000000Z-x",
+        "!",
+        &long,
+        &deep,
     ];
     let mut names = std::collections::BTreeSet::new();
     for key in keys {
@@ -117,8 +136,7 @@ async fn everything_that_belongs_to_an_object_is_kept() {
             ("tenant-1", "00-task", "k")
         );
         assert_eq!(record.modified, receipt.source_modified);
-        let expected =
-            Attributes { content_encoding: Some("gzip".into()), ..attributes.clone() };
+        let expected = Attributes { content_encoding: Some("gzip".into()), ..attributes.clone() };
         assert_eq!(record.attributes, expected, "a restore gets back what there was");
     }
 }
@@ -169,8 +187,7 @@ async fn a_version_that_is_asked_for_is_the_one_that_is_copied() {
         let versions = rig.origin.versions("versioned", "k");
         let mut keys = Vec::new();
         for (i, version) in [Some(0), Some(1), None].into_iter().enumerate() {
-            let version: Option<String> =
-                version.and_then(|v: usize| versions[v].info.version.clone());
+            let version: Option<String> = version.and_then(|v: usize| versions[v].info.version.clone());
             let request = CopyRequest { bucket: "versioned".into(), version, ..request("k") };
             let receipt = rig.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");
             rig.assert_holds(&receipt, &bytes(size, if i == 0 { 1 } else { 2 }));
@@ -179,7 +196,8 @@ async fn a_version_that_is_asked_for_is_the_one_that_is_copied() {
         }
         assert!(keys[0] < keys[1], "versions sort by time");
         let gone = CopyRequest { bucket: "versioned".into(), version: Some("v0".into()), ..request("k") };
-        let error = rig.engine.copy(&gone, Arc::default(), Stop::default()).await.expect_err("no such version");
+        let error =
+            rig.engine.copy(&gone, Arc::default(), Stop::default()).await.expect_err("no such version");
         assert_eq!(error.kind.code(), "source_gone");
     }
 }

@@ -24,12 +24,16 @@ async fn no_byte_passes_through_the_worker() {
         let attributes = Attributes { content_type: Some("a/b".into()), ..Attributes::default() };
         rig.origin.seed("uploads", "k", bytes(size, 1), attributes, &tags);
         let progress = Arc::<ProgressCell>::default();
-        let receipt = rig.engine.copy(&request("k"), Arc::clone(&progress), Stop::default()).await.expect("copied");
+        let receipt =
+            rig.engine.copy(&request("k"), Arc::clone(&progress), Stop::default()).await.expect("copied");
         rig.assert_holds(&receipt, &bytes(size, 1));
         assert!(receipt.server_side && !receipt.already_present);
         let stored = rig.backup(&receipt.backup_key);
         assert_eq!(stored.tags, tags);
-        assert_eq!(Record::from_object(&stored.info).expect("ours").attributes.content_type.as_deref(), Some("a/b"));
+        assert_eq!(
+            Record::from_object(&stored.info).expect("ours").attributes.content_type.as_deref(),
+            Some("a/b")
+        );
         assert_eq!(rig.origin_faults.calls(Operation::Get), 0);
         assert_eq!(rig.vault_faults.calls(Operation::Get), 0);
         let (bytes_done, total, steps) = progress.read();

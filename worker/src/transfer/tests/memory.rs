@@ -32,9 +32,7 @@ async fn many_copies_of_all_sizes_stay_inside_the_budget() {
 async fn one_large_object_takes_its_window_and_no_more() {
     let rig = Rig::new();
     rig.upload("k", &bytes(40 * PART, 1));
-    rig.vault_does(
-        Rule::new(Operation::UploadPart, Fault::Delay(Duration::from_millis(5))).times(u32::MAX),
-    );
+    rig.vault_does(Rule::new(Operation::UploadPart, Fault::Delay(Duration::from_millis(5))).times(u32::MAX));
     let receipt = rig.copied("k").await;
     rig.assert_holds(&receipt, &bytes(40 * PART, 1));
     let (most, _) = rig.engine.memory_high_water();

@@ -14,8 +14,8 @@ use backhaul_runtime::locations::Locations;
 use bytes::Bytes;
 
 use super::{
-    Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, Limits, ProgressCell, RetryPolicy, Stop, TransferError,
-    key::ParsedKey, metadata::Record,
+    Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, Limits, ProgressCell, RetryPolicy, Stop,
+    TransferError, key::ParsedKey, metadata::Record,
 };
 use crate::store::{
     Attributes, ObjectStore,

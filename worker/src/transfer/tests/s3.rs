@@ -13,8 +13,8 @@ use crate::{
         Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store, Tag,
     },
     transfer::{
-        Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, RetryPolicy, Stop, TransferError, key::ParsedKey,
-        metadata::Record,
+        Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, RetryPolicy, Stop, TransferError,
+        key::ParsedKey, metadata::Record,
     },
 };
 
@@ -91,16 +91,9 @@ fn settings() -> EngineSettings {
         part_bytes: PART,
         copy_part_bytes: PART,
         memory_bytes: 16 * PART,
-        retry: RetryPolicy {
-            attempts: 4,
-            first: Duration::from_millis(10),
-            longest: Duration::from_secs(2),
-        },
+        retry: RetryPolicy { attempts: 4, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
         idle_timeout: Duration::from_millis(500),
-        client: ClientSettings {
-            first_byte_timeout: Duration::from_secs(2),
-            ..ClientSettings::default()
-        },
+        client: ClientSettings { first_byte_timeout: Duration::from_secs(2), ..ClientSettings::default() },
         ..EngineSettings::default()
     }
 }
@@ -256,8 +249,7 @@ async fn a_copy_that_rots_at_rest_is_found_and_repaired_when_it_is_read_back() {
         let key = format!("k{size}");
         servers.upload(&key, &bytes(size, 1)).await;
         servers.vault.faults().add(Rule::new(operation, Action::CorruptStored { at: 3 }));
-        let request =
-            CopyRequest { verify: Some(crate::transfer::VerifyLevel::Readback), ..request(&key) };
+        let request = CopyRequest { verify: Some(crate::transfer::VerifyLevel::Readback), ..request(&key) };
         let receipt = servers.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");
         assert!(receipt.backup_key.ends_with("~r1"), "{}", receipt.backup_key);
         assert!(read(&servers.backups, "backups", &receipt.backup_key).await == bytes(size, 1));

@@ -89,11 +89,7 @@ async fn a_part_whose_answer_is_lost_is_sent_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_copy_leaves_no_upload_wherever_it_is() {
-    let hangs = [
-        hang_at_part(0),
-        hang_at_part(5),
-        Rule::new(Operation::Head, Fault::Hang).times(u32::MAX),
-    ];
+    let hangs = [hang_at_part(0), hang_at_part(5), Rule::new(Operation::Head, Fault::Hang).times(u32::MAX)];
     for hang in hangs {
         let rig = ready().await;
         let progress = stopped(&rig, hang, false).await;
@@ -140,7 +136,8 @@ async fn a_copy_that_is_handed_back_is_gone_on_with_at_the_part() {
 
         let request = CopyRequest { resume_upload_id: handed, ..request("k") };
         let progress = Arc::<ProgressCell>::default();
-        let receipt = rig.engine.copy(&request, Arc::clone(&progress), Stop::default()).await.expect("copied");
+        let receipt =
+            rig.engine.copy(&request, Arc::clone(&progress), Stop::default()).await.expect("copied");
         rig.assert_holds(&receipt, &bytes(SIZE, 1));
         assert_eq!(receipt.parts, 7);
         assert_eq!(progress.read(), (SIZE, SIZE, 0));
@@ -186,7 +183,8 @@ async fn an_upload_with_other_parts_or_a_made_up_name_does_no_harm() {
     let rig = ready().await;
     let handed = stopped(&rig, hang_at_part(4), true).await.upload_id();
     rig.vault_faults.clear();
-    for name in ["nonsense", "/", "a/", "/b", "x~r1/y", "20260101T000000Z-x~r999999999999/y", handed.as_str()] {
+    for name in ["nonsense", "/", "a/", "/b", "x~r1/y", "20260101T000000Z-x~r999999999999/y", handed.as_str()]
+    {
         rig.vault.remove("backups", "k");
         let request = CopyRequest { resume_upload_id: name.to_owned(), ..request("k") };
         let receipt = rig.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");

@@ -166,7 +166,8 @@ async fn a_store_that_is_full_of_requests_is_obeyed_and_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_refuses_writes_is_told_and_leaves_nothing() {
-    for (operation, size) in [(Operation::Put, 5), (Operation::CreateUpload, 5 * PART), (Operation::UploadPart, 5 * PART)]
+    for (operation, size) in
+        [(Operation::Put, 5), (Operation::CreateUpload, 5 * PART), (Operation::UploadPart, 5 * PART)]
     {
         let rig = Rig::new();
         rig.engine.probe().await;
