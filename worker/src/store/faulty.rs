@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -35,6 +36,8 @@ pub enum Fault {
     LoseAnswer(Kind),
     /// Not executed; never answers.
     Hang,
+    /// Takes this long, then the call goes through.
+    Delay(Duration),
     /// Something else happens first, then the call goes through.
     Before(Arc<dyn Fn() + Send + Sync>),
     /// Waits until all have come, then the call goes through.
@@ -176,6 +179,10 @@ impl FaultyStore {
                 Err(StoreError::new(operation, kind, "injected after execution"))
             }
             Some(Fault::Hang) => future::pending().await,
+            Some(Fault::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                call(None).await
+            }
             Some(Fault::Before(act)) => {
                 act();
                 call(None).await
@@ -327,6 +334,7 @@ fn spoil(mut response: GetResponse, fault: &Fault) -> GetResponse {
         Fault::Fail(_)
         | Fault::LoseAnswer(_)
         | Fault::Hang
+        | Fault::Delay(_)
         | Fault::Before(_)
         | Fault::Meet(_)
         | Fault::IgnoreRange
@@ -367,6 +375,7 @@ impl fmt::Debug for Fault {
             Self::Fail(_) => "Fail",
             Self::LoseAnswer(_) => "LoseAnswer",
             Self::Hang => "Hang",
+            Self::Delay(_) => "Delay",
             Self::Before(_) => "Before",
             Self::Meet(_) => "Meet",
             Self::CutBody { .. } => "CutBody",

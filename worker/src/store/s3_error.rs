@@ -23,11 +23,7 @@ where
 {
     let code = error.code().filter(|c| !c.is_empty()).map(str::to_owned);
     let message = clip(error.message().unwrap_or_default());
-    let request_id = match &error {
-        SdkError::ServiceError(e) => e.raw().request_id().map(str::to_owned),
-        SdkError::ResponseError(e) => e.raw().request_id().map(str::to_owned),
-        _ => None,
-    };
+    let request_id = error.raw_response().and_then(|r| r.request_id()).map(str::to_owned);
     let kind = match &error {
         SdkError::ConstructionFailure(_) => credentials_kind(&error).unwrap_or(Kind::Rejected),
         SdkError::TimeoutError(_) => Kind::Timeout,
@@ -145,12 +141,11 @@ fn credentials_kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(credentials) = error.downcast_ref::<CredentialsError>() {
-            return Some(match credentials {
-                CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
-                    Kind::CredentialsExpired
-                }
-                _ => Kind::Denied,
-            });
+            let passing = matches!(
+                credentials,
+                CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)
+            );
+            return Some(if passing { Kind::CredentialsExpired } else { Kind::Denied });
         }
         next = error.source();
     }

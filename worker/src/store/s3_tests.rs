@@ -85,7 +85,6 @@ async fn refusals_of_a_server_are_told_apart() {
     let error = wrong.get(at, &Pin::default(), None).await.expect_err("wrong signature");
     assert_eq!(error.kind, StoreErrorKind::Denied);
     assert!(!format!("{error} {error:?}").contains("wrong-secret"));
-    let endpoint = server.endpoint();
     server.shutdown().await;
     let error = wrong.get(at, &Pin::default(), None).await.expect_err("nobody listens");
     assert_eq!(error.kind, StoreErrorKind::Connection);

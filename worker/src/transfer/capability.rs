@@ -68,17 +68,17 @@ impl Target {
             self.put(&key, &one, Proof::default(), &[], true),
             self.put(&key, &other, Proof::default(), &[], true)
         );
-        let (won, lost) = match (first, second) {
+        let lost = match (first, second) {
             (Ok(_), Ok(_)) => return Ok(false),
-            (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
+            (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => lost,
             (Err(error), Err(_)) if is_unable(error.kind) => return Ok(false),
             (Err(error), Err(_)) => return Err(error),
         };
-        drop(won);
-        match lost.kind {
-            Kind::PreconditionFailed | Kind::Conflict => {}
-            kind if is_unable(kind) => return Ok(false),
-            _ => return Err(lost),
+        if is_unable(lost.kind) {
+            return Ok(false);
+        }
+        if !matches!(lost.kind, Kind::PreconditionFailed | Kind::Conflict) {
+            return Err(lost);
         }
         match self.put(&key, &other, Proof::default(), &[], true).await {
             Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use backhaul_runtime::locations::{self, Location, Locations};
 use tokio::{sync::OnceCell, time::Instant};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Copier, CopyReceipt, CopyRequest, ProgressCell, Step, Stop, TransferError, TransferErrorKind,
@@ -205,7 +205,8 @@ impl Engine {
                     let message = format!("the source changed {} times during the copy", restarts + 1);
                     failed(Step::Read, TransferErrorKind::SourceChanged, message)
                 }
-                Halt::Redo(_) if restarts < job.settings.restarts => {
+                Halt::Redo(error) if restarts < job.settings.restarts => {
+                    warn!(task.id = %job.request.task_id, %error, "copy begins again");
                     restarts += 1;
                     continue;
                 }

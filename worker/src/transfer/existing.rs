@@ -1,49 +1,48 @@
 //! What already lies under the key of a copy: an equal copy, a damaged one of our own, or something else that must not be touched.
 
 use super::{
-    Step, VerifyLevel,
+    Step, TransferErrorKind, VerifyLevel,
     checksum::Crc,
-    failure::{Halt, Refusal, Side},
+    failure::{Halt, Refusal, Side, failed},
     job::Job,
+    receipt::Outcome,
     source::Source,
     verify::{Expected, Verdict, claims_to_be, compare, hash},
 };
-use crate::store::{ObjectInfo, Pin, StoreError, StoreErrorKind as Kind};
+use crate::store::{ObjectInfo, Pin, StoreError, StoreErrorKind as Kind, Written};
 
 /// What was found.
 #[derive(Debug)]
-pub(super) enum Standing {
-    /// Nothing.
-    Absent,
-    /// The copy, proven at the level given.
-    Equal { info: ObjectInfo, crc: Crc, sha256: Option<[u8; 32]>, level: VerifyLevel },
+pub(super) enum Found {
+    /// The copy, proven.
+    Equal(Outcome),
     /// A copy of this version by this system, with other bytes than it should have.
     Damaged,
     /// Something else.
     Foreign,
 }
 
-/// Looks at `key`. What it must be equal to is `expected`, where the source has been read, and else what the origin says, or the source
+/// Looks at `key`; `None` where there is nothing. What it must be equal to is `expected`, where the source has been read, and else what the origin says, or the source
 /// itself, which is then read only to be compared.
 pub(super) async fn examine(
     job: &Job<'_>,
     source: &Source,
     key: &str,
     expected: Option<&Expected>,
-) -> Result<Standing, Halt> {
+) -> Result<Option<Found>, Halt> {
     let at = job.backup_path(key);
     let site = job.site(Side::Backup);
     let latest = Pin::default();
     let info = match job.ask(Side::Backup, || site.store.head(at, &latest)).await {
         Ok(info) => info,
         Err(Refusal::Store(StoreError { kind: Kind::NotFound | Kind::NoSuchKey, .. })) => {
-            return Ok(Standing::Absent);
+            return Ok(None);
         }
         Err(refusal) => return Err(job.halt(refusal, Side::Backup, Step::Verify)),
     };
     let bad = |crc| {
         let ours = claims_to_be(&info, &source.name(job), crc);
-        Ok(if ours { Standing::Damaged } else { Standing::Foreign })
+        Ok(Some(if ours { Found::Damaged } else { Found::Foreign }))
     };
     if info.size_bytes != source.info.size_bytes {
         return bad(expected.map(|e| e.crc.value()));
@@ -60,13 +59,30 @@ pub(super) async fn examine(
     let unproven_sha = job.sha256 && expected.sha256.is_none();
     if verdict == Verdict::Equal && job.verify < VerifyLevel::Readback && !unproven_sha {
         let (crc, sha256) = (expected.crc, expected.sha256);
-        return Ok(Standing::Equal { info, crc, sha256, level: VerifyLevel::Head });
+        return Ok(Some(equal(info, crc, sha256, VerifyLevel::Head)));
     }
     let (crc, sha256) = hash(job, Side::Backup, at, &pin, info.size_bytes).await?;
     if crc != expected.crc || (expected.sha256.is_some() && sha256 != expected.sha256) {
         return bad(Some(expected.crc.value()));
     }
-    Ok(Standing::Equal { info, crc, sha256, level: VerifyLevel::Readback })
+    Ok(Some(equal(info, crc, sha256, VerifyLevel::Readback)))
+}
+
+fn equal(info: ObjectInfo, crc: Crc, sha256: Option<[u8; 32]>, level: VerifyLevel) -> Found {
+    let written = Written { etag: info.etag, version: info.version, crc64nvme: info.crc64nvme };
+    Found::Equal(Outcome { already_present: true, ..Outcome::new(written, crc, sha256, level) })
+}
+
+/// What it means for the copy: an outcome, a reason to go on to the next repair key (`None`), or a conflict.
+pub(super) fn settle(found: Found, key: &str) -> Result<Option<Outcome>, Halt> {
+    match found {
+        Found::Equal(outcome) => Ok(Some(outcome)),
+        Found::Damaged => Ok(None),
+        Found::Foreign => {
+            let message = format!("another object is stored under {key}");
+            Err(failed(Step::Write, TransferErrorKind::DestinationConflict, message).into())
+        }
+    }
 }
 
 /// What a copy of a source that has not been read must be equal to.

@@ -22,7 +22,7 @@ pub(super) enum Side {
 pub(super) enum Halt {
     /// The source is not what it was: begin again with what it is now.
     Changed,
-    /// What was uploaded so far cannot be completed: begin again with a new upload.
+    /// What was read or uploaded so far is of no use: begin again, a bounded number of times.
     Redo(TransferError),
     /// Told to stop and to leave nothing.
     Aborted,
@@ -139,13 +139,10 @@ mod tests {
         ];
         for (side, kind, code) in table {
             let refusal = Refusal::Store(StoreError::new(Operation::Get, kind, "x".repeat(1_000)));
-            match refusal.halt(side, Step::Read, "photos") {
-                Halt::Failed(error) => {
-                    assert_eq!(error.kind.code(), code, "{side} {kind}");
-                    assert!(error.message.len() <= MESSAGE_MAX_BYTES);
-                }
-                other => panic!("{side} {kind}: {other:?}"),
-            }
+            let halt = refusal.halt(side, Step::Read, "photos");
+            let Halt::Failed(error) = halt else { panic!("{side} {kind}: {halt:?}") };
+            assert_eq!(error.kind.code(), code, "{side} {kind}");
+            assert!(error.message.len() <= MESSAGE_MAX_BYTES);
         }
     }
 

@@ -11,14 +11,14 @@ use super::{
     CopyReceipt, Step, TransferErrorKind, VerifyLevel,
     capability::Capabilities,
     checksum::{Crc, OrderedSha256, md5_of, multipart_etag},
-    existing::{Standing, examine},
+    existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     permits::MemoryPermit,
     plan::{Part, PartPlan},
     read::{Wanted, read},
     receipt::{Outcome, receipt},
-    small::{REPAIRS, gave_up, settle, warn_bad, write_manifest},
+    small::{REPAIRS, gave_up, warn_bad, write_manifest},
     source::Source,
     upload::{Completed, Upload, abort, complete, create, end, handle, redo, resumable},
     verify::{Expected, Proof as Proven, prove},
@@ -57,19 +57,16 @@ pub(super) async fn copy(
     }
     for repair in 0..=REPAIRS {
         let key = source.key.object(repair);
-        match examine(job, &source, &key, None).await? {
-            Standing::Absent => {}
-            found => {
-                let settled = settle(found, &key);
-                if !matches!(settled, Ok(None))
-                    && let Some(upload) = leftover.take()
-                {
-                    abort(job, &upload).await;
-                }
-                match settled? {
-                    Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
-                    None => continue,
-                }
+        if let Some(found) = examine(job, &source, &key, None).await? {
+            let settled = settle(found, &key);
+            if !matches!(settled, Ok(None))
+                && let Some(upload) = leftover.take()
+            {
+                abort(job, &upload).await;
+            }
+            match settled? {
+                Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
+                None => continue,
             }
         }
         if let Some(outcome) = upload(job, capabilities, &source, &plan, repair, leftover.take()).await? {

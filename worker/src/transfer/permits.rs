@@ -72,12 +72,6 @@ impl MemoryBudget {
     pub(super) fn high_water_bytes(&self) -> u64 {
         self.used.most.load(Ordering::Relaxed)
     }
-
-    /// Bytes that are out now.
-    #[must_use]
-    pub(super) fn used_bytes(&self) -> u64 {
-        self.used.now.load(Ordering::Relaxed)
-    }
 }
 
 impl Drop for MemoryPermit {
@@ -106,7 +100,7 @@ mod tests {
         join_all(copies).await;
         assert!(budget.high_water_bytes() <= 64 * 1024, "{}", budget.high_water_bytes());
         assert!(budget.high_water_bytes() > 32 * 1024, "the test would prove nothing");
-        assert_eq!(budget.used_bytes(), 0);
+        assert_eq!(budget.used.now.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -3,11 +3,11 @@
 //! Parts tile the object exactly and are as large as asked for, until an object is so large that S3 would not take that many.
 
 /// Smallest part but for the last: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
-pub const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
+pub(super) const MIN_PART_BYTES: u64 = 5 * 1024 * 1024;
 /// Largest part, and largest object written or copied in one request (same page).
-pub const MAX_PART_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+pub(super) const MAX_PART_BYTES: u64 = 5 * 1024 * 1024 * 1024;
 /// Most parts of an upload (same page).
-pub const MAX_PARTS: u32 = 10_000;
+pub(super) const MAX_PARTS: u32 = 10_000;
 
 /// Part sizes are whole multiples of this, so that a plan is the same whatever the exact size of the object was hinted to be.
 const STEP_BYTES: u64 = 1024 * 1024;

@@ -123,16 +123,14 @@ async fn once(
 
 /// Whether an answer is the one that was asked for.
 fn check(response: &GetResponse, wanted: Wanted<'_>, rest: ByteRange) -> Result<(), Problem> {
-    if is_other(&response.info, wanted.pin) {
+    // Another length of the same version: one of the two answers was wrong, and nobody knows which.
+    if is_other(&response.info, wanted.pin) || response.info.size_bytes != wanted.total {
         return Err(Problem::Changed);
     }
     let (start, length) = match response.range {
         Some(range) => (range.start, range.end - range.start + 1),
         None => (0, response.length.unwrap_or(wanted.total)),
     };
-    if response.info.size_bytes != wanted.total {
-        return Err(bad("the object has another size than it had").into());
-    }
     if start != rest.start || length != rest.length {
         let message =
             format!("asked for {} bytes from {} and got {length} from {start}", rest.length, rest.start);

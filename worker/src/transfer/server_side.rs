@@ -9,13 +9,13 @@ use super::{
     CopyReceipt, Step, TransferErrorKind, VerifyLevel,
     capability::Capabilities,
     checksum::Crc,
-    existing::{Standing, examine},
+    existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     metadata::Record,
     plan::PartPlan,
     receipt::{Outcome, receipt},
-    small::{REPAIRS, gave_up, settle, warn_bad, write_manifest},
+    small::{REPAIRS, gave_up, warn_bad, write_manifest},
     source::Source,
     upload::{Completed, Upload, complete, create, end, redo},
     verify::{hash, same_md5},
@@ -54,13 +54,12 @@ pub(super) async fn copy(
     let placement = record.place(source.key.is_hashed());
     for repair in 0..=REPAIRS {
         let key = source.key.object(repair);
-        if !capabilities.create_only_copy || !in_one_request(job, &source) {
-            match examine(job, &source, &key, None).await? {
-                Standing::Absent => {}
-                found => match settle(found, &key)? {
-                    Some(outcome) => return Ok(copied(job, &source, key, outcome)),
-                    None => continue,
-                },
+        if (!capabilities.create_only_copy || !in_one_request(job, &source))
+            && let Some(found) = examine(job, &source, &key, None).await?
+        {
+            match settle(found, &key)? {
+                Some(outcome) => return Ok(copied(job, &source, key, outcome)),
+                None => continue,
             }
         }
         if placement.manifest && !manifest(job, capabilities, &source, repair, &record).await? {
@@ -121,15 +120,10 @@ async fn whole(
         }
         // Either the source is another one now, or the key exists: only a look tells.
         Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => {
-            match examine(job, source, key, None).await? {
-                Standing::Absent => Err(Halt::Changed),
-                found => Ok(match settle(found, key)? {
-                    Some(outcome) => Tried::Done(outcome),
-                    None => Tried::Damaged,
-                }),
-            }
+            let found = examine(job, source, key, None).await?.ok_or(Halt::Changed)?;
+            Ok(settle(found, key)?.map_or(Tried::Damaged, Tried::Done))
         }
-        Err(refusal) => unable(job, refusal),
+        Err(refusal) => unable(job, refusal).map(Tried::Unable),
     }
 }
 
@@ -211,29 +205,21 @@ async fn copy_parts(
         Err(Refusal::Store(error)) if error.kind == Kind::NoSuchUpload => {
             Err(redo(TransferErrorKind::Io, &error.to_string()))
         }
-        Err(refusal) => match unable(job, refusal)? {
-            Tried::Unable(why) => Ok(Err(why)),
-            Tried::Done(_) | Tried::Damaged => Err(gave_up()),
-        },
+        Err(refusal) => unable(job, refusal).map(Err),
     }
 }
 
-/// What a refused copy means: the store cannot, the source is gone, or the attempt failed.
-fn unable(job: &Job<'_>, refusal: Refusal) -> Result<Tried, Halt> {
-    match refusal {
-        Refusal::Store(error)
-            if matches!(
-                error.kind,
-                Kind::Denied | Kind::NotImplemented | Kind::Rejected | Kind::TooLarge
-            ) =>
-        {
-            Ok(Tried::Unable(error.to_string()))
+/// Why the store cannot copy by itself, if that is what a refusal means; else the attempt is over.
+fn unable(job: &Job<'_>, refusal: Refusal) -> Result<String, Halt> {
+    let mut gone = false;
+    if let Refusal::Store(error) = &refusal {
+        if matches!(error.kind, Kind::Denied | Kind::NotImplemented | Kind::Rejected | Kind::TooLarge) {
+            return Ok(error.to_string());
         }
-        Refusal::Store(error) if matches!(error.kind, Kind::NoSuchKey | Kind::NoSuchVersion) => {
-            Err(job.halt(Refusal::Store(error), Side::Source, Step::Read))
-        }
-        refusal => Err(job.halt(refusal, Side::Backup, Step::Write)),
+        gone = matches!(error.kind, Kind::NoSuchKey | Kind::NoSuchVersion);
     }
+    let (side, step) = if gone { (Side::Source, Step::Read) } else { (Side::Backup, Step::Write) };
+    Err(job.halt(refusal, side, step))
 }
 
 /// Compares what the store says about the copy with what it says about the source.

@@ -10,7 +10,7 @@ use super::{
     CopyReceipt, Step, TransferErrorKind,
     capability::Capabilities,
     checksum::{Crc, md5_of},
-    existing::{Standing, examine},
+    existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     metadata::Record,
@@ -71,7 +71,7 @@ async fn settle_doubts(job: &Job<'_>, source: &Source, payload: &Payload, crc: C
             .await?;
     if again != crc {
         let message = "two reads of the same version brought different bytes";
-        return Err(failed(Step::Read, TransferErrorKind::Integrity, message).into());
+        return Err(Halt::Redo(failed(Step::Read, TransferErrorKind::Integrity, message)));
     }
     route.etag_is_no_md5.store(true, Ordering::Relaxed);
     Ok(())
@@ -98,13 +98,12 @@ async fn write(
     };
     for repair in 0..=REPAIRS {
         let key = source.key.object(repair);
-        if !capabilities.create_only {
-            match examine(job, &source, &key, Some(&expected)).await? {
-                Standing::Absent => {}
-                found => match settle(found, &key)? {
-                    Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
-                    None => continue,
-                },
+        if !capabilities.create_only
+            && let Some(found) = examine(job, &source, &key, Some(&expected)).await?
+        {
+            match settle(found, &key)? {
+                Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
+                None => continue,
             }
         }
         let manifest = placement.manifest.then(|| source.key.manifest(repair));
@@ -126,6 +125,7 @@ async fn write(
             }
             PutEnd::Exists { uncertain } => {
                 let found = examine(job, &source, &key, Some(&expected)).await?;
+                let found = found.ok_or_else(|| vanished(&key))?;
                 if let Some(mut outcome) = settle(found, &key)? {
                     // After a lost answer the object is our own.
                     outcome.already_present = !uncertain;
@@ -138,24 +138,10 @@ async fn write(
     Err(gave_up())
 }
 
-/// What the state of a key means: an outcome, a reason to go on to the next repair key (`None`), or a conflict.
-pub(super) fn settle(found: Standing, key: &str) -> Result<Option<Outcome>, Halt> {
-    match found {
-        Standing::Equal { info, crc, sha256, level } => {
-            let written = Written { etag: info.etag, version: info.version, crc64nvme: info.crc64nvme };
-            Ok(Some(Outcome { already_present: true, ..Outcome::new(written, crc, sha256, level) }))
-        }
-        Standing::Damaged => Ok(None),
-        Standing::Foreign => {
-            let message = format!("another object is stored under {key}");
-            Err(failed(Step::Write, TransferErrorKind::DestinationConflict, message).into())
-        }
-        // It was there a moment ago; nobody may delete backups, so the store contradicts itself.
-        Standing::Absent => {
-            let message = format!("the store first had an object under {key} and then had none");
-            Err(failed(Step::Verify, TransferErrorKind::Io, message).into())
-        }
-    }
+/// Nobody may delete backups, so the store contradicts itself.
+fn vanished(key: &str) -> Halt {
+    let message = format!("the store first had an object under {key} and then had none");
+    failed(Step::Verify, TransferErrorKind::Io, message).into()
 }
 
 pub(super) fn gave_up() -> Halt {

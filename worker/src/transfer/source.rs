@@ -112,7 +112,8 @@ impl Source {
 
     /// Compares what was read with what the origin knows about its object.
     pub(super) fn check_read(&self, crc: Crc, sha256: Option<[u8; 32]>) -> Result<(), Halt> {
-        let integrity = |message: &str| Err(failed(Step::Read, TransferErrorKind::Integrity, message).into());
+        let integrity =
+            |message: &str| Err(Halt::Redo(failed(Step::Read, TransferErrorKind::Integrity, message)));
         if crc.length() != self.info.size_bytes {
             return integrity("the length read is not the length of the object");
         }

@@ -11,13 +11,12 @@ use tracing::{debug, warn};
 use super::{
     Step, TransferErrorKind,
     capability::Capabilities,
-    existing::{Standing, examine},
+    existing::{Found, examine, settle},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     key::BackupKey,
     plan::PartPlan,
     receipt::Outcome,
-    small::settle,
     source::Source,
     verify::Expected,
 };
@@ -121,11 +120,10 @@ pub(super) async fn complete(
     parts: &[PartWritten],
     expected: Option<&Expected>,
 ) -> Result<Completed, Halt> {
-    if !capabilities.create_only {
-        match examine(job, source, &upload.key, expected).await? {
-            Standing::Absent => {}
-            found => return present(found, &upload.key, false),
-        }
+    if !capabilities.create_only
+        && let Some(found) = examine(job, source, &upload.key, expected).await?
+    {
+        return present(found, &upload.key, false);
     }
     let completion = Completion {
         size_bytes: source.info.size_bytes,
@@ -143,30 +141,29 @@ pub(super) async fn complete(
             Ok(written) => return Ok(Completed::Written(written)),
             Err(error) => error,
         };
-        match error.kind {
-            // Both may be our own success, of an earlier try or of a predecessor with the same upload.
-            Kind::PreconditionFailed | Kind::NoSuchUpload => {
-                return match examine(job, source, &upload.key, expected).await? {
-                    Standing::Absent => Err(redo(TransferErrorKind::Io, &error.to_string())),
-                    found => present(found, &upload.key, uncertain || error.kind == Kind::NoSuchUpload),
-                };
-            }
-            // S3 asks for a new upload in these cases.
-            Kind::Conflict | Kind::InvalidPart => {
-                return Err(redo(TransferErrorKind::Io, &error.to_string()));
-            }
-            Kind::BadDigest => return Err(redo(TransferErrorKind::Integrity, &error.to_string())),
-            kind => {
-                uncertain |= kind.is_uncertain();
-                tries += 1;
-                let paused = job.pause(Side::Backup, tries, error).await;
-                paused.map_err(|r| job.halt(r, Side::Backup, Step::Complete))?;
-            }
+        let kind = error.kind;
+        // Both may be our own success, of an earlier try or of a predecessor with the same upload.
+        if matches!(kind, Kind::PreconditionFailed | Kind::NoSuchUpload) {
+            return match examine(job, source, &upload.key, expected).await? {
+                Some(found) => present(found, &upload.key, uncertain || kind == Kind::NoSuchUpload),
+                None => Err(redo(TransferErrorKind::Io, &error.to_string())),
+            };
         }
+        // S3 asks for a new upload in these cases.
+        if matches!(kind, Kind::Conflict | Kind::InvalidPart) {
+            return Err(redo(TransferErrorKind::Io, &error.to_string()));
+        }
+        if kind == Kind::BadDigest {
+            return Err(redo(TransferErrorKind::Integrity, &error.to_string()));
+        }
+        uncertain |= kind.is_uncertain();
+        tries += 1;
+        let paused = job.pause(Side::Backup, tries, error).await;
+        paused.map_err(|r| job.halt(r, Side::Backup, Step::Complete))?;
     }
 }
 
-fn present(found: Standing, key: &str, ours: bool) -> Result<Completed, Halt> {
+fn present(found: Found, key: &str, ours: bool) -> Result<Completed, Halt> {
     Ok(match settle(found, key)? {
         Some(outcome) => Completed::Present(Outcome { already_present: !ours, ..outcome }),
         None => Completed::Damaged,

@@ -129,13 +129,13 @@ pub(super) async fn hash(
         let _permit = permit.map_err(|r| job.halt(r, side, step))?;
         let wanted =
             Wanted { side, step, at, pin, start: part.start, length: part.length, total: size_bytes };
-        let payload = read(job, wanted, None).await.map_err(|halt| match halt {
-            Halt::Changed if side == Side::Backup => Halt::Failed(failed(
-                step,
-                TransferErrorKind::Integrity,
-                "the copy was replaced while it was read back",
-            )),
-            other => other,
+        let payload = read(job, wanted, None).await.map_err(|halt| {
+            if side == Side::Backup && matches!(halt, Halt::Changed) {
+                let message = "the copy was replaced while it was read back";
+                failed(step, TransferErrorKind::Integrity, message).into()
+            } else {
+                halt
+            }
         })?;
         crc = crc.followed_by(Crc::of(&payload));
         if let Some(sha256) = &sha256 {
