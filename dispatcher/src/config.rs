@@ -32,7 +32,8 @@ pub struct Flags {
     /// File to write the address to once it is served, and to remove at the end; for port 0.
     #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
-    /// The Redis (7.0 or newer) or Valkey server that keeps the queues: redis://[user:password@]host:port[/db], or unix:///path.
+    /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
+    /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
     #[arg(
         long,
         env = "BACKHAUL_REDIS_URL",

@@ -14,6 +14,8 @@ mod feeder;
 mod roster;
 mod sweeper;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -130,6 +130,11 @@ impl FaultyStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).rules.push(rule);
     }
 
+    /// Forgets all rules. Calls that hang go on hanging.
+    pub fn clear(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).rules.clear();
+    }
+
     /// Calls of an operation so far, failed ones included.
     #[must_use]
     pub fn calls(&self, operation: Operation) -> u64 {

@@ -21,7 +21,7 @@ use super::{
 /// What the store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryOptions {
-    /// Keeps every version of a key.
+    /// Keeps every version of a key, in buckets whose names begin with `versioned`.
     pub versioning: bool,
     /// Honours `If-None-Match: *`; otherwise it overwrites and says nothing, like some real stores.
     pub create_only: bool,
@@ -75,7 +75,7 @@ struct Upload {
 impl Default for MemoryOptions {
     fn default() -> Self {
         Self {
-            versioning: false,
+            versioning: true,
             create_only: true,
             crc64nvme: true,
             tagging: true,
@@ -156,7 +156,8 @@ impl MemoryStore {
     ) -> Written {
         state.clock += 1;
         let clock = state.clock;
-        let version = self.options.versioning.then(|| format!("v{clock}"));
+        let versioning = self.options.versioning && at.bucket.starts_with("versioned");
+        let version = versioning.then(|| format!("v{clock}"));
         let info = ObjectInfo {
             size_bytes: bytes.len() as u64,
             etag: etag.unwrap_or_else(|| hex::encode(Md5::digest(&bytes))),
@@ -170,7 +171,7 @@ impl MemoryStore {
         let written = Written { etag: info.etag.clone(), version, crc64nvme: info.crc64nvme };
         let versions =
             state.buckets.entry(at.bucket.to_owned()).or_default().entry(at.key.to_owned()).or_default();
-        if !self.options.versioning {
+        if !versioning {
             versions.clear();
         }
         versions.push(Stored { info, bytes, tags });

@@ -16,6 +16,8 @@ mod s3;
 mod s3_client;
 mod s3_error;
 mod s3_shapes;
+#[cfg(test)]
+mod s3_tests;
 
 use std::{collections::BTreeMap, fmt, pin::Pin as PinBox};
 

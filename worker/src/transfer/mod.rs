@@ -24,6 +24,8 @@ mod server_side;
 mod settings;
 mod small;
 mod source;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod verify;
 

@@ -42,8 +42,8 @@ fn strange_keys() -> Vec<String> {
         "index.jsonl",
         "bodies/00",
         "ünï/cödé",
-        " ",
         "a ",
+        " a",
         "+",
     ]
     .map(str::to_owned)

@@ -41,7 +41,9 @@ pub enum Unfit {
     #[error("appendfsync cannot be read; allow CONFIG GET, or use Redis 7.2")]
     FsyncUnknown,
     /// The barrier could never be met.
-    #[error("{connected} replicas are connected, {wanted} must confirm; add replicas or lower the durability")]
+    #[error(
+        "{connected} replicas are connected, {wanted} must confirm; add replicas or lower the durability"
+    )]
     TooFewReplicas {
         /// Connected now.
         connected: u32,
@@ -52,7 +54,9 @@ pub enum Unfit {
     #[error("its data has schema {0}, this program needs {SCHEMA}; use the program that matches the data")]
     OtherSchema(String),
     /// A changed count would split the tasks.
-    #[error("its data has {found} shards, {wanted} are configured; the number is fixed when the data is created")]
+    #[error(
+        "its data has {found} shards, {wanted} are configured; the number is fixed when the data is created"
+    )]
     OtherShards {
         /// As created.
         found: String,
@@ -212,13 +216,17 @@ mod tests {
         assert_eq!(local(&[("aof_enabled", "0")]), Err(Unfit::NoAof));
         assert_eq!(local(&[("aof_last_write_status", "err")]), Err(Unfit::AofFailing("err".into())));
         assert_eq!(judge(&HashMap::new(), None, Durability::None), Err(Unfit::NoInfo("redis_version")));
-        assert_eq!(judge(&server(&[]), Some("everysec"), Durability::Local), Err(Unfit::FsyncTooLate("everysec".into())));
+        assert_eq!(
+            judge(&server(&[]), Some("everysec"), Durability::Local),
+            Err(Unfit::FsyncTooLate("everysec".into()))
+        );
         assert_eq!(judge(&server(&[]), None, Durability::Local), Err(Unfit::FsyncUnknown));
     }
 
     #[test]
     fn the_barrier_is_the_strongest_that_the_server_knows() {
-        let with = |version, durability| judge(&server(&[("redis_version", version)]), Some("everysec"), durability);
+        let with =
+            |version, durability| judge(&server(&[("redis_version", version)]), Some("everysec"), durability);
         assert_eq!(with("7.2.4", Durability::Local), Ok(Barrier::WaitAof(0)));
         assert_eq!(with("8.2.3", Durability::Replicas(1)), Ok(Barrier::WaitAof(1)));
         assert_eq!(with("7.0.15", Durability::Replicas(1)), Ok(Barrier::Wait(1)));

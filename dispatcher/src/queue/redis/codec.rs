@@ -10,8 +10,8 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use prost::Message as _;
 
 use crate::queue::{
-    DEFAULT_COST_BYTES, Failure, FailureClass, LeaseToken, NewTask, ObjectRef, Priority, Progress, QueueError, TaskId,
-    TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs, VerifyLevel,
+    DEFAULT_COST_BYTES, Failure, FailureClass, LeaseToken, NewTask, ObjectRef, Priority, Progress,
+    QueueError, TaskId, TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs, VerifyLevel,
 };
 
 /// First byte of every record.
@@ -100,14 +100,18 @@ pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, TooLong> {
         fits("location", spec.object.location.len(), 0xff)?,
         fits("spec", spec_bytes, 0xff_ffff)?,
     ];
-    let mut out = Vec::with_capacity(HEAD_BYTES + spec.tenant.len() + spec.object.location.len() + spec_bytes);
+    let mut out =
+        Vec::with_capacity(HEAD_BYTES + spec.tenant.len() + spec.object.location.len() + spec_bytes);
     let flags = if spec.object.version.is_none() { LATEST } else { 0 };
     let cost = if spec.size_hint_bytes == 0 { DEFAULT_COST_BYTES } else { spec.size_hint_bytes };
     out.put_slice(&[VERSION, state_code(TaskState::Pending), 0, flags, priority_code(spec.priority), 0]);
     out.put_bytes(0, 4 + 4 + 2 + 2 + 6);
     out.put_uint(exact_ms(task.process_at.map_or(0, |at| at.0)), 6);
     out.put_bytes(0, 7 + LeaseToken::LEN + 6 + 7 + 7 + 7);
-    out.put_uint(exact(u64::try_from(spec.processing_timeout.as_millis()).unwrap_or(u64::MAX)).min((1 << 40) - 1), 5);
+    out.put_uint(
+        exact(u64::try_from(spec.processing_timeout.as_millis()).unwrap_or(u64::MAX)).min((1 << 40) - 1),
+        5,
+    );
     out.put_uint(exact(cost), 7);
     out.put_uint(lengths[0], 1);
     out.put_uint(lengths[1], 1);

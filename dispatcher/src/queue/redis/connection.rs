@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection};
+use redis::{
+    Client, Cmd, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::MultiplexedConnection,
+};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::scripts::Script;
@@ -122,7 +125,9 @@ impl Link {
             return Ok((*generation, connection.clone()));
         }
         if state.not_before.is_some_and(|at| Instant::now() < at) {
-            return Err(std::io::Error::new(std::io::ErrorKind::NotConnected, "waiting to connect again").into());
+            return Err(
+                std::io::Error::new(std::io::ErrorKind::NotConnected, "waiting to connect again").into()
+            );
         }
         match self.endpoint.connect().await {
             Ok(connection) => {
@@ -172,11 +177,13 @@ async fn exchange(
 ) -> RedisResult<Answers> {
     let sent = pipeline(calls, barrier);
     let mut answers = round_trip(connection, &sent).await?;
-    let forgotten: Vec<bool> = answers.iter().map(|answer| answer.as_ref().is_err_and(is_forgotten)).collect();
+    let forgotten: Vec<bool> =
+        answers.iter().map(|answer| answer.as_ref().is_err_and(is_forgotten)).collect();
     if forgotten.contains(&true) {
         load_scripts(connection).await?;
         let again = sent.cmd_iter().zip(&forgotten).filter(|(_, forgotten)| **forgotten);
-        let mut repaired = round_trip(connection, &pipeline(again.map(|(call, _)| call.clone()), barrier)).await?;
+        let mut repaired =
+            round_trip(connection, &pipeline(again.map(|(call, _)| call.clone()), barrier)).await?;
         if barrier.is_some() {
             answers.pop();
             answers.extend(repaired.pop());
@@ -223,6 +230,8 @@ async fn load_scripts(connection: &mut MultiplexedConnection) -> RedisResult<()>
 fn must_replace(error: &RedisError) -> bool {
     matches!(
         error.kind(),
-        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) | ErrorKind::Io | ErrorKind::Parse
+        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
+            | ErrorKind::Io
+            | ErrorKind::Parse
     )
 }

@@ -77,7 +77,10 @@ impl Shared {
                 answers[at] = Some(one);
             }
         }
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(error::unexpected("no answer")))).collect()
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| Err(error::unexpected("no answer"))))
+            .collect()
     }
 
     /// [`crate::queue::TaskQueue::settle`].
@@ -107,7 +110,10 @@ impl Shared {
                 }
             }
         }
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(error::unexpected("no answer")))).collect()
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| Err(error::unexpected("no answer"))))
+            .collect()
     }
 
     /// Settles reports on different tasks. An item without an answer was raced and is to be tried again.
@@ -133,7 +139,8 @@ impl Shared {
         let (done, ended) = (cut(&successes, &ids), cut(&judged_at, &ids));
         let mut calls = Vec::with_capacity(done.len() + ended.len());
         for piece in &done {
-            let mut call = Call::about(Script::Complete, piece.shard, piece.ids(&ids).into_iter()).arg(self.now());
+            let mut call =
+                Call::about(Script::Complete, piece.shard, piece.ids(&ids).into_iter()).arg(self.now());
             for &at in &piece.items {
                 call.push(settlements[at].lease.as_bytes().as_slice());
                 if let Outcome::Done { receipt } = &settlements[at].outcome {
@@ -142,9 +149,11 @@ impl Shared {
             }
             calls.push(call.into_command());
         }
-        let judgement = |at: usize| judged.iter().find(|(other, _)| *other == at).map(|(_, judgement)| judgement);
+        let judgement =
+            |at: usize| judged.iter().find(|(other, _)| *other == at).map(|(_, judgement)| judgement);
         for piece in &ended {
-            let mut call = Call::about(Script::Fail, piece.shard, piece.ids(&ids).into_iter()).arg(self.now());
+            let mut call =
+                Call::about(Script::Fail, piece.shard, piece.ids(&ids).into_iter()).arg(self.now());
             for judgement in piece.items.iter().filter_map(|&at| judgement(at)) {
                 call.push(judgement.verdict.as_slice());
                 call.push(judgement.failure.as_slice());
@@ -193,11 +202,15 @@ impl Shared {
                 Err(failure) => Err(failure),
             };
             match values {
-                Ok(values) => records.extend(piece.items.iter().zip(values).map(|(&at, value)| match value {
-                    Value::BulkString(raw) => (at, codec::decode(ids[at], &raw).map(Some)),
-                    _ => (at, Ok(None)),
-                })),
-                Err(failure) => records.extend(piece.items.iter().map(|&at| (at, Err(error::same(&failure))))),
+                Ok(values) => {
+                    records.extend(piece.items.iter().zip(values).map(|(&at, value)| match value {
+                        Value::BulkString(raw) => (at, codec::decode(ids[at], &raw).map(Some)),
+                        _ => (at, Ok(None)),
+                    }))
+                }
+                Err(failure) => {
+                    records.extend(piece.items.iter().map(|&at| (at, Err(error::same(&failure)))))
+                }
             }
         }
         records
@@ -205,7 +218,8 @@ impl Shared {
 
     /// What a report other than success means for the task as it is.
     fn judge(&self, record: &TaskRecord, settlement: &Settlement) -> Judgement {
-        let (counters, requests, max_attempts) = (counters(record), requests(record), record.spec.max_attempts);
+        let (counters, requests, max_attempts) =
+            (counters(record), requests(record), record.spec.max_attempts);
         let returned = |delay| {
             let jitter = policy::spread(&record.id, record.run, counters);
             policy::after_return(counters, max_attempts, delay, jitter, &self.settings).given(requests)
@@ -270,7 +284,13 @@ struct Judgement {
 }
 
 /// A verdict, and the record that it was made on, as `_ends.lua` unpacks it.
-fn pack(lease: LeaseToken, record: &TaskRecord, verdict: &Verdict, kind: u8, upload_changes: bool) -> Vec<u8> {
+fn pack(
+    lease: LeaseToken,
+    record: &TaskRecord,
+    verdict: &Verdict,
+    kind: u8,
+    upload_changes: bool,
+) -> Vec<u8> {
     let short = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
     let mut out = Vec::with_capacity(56);
     out.put_slice(lease.as_bytes());
@@ -303,9 +323,13 @@ fn settled(id: &TaskId, code: i64) -> Result<Option<SettleOutcome>, QueueError> 
         -3 => return Err(damaged(id)),
         -4 => return Ok(None),
         state => match codec::state_of(state) {
-            Some(state @ (TaskState::Pending | TaskState::Delayed | TaskState::Done | TaskState::Dead | TaskState::Cancelled)) => {
-                SettleOutcome::Stored(state)
-            }
+            Some(
+                state @ (TaskState::Pending
+                | TaskState::Delayed
+                | TaskState::Done
+                | TaskState::Dead
+                | TaskState::Cancelled),
+            ) => SettleOutcome::Stored(state),
             Some(TaskState::Scheduled | TaskState::Working) | None => {
                 return Err(error::unexpected("a settling script gave an unknown answer"));
             }
@@ -316,7 +340,9 @@ fn settled(id: &TaskId, code: i64) -> Result<Option<SettleOutcome>, QueueError> 
 fn too_long(settlement: &Settlement) -> Option<QueueError> {
     let fits = match &settlement.outcome {
         Outcome::Done { receipt } => codec::fits("receipt", receipt.len(), 0xffff),
-        Outcome::Failed { failure, .. } => codec::fits("failure", failure.code.len() + failure.message.len(), 0xff00),
+        Outcome::Failed { failure, .. } => {
+            codec::fits("failure", failure.code.len() + failure.message.len(), 0xff00)
+        }
         Outcome::HandedBack { upload_id, .. } => codec::fits("upload id", upload_id.len(), 0xffff),
         Outcome::Cancelled => Ok(0),
     };

@@ -30,7 +30,9 @@ pub(super) fn unexpected(what: &'static str) -> QueueError {
 
 /// The failure of a whole call, for one more of its items.
 pub(super) fn same(failure: &QueueError) -> QueueError {
-    let of_redis = |source: &(dyn std::error::Error + Send + Sync + 'static)| source.downcast_ref::<RedisError>().cloned();
+    let of_redis = |source: &(dyn std::error::Error + Send + Sync + 'static)| {
+        source.downcast_ref::<RedisError>().cloned()
+    };
     let source = match failure {
         QueueError::Unavailable(source) | QueueError::Rejected(source) => of_redis(source.as_ref()),
         QueueError::Full

@@ -251,7 +251,8 @@ impl Shared {
             let hash = answer.bytes()?;
             let left_ms = answer.unsigned()?;
             let raw = answer.bytes()?;
-            let id = keys::id(target.shard, &hash).ok_or_else(|| error::unexpected("lease.lua gave no task id"))?;
+            let id = keys::id(target.shard, &hash)
+                .ok_or_else(|| error::unexpected("lease.lua gave no task id"))?;
             match leased_task(id, left_ms, &raw) {
                 Ok(task) => leased.push(task),
                 // The lease runs out and the task comes back, until somebody has looked; the others must not suffer.

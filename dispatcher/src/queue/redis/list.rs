@@ -54,7 +54,9 @@ impl Shared {
                 Some(Cursor::Ordered { .. }) if count > STILL_ORDERED => {
                     return Err(QueueError::Rejected(Box::new(Outgrown)));
                 }
-                None if count > ORDERED => self.along(query, state, (0, None), limit, &mut page.tasks).await?,
+                None if count > ORDERED => {
+                    self.along(query, state, (0, None), limit, &mut page.tasks).await?
+                }
                 from @ (Some(Cursor::Ordered { .. }) | None) => {
                     self.in_order(query, state, from, limit, &mut page.tasks).await?
                 }
@@ -118,14 +120,13 @@ impl Shared {
         tasks.extend(found);
         let last = tasks.last().filter(|last| more && last.state == state);
         Ok(match last {
-            Some(last) => {
-                Some(Cursor::Ordered { state, created_at: last.created_at, id: last.id.clone() })
-            }
+            Some(last) => Some(Cursor::Ordered { state, created_at: last.created_at, id: last.id.clone() }),
             // The page was full before this state: it begins with the next page.
             None if more => Some(Cursor::Ordered {
                 state,
                 created_at: UnixMs(u64::MAX),
-                id: TaskId::parse("000-00000000000000000000000000000000").map_err(|_| error::unexpected("id"))?,
+                id: TaskId::parse("000-00000000000000000000000000000000")
+                    .map_err(|_| error::unexpected("id"))?,
             }),
             None => None,
         })
@@ -199,8 +200,10 @@ impl Shared {
                 page.arg("WITHSCORES");
                 let page = places(self.ask(page).await?)?;
                 let read = page.len();
-                let fresh: Vec<Place> =
-                    page.into_iter().filter(|place| after.is_none_or(|after| place.comes_after(after))).collect();
+                let fresh: Vec<Place> = page
+                    .into_iter()
+                    .filter(|place| after.is_none_or(|after| place.comes_after(after)))
+                    .collect();
                 let go_on = fresh.is_empty() && read == BATCH;
                 entries.extend(fresh);
                 if !go_on {
@@ -215,7 +218,12 @@ impl Shared {
     }
 
     /// The keys that together index a state in a shard, as far as they can hold what the query asks for.
-    async fn indexes(&self, query: &ListQuery, state: TaskState, shard: u16) -> Result<Vec<String>, QueueError> {
+    async fn indexes(
+        &self,
+        query: &ListQuery,
+        state: TaskState,
+        shard: u16,
+    ) -> Result<Vec<String>, QueueError> {
         if let Some(index) = keys::index(state) {
             return Ok(vec![keys::of_shard(shard, index)]);
         }
@@ -224,7 +232,8 @@ impl Shared {
         let mut answers = self.send(calls).await?.into_iter();
         let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
         let (waiting, mut locations) = (counts(next()?)?, texts(next()?)?);
-        locations.retain(|location| query.location.as_ref().is_none_or(|wanted| wanted.as_bytes() == location));
+        locations
+            .retain(|location| query.location.as_ref().is_none_or(|wanted| wanted.as_bytes() == location));
         let bands = (0..3_u8).filter(|&band| waiting[usize::from(band)] > 0);
         let queue = |band, location: &[u8]| {
             let location = String::from_utf8_lossy(location);
@@ -298,8 +307,8 @@ fn waiting(shard: u16, tenant: &str) -> Cmd {
 }
 
 fn counts(answer: Value) -> Result<[u64; 3], QueueError> {
-    let bands: [Option<u64>; 3] =
-        redis::from_redis_value(answer).map_err(|_| error::unexpected("a tenant's counters are no numbers"))?;
+    let bands: [Option<u64>; 3] = redis::from_redis_value(answer)
+        .map_err(|_| error::unexpected("a tenant's counters are no numbers"))?;
     Ok(bands.map(Option::unwrap_or_default))
 }
 

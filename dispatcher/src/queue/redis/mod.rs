@@ -40,17 +40,17 @@ use redis::{Cmd, Value};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{
-    check::Unfit,
-    connection::Timeouts,
-    options::{ConnectError, Durability, RedisOptions},
-};
 use self::{
     check::Barrier,
     connection::{Endpoint, Link},
     hints::Hints,
     lease::Sessions,
     writer::{Write, Writer, Written, writer},
+};
+pub use self::{
+    check::Unfit,
+    connection::Timeouts,
+    options::{ConnectError, Durability, RedisOptions},
 };
 use super::{
     CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, QueueClock,
@@ -223,7 +223,10 @@ impl TaskQueue for RedisQueue {
         for ((at, id), outcome) in positions.into_iter().zip(written) {
             answers[at] = Some(outcome.and_then(|written| submitted(id, &written)));
         }
-        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(error::unexpected("no answer")))).collect()
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| Err(error::unexpected("no answer"))))
+            .collect()
     }
 
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError> {
@@ -232,9 +235,10 @@ impl TaskQueue for RedisQueue {
         match self.shared.ask(command).await {
             Ok(Value::BulkString(raw)) => codec::decode(id, &raw),
             Ok(_) => Err(QueueError::NotFound(id.clone())),
-            Err(failure) if error::is_wrong_type(&failure) => {
-                Err(QueueError::Corrupt { task: id.to_string(), what: "its key holds something else than a record" })
-            }
+            Err(failure) if error::is_wrong_type(&failure) => Err(QueueError::Corrupt {
+                task: id.to_string(),
+                what: "its key holds something else than a record",
+            }),
             Err(failure) => Err(failure),
         }
     }
@@ -300,7 +304,8 @@ fn submitted(id: TaskId, written: &Written) -> Result<Submitted, QueueError> {
         -3 => return Err(damaged(&id)),
         _ => return Err(error::unexpected("submit.lua gave an unknown answer")),
     };
-    let state = codec::state_of(state).ok_or_else(|| error::unexpected("submit.lua gave an unknown state"))?;
+    let state =
+        codec::state_of(state).ok_or_else(|| error::unexpected("submit.lua gave an unknown state"))?;
     let run = u32::try_from(run).map_err(|_| error::unexpected("submit.lua gave an unknown run"))?;
     Ok(Submitted { id, run, state, outcome })
 }

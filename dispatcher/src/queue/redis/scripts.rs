@@ -95,7 +95,13 @@ impl Script {
         let shared = [include_str!("lua/_record.lua"), include_str!("lua/_shard.lua")];
         let ends = match self {
             Self::Complete | Self::Fail | Self::Expire => include_str!("lua/_ends.lua"),
-            Self::Submit | Self::Lease | Self::Renew | Self::Cancel | Self::Gate | Self::Promote | Self::Reap => "",
+            Self::Submit
+            | Self::Lease
+            | Self::Renew
+            | Self::Cancel
+            | Self::Gate
+            | Self::Promote
+            | Self::Reap => "",
         };
         [flags, shared[0], shared[1], ends, body].join("\n")
     }
@@ -204,10 +210,15 @@ mod tests {
     #[test]
     fn every_script_says_what_it_takes_and_what_it_answers() {
         for script in Script::ALL {
-            let header: String = script.source().lines().take_while(|line| line.starts_with(['-', '#'])).collect();
-            let body = script.source().lines().skip_while(|line| line.starts_with(['-', '#'])).collect::<String>();
+            let header: String =
+                script.source().lines().take_while(|line| line.starts_with(['-', '#'])).collect();
+            let body =
+                script.source().lines().skip_while(|line| line.starts_with(['-', '#'])).collect::<String>();
             assert!(header.contains("Returns"), "{script:?} does not say what it returns");
-            assert!(header.contains("Keeps:") || header.contains("Decides nothing"), "{script:?} names no invariant");
+            assert!(
+                header.contains("Keeps:") || header.contains("Decides nothing"),
+                "{script:?} names no invariant"
+            );
             let documented = mentions(&header);
             for used in mentions(&body) {
                 assert!(documented.contains(&used), "{script:?} uses {used} without saying what it is");

@@ -114,7 +114,9 @@ impl Shared {
             TaskState::Done => settings.retain_finished.max(settings.dedup_window),
             TaskState::Cancelled => settings.retain_finished,
             TaskState::Dead => settings.retain_dead,
-            TaskState::Scheduled | TaskState::Pending | TaskState::Working | TaskState::Delayed => Duration::MAX,
+            TaskState::Scheduled | TaskState::Pending | TaskState::Working | TaskState::Delayed => {
+                Duration::MAX
+            }
         })
     }
 
@@ -135,11 +137,8 @@ impl Shared {
             (0..count).map(|_| task(shard, &answer.bytes()?)).collect()
         };
         let (scheduled, delayed) = (list()?, list()?);
-        let finished = [
-            (TaskState::Done, list()?),
-            (TaskState::Cancelled, list()?),
-            (TaskState::Dead, list()?),
-        ];
+        let finished =
+            [(TaskState::Done, list()?), (TaskState::Cancelled, list()?), (TaskState::Dead, list()?)];
         Ok(Some(Due { shard, amnesty, more, next_ms, leases, scheduled, delayed, finished }))
     }
 
@@ -154,7 +153,9 @@ impl Shared {
             let mut call = Call::about(Script::Expire, due.shard, ids).arg(self.now());
             for (id, raw) in &due.leases {
                 // What cannot be read gets no verdict; the script puts it aside.
-                call.push(codec::decode(id, raw).map(|record| self.judge_expiry(&record)).unwrap_or_default());
+                call.push(
+                    codec::decode(id, raw).map(|record| self.judge_expiry(&record)).unwrap_or_default(),
+                );
             }
             add(Script::Expire, call);
         }
@@ -183,8 +184,10 @@ impl Shared {
 
     /// [`crate::queue::TaskQueue::depths`].
     pub(super) async fn depths(&self) -> Result<Depths, QueueError> {
-        let indexed: Vec<(TaskState, &str)> =
-            TaskState::ALL.into_iter().filter_map(|state| keys::index(state).map(|index| (state, index))).collect();
+        let indexed: Vec<(TaskState, &str)> = TaskState::ALL
+            .into_iter()
+            .filter_map(|state| keys::index(state).map(|index| (state, index)))
+            .collect();
         let mut calls = Vec::new();
         for shard in 0..self.settings.shards {
             for (_, index) in &indexed {

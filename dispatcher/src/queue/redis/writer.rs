@@ -144,9 +144,11 @@ impl WriterLoop {
         match self.link.send_before(calls, barrier.as_ref()).await {
             Ok(mut answers) => {
                 let proof = if barrier.is_some() { self.proven(answers.pop()) } else { Proof::Met };
-                let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
+                let mut outcomes: Vec<Option<Result<Written, QueueError>>> =
+                    writes.iter().map(|_| None).collect();
                 for (piece, answer) in pieces.iter().zip(answers) {
-                    let decoded = answer.map_err(error::from_redis).and_then(|value| self.read(writes, piece, value));
+                    let decoded =
+                        answer.map_err(error::from_redis).and_then(|value| self.read(writes, piece, value));
                     match decoded {
                         Ok(written) => {
                             for (&at, one) in piece.items.iter().zip(written) {

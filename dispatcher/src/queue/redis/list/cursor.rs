@@ -103,7 +103,9 @@ mod tests {
             assert!(Cursor::parse(&format!("{text}:"), 16).is_err());
             assert!(Cursor::parse(&text[1..], 16).is_err());
         }
-        for bad in ["", "o", "o:9:1:x", "i:2:16:7:0123456789abcdef0123456789abcdef", "i:2:1:7:{x}:pending", "x:1"] {
+        for bad in
+            ["", "o", "o:9:1:x", "i:2:16:7:0123456789abcdef0123456789abcdef", "i:2:1:7:{x}:pending", "x:1"]
+        {
             assert!(Cursor::parse(bad, 16).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,10 @@ fn usual_task(n: u32) -> NewTask {
         object: ObjectRef {
             location: "uploads".into(),
             bucket: "user-content".into(),
-            key: format!("photos/2026/11/{:02}/3f2b6c1e-8d4a-4b7e-9c0d-{n:012}/originals/full-resolution/IMG_000000000000.jpeg", n % 30),
+            key: format!(
+                "photos/2026/11/{:02}/3f2b6c1e-8d4a-4b7e-9c0d-{n:012}/originals/full-resolution/IMG_000000000000.jpeg",
+                n % 30
+            ),
             version: Some(format!("{n:032x}")),
         },
         priority: Priority::Normal,
@@ -33,7 +36,8 @@ async fn a_pending_task_with_a_spec_of_200_bytes_costs_at_most_600() {
     const TASKS: u32 = 70_000;
     let server = Server::start(&[]);
     let queue = RedisQueue::connect(options(&server, 0), settings(), QueueClock::Server).await.unwrap();
-    let spec_bytes = super::super::codec::encode_new(&usual_task(7)).unwrap().len() - super::super::codec::HEAD_BYTES;
+    let spec_bytes =
+        super::super::codec::encode_new(&usual_task(7)).unwrap().len() - super::super::codec::HEAD_BYTES;
     let before = used_memory(&server).await;
     for first in (0..TASKS).step_by(1_000) {
         let answers = queue.submit((first..first + 1_000).map(usual_task).collect()).await;
