@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{
     debug,
-    field::{DisplayValue, debug, display},
+    field::{DisplayValue, display},
     info, warn,
 };
 
@@ -234,7 +234,7 @@ impl<W: Workload> LinkDriver<W> {
         };
         info!(
             dispatcher = self.stream.address(),
-            code = status.as_ref().map(|status| debug(status.code())),
+            code = status.as_ref().map(|status| tracing::field::debug(status.code())),
             status = status.as_ref().map(Status::message),
             leases = self.link.held(),
             unconfirmed = self.link.unconfirmed(),
