@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Parts of one object that are copied at a time.
-const PARTS_IN_FLIGHT: usize = 4;
+const PARTS_IN_FLIGHT: u32 = 4;
 
 /// Why a worker did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
         EngineSettings {
             memory_bytes: settings.memory_bytes,
             part_bytes: settings.part_bytes,
-            window: PARTS_IN_FLIGHT,
+            window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
             ..EngineSettings::default()
         },
     )?;
@@ -125,7 +125,7 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
             tasks: usize::try_from(settings.max_tasks).unwrap_or(usize::MAX),
             memory_bytes: settings.memory_bytes,
             part_bytes: settings.part_bytes,
-            parts_in_flight: 8,
+            parts_in_flight: PARTS_IN_FLIGHT,
         },
         stop_within: Duration::from_secs(3),
     }

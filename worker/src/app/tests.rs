@@ -24,7 +24,7 @@ struct Worker {
 
 impl Worker {
     fn start(dispatchers: &[&ScriptedDispatcher], adjust: impl FnOnce(&mut LinkSettings)) -> Self {
-        let (copier, copies) = FakeCopier::new();
+        let (copier, copies) = FakeCopier::obedient();
         let settings = WorkerSettings {
             dispatchers: dispatchers.iter().map(|d| d.url()).collect(),
             name: "worker".to_owned(),
@@ -197,7 +197,7 @@ async fn a_worker_told_to_leave_hands_back_what_has_not_started_and_finishes_wha
 #[tokio::test]
 async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short() {
     let mut dispatcher = ScriptedDispatcher::start().await;
-    let (copier, mut copies) = FakeCopier::new();
+    let (copier, mut copies) = FakeCopier::obedient();
     let settings = WorkerSettings {
         dispatchers: vec![dispatcher.url()],
         name: "worker".to_owned(),

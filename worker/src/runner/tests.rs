@@ -47,7 +47,7 @@ fn runner(copier: Arc<dyn Copier>, tasks: usize) -> Runner {
 }
 
 fn with_fake(tasks: usize) -> (Runner, StartedCopies) {
-    let (copier, copies) = FakeCopier::new();
+    let (copier, copies) = FakeCopier::obedient();
     (runner(copier, tasks), copies)
 }
 
@@ -58,10 +58,8 @@ async fn finished(runner: &mut Runner) -> (LeaseKey, Outcome) {
 }
 
 fn failure(outcome: Outcome) -> v1::Failure {
-    match outcome {
-        Outcome::Failure(failure) => failure,
-        other => panic!("{other:?} is no failure"),
-    }
+    let Outcome::Failure(failure) = outcome else { panic!("{outcome:?} is no failure") };
+    failure
 }
 
 #[tokio::test]
