@@ -19,7 +19,7 @@ struct Edge {
 const STORES: [&str; 3] = ["aws_sdk_s3", "aws_config", "s3s"];
 const RPC: [&str; 4] = ["tonic", "prost", "prost_types", "backhaul_proto"];
 
-const EDGES: [Edge; 11] = [
+const EDGES: [Edge; 12] = [
     Edge {
         from: &["proto/src/"],
         except: &[],
