@@ -63,26 +63,29 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
             ..EngineSettings::default()
         },
     )?;
-    // A target that cannot be probed now is probed before its first copy: the worker starts without it.
-    if let Some(probes) = stop.run_until_cancelled(engine.probe()).await {
-        for probe in probes {
-            match probe.result {
-                Ok(found) => {
-                    info!(location = probe.location, bucket = probe.bucket, ?found, "backup target probed")
-                }
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    warn!(
-                        location = probe.location,
-                        bucket = probe.bucket,
-                        error,
-                        "backup target not reached yet"
-                    );
-                }
-            }
+    let engine = Arc::new(engine);
+    // A target that is not reached now is probed before its first copy: nothing waits for this.
+    let probed = probe(&engine);
+    let (_, ended) = tokio::join!(
+        stop.run_until_cancelled(probed),
+        run_with(settings, Arc::clone(&engine) as _, stop.clone())
+    );
+    ended
+}
+
+/// Finds out what the backup targets can do, and says so.
+async fn probe(engine: &Engine) {
+    for probe in engine.probe().await {
+        let (location, bucket) = (probe.location, probe.bucket);
+        if let Err(error) = probe.result {
+            warn!(
+                location,
+                bucket,
+                error = &error as &dyn std::error::Error,
+                "backup target not reached yet"
+            );
         }
     }
-    run_with(settings, Arc::new(engine), stop).await
 }
 
 /// Runs a worker with `copier` until `stop` is cancelled and its drain is over.

@@ -389,7 +389,9 @@ impl Link {
             v1::LeaseVerdict::Keep => self.leases.renew(&news.lease, asked, news.lease_for),
             v1::LeaseVerdict::Lost => self.lose(news.lease.clone()),
             v1::LeaseVerdict::Cancel => self.stop(&news.lease, StopReason::Cancelled),
-            v1::LeaseVerdict::Unknown | v1::LeaseVerdict::Unspecified => {}
+            v1::LeaseVerdict::Unknown | v1::LeaseVerdict::Unspecified => {
+                self.leases.extend(&news.lease, asked, news.lease_for);
+            }
         }
     }
 
