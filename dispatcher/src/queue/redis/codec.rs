@@ -18,6 +18,9 @@ use crate::queue::{
 const VERSION: u8 = 1;
 /// Bytes of the head.
 pub(super) const HEAD_BYTES: usize = 107;
+/// Where the head says which band.
+#[cfg(test)]
+pub(super) const BAND_AT: usize = 4;
 /// Texts after the head.
 const TEXTS: usize = 9;
 /// Scripts count in doubles, which are exact up to here.
@@ -32,14 +35,20 @@ const CANCEL: u8 = 4;
 /// The request names no version.
 const LATEST: u8 = 8;
 
-/// Why a task cannot be stored as it is.
+/// Why something cannot be stored as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is longer than {limit} bytes")]
-pub(super) struct TooLong {
-    /// Which part of it.
-    pub(super) field: &'static str,
-    /// What the record has room for.
-    pub(super) limit: usize,
+pub(super) enum Unstorable {
+    /// A record has no room for it.
+    #[error("{field} is longer than {limit} bytes")]
+    TooLong {
+        /// Which part of it.
+        field: &'static str,
+        /// What the record has room for.
+        limit: usize,
+    },
+    /// It would make a key that can be read in two ways.
+    #[error("a location's name cannot have a colon")]
+    Colon,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -81,8 +90,11 @@ struct FailureMessage {
 }
 
 /// A new task as `submit.lua` takes it: everything but state, run, time of creation and order number, which the script fills in.
-pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, TooLong> {
+pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, Unstorable> {
     let spec = &task.spec;
+    if spec.object.location.contains(':') {
+        return Err(Unstorable::Colon);
+    }
     let message = SpecMessage {
         bucket: spec.object.bucket.clone(),
         key: spec.object.key.clone(),
@@ -120,7 +132,7 @@ pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, TooLong> {
     debug_assert_eq!(out.len(), HEAD_BYTES);
     out.put_slice(spec.tenant.as_bytes());
     out.put_slice(spec.object.location.as_bytes());
-    message.encode(&mut out).map_err(|_| TooLong { field: "spec", limit: usize::MAX })?;
+    out.extend_from_slice(&message.encode_to_vec());
     Ok(out)
 }
 
@@ -267,8 +279,8 @@ pub(super) fn exact_ms(ms: u64) -> u64 {
 }
 
 /// The length of a field if the record has room for it.
-pub(super) fn fits(field: &'static str, length: usize, limit: usize) -> Result<u64, TooLong> {
-    if length > limit { Err(TooLong { field, limit }) } else { Ok(length as u64) }
+pub(super) fn fits(field: &'static str, length: usize, limit: usize) -> Result<u64, Unstorable> {
+    if length > limit { Err(Unstorable::TooLong { field, limit }) } else { Ok(length as u64) }
 }
 
 /// The number of a state in a record and in the answers of scripts.
