@@ -39,7 +39,7 @@ async fn a_pending_task_with_a_spec_of_200_bytes_costs_at_most_600() {
     const TASKS: u32 = 70_000;
     let server = Server::start(&[]);
     let queue = RedisQueue::connect(options(&server, 0), settings(), QueueClock::Server).await.unwrap();
-    let spec_bytes = codec::encode_new(&usual_task(7)).unwrap().len() - codec::HEAD_BYTES;
+    let spec_bytes = codec::encode_new(&usual_task(7)).unwrap().body.len() - codec::BODY_HEAD_BYTES;
     let before = used_memory(&server).await;
     for first in (0..TASKS).step_by(1_000) {
         let answers = queue.submit((first..first + 1_000).map(usual_task).collect()).await;
