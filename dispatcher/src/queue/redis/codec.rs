@@ -18,8 +18,11 @@ use crate::queue::{
 const VERSION: u8 = 1;
 /// Bytes of the head.
 pub(super) const HEAD_BYTES: usize = 107;
-/// Texts after the head.
-const TEXTS: usize = 9;
+/// Where the head says which band.
+#[cfg(test)]
+pub(super) const BAND_AT: usize = 104;
+/// Bytes of the head from the processing timeout on.
+pub(super) const BODY_HEAD_BYTES: usize = 21;
 /// Scripts count in doubles, which are exact up to here.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
@@ -32,14 +35,20 @@ const CANCEL: u8 = 4;
 /// The request names no version.
 const LATEST: u8 = 8;
 
-/// Why a task cannot be stored as it is.
+/// Why something cannot be stored as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{field} is longer than {limit} bytes")]
-pub(super) struct TooLong {
-    /// Which part of it.
-    pub(super) field: &'static str,
-    /// What the record has room for.
-    pub(super) limit: usize,
+pub(super) enum Unstorable {
+    /// A record has no room for it.
+    #[error("{field} is longer than {limit} bytes")]
+    TooLong {
+        /// Which part of it.
+        field: &'static str,
+        /// What the record has room for.
+        limit: usize,
+    },
+    /// It would make a key that can be read in two ways.
+    #[error("a location's name cannot have a colon")]
+    Colon,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -80,9 +89,21 @@ struct FailureMessage {
     retry_after_nanos: u32,
 }
 
-/// A new task as `submit.lua` takes it: everything but state, run, time of creation and order number, which the script fills in.
-pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, TooLong> {
+/// A new task as `submit.lua` takes it, which adds what only it can know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NewRecord {
+    /// Flags and processing time.
+    pub(super) start: [u8; 7],
+    /// The record from the processing timeout on.
+    pub(super) body: Vec<u8>,
+}
+
+/// Encodes a new task.
+pub(super) fn encode_new(task: &NewTask) -> Result<NewRecord, Unstorable> {
     let spec = &task.spec;
+    if spec.object.location.contains(':') {
+        return Err(Unstorable::Colon);
+    }
     let message = SpecMessage {
         bucket: spec.object.bucket.clone(),
         key: spec.object.key.clone(),
@@ -95,33 +116,30 @@ pub(super) fn encode_new(task: &NewTask) -> Result<Vec<u8>, TooLong> {
         timeout_nanos: u64::from(spec.processing_timeout.subsec_nanos() % 1_000_000),
     };
     let spec_bytes = message.encoded_len();
-    let lengths = [
-        fits("tenant", spec.tenant.len(), 0xff)?,
-        fits("location", spec.object.location.len(), 0xff)?,
-        fits("spec", spec_bytes, 0xff_ffff)?,
-    ];
-    let mut out =
-        Vec::with_capacity(HEAD_BYTES + spec.tenant.len() + spec.object.location.len() + spec_bytes);
-    let flags = if spec.object.version.is_none() { LATEST } else { 0 };
+    let tenant_length = fits("tenant", spec.tenant.len(), 0xff)?;
+    let location_length = fits("location", spec.object.location.len(), 0xff)?;
+    let spec_length = fits("spec", spec_bytes, 0xff_ffff)?;
+    let timeout_ms = u64::try_from(spec.processing_timeout.as_millis()).unwrap_or(u64::MAX);
     let cost = if spec.size_hint_bytes == 0 { DEFAULT_COST_BYTES } else { spec.size_hint_bytes };
-    out.put_slice(&[VERSION, state_code(TaskState::Pending), 0, flags, priority_code(spec.priority), 0]);
-    out.put_bytes(0, 4 + 4 + 2 + 2 + 6);
-    out.put_uint(exact_ms(task.process_at.map_or(0, |at| at.0)), 6);
-    out.put_bytes(0, 7 + LeaseToken::LEN + 6 + 7 + 7 + 7);
-    out.put_uint(
-        exact(u64::try_from(spec.processing_timeout.as_millis()).unwrap_or(u64::MAX)).min((1 << 40) - 1),
-        5,
-    );
-    out.put_uint(exact(cost), 7);
-    out.put_uint(lengths[0], 1);
-    out.put_uint(lengths[1], 1);
-    out.put_uint(lengths[2], 3);
-    out.put_bytes(0, 2 + 1 + 2 + 2 + 2 + 1);
-    debug_assert_eq!(out.len(), HEAD_BYTES);
-    out.put_slice(spec.tenant.as_bytes());
-    out.put_slice(spec.object.location.as_bytes());
-    message.encode(&mut out).map_err(|_| TooLong { field: "spec", limit: usize::MAX })?;
-    Ok(out)
+
+    let mut body =
+        Vec::with_capacity(BODY_HEAD_BYTES + spec.tenant.len() + spec.object.location.len() + spec_bytes);
+    body.put_uint(timeout_ms.min((1 << 40) - 1), 5);
+    body.put_uint(exact(cost), 7);
+    body.put_uint(spec_length, 3);
+    // No failure, and no report that started this run.
+    body.put_bytes(0, 2 + 1);
+    body.put_u8(priority_code(spec.priority));
+    body.put_uint(tenant_length, 1);
+    body.put_uint(location_length, 1);
+    body.put_slice(spec.tenant.as_bytes());
+    body.put_slice(spec.object.location.as_bytes());
+    body.extend_from_slice(&message.encode_to_vec());
+
+    let mut start = [0; 7];
+    start[0] = if spec.object.version.is_none() { LATEST } else { 0 };
+    start[1..].copy_from_slice(&exact_ms(task.process_at.map_or(0, |at| at.0)).to_be_bytes()[2..]);
+    Ok(NewRecord { start, body })
 }
 
 /// A failure as the record keeps it.
@@ -160,32 +178,38 @@ fn read(id: &TaskId, mut raw: &[u8]) -> Result<TaskRecord, &'static str> {
     let state = TaskState::ALL.get(usize::from(raw.get_u8()).wrapping_sub(1)).ok_or("unknown state")?;
     let reason = reason(raw.get_u8()).ok_or("unknown reason")?;
     let flags = raw.get_u8();
-    let priority = *Priority::ALL.get(usize::from(raw.get_u8())).ok_or("unknown band")?;
     raw.advance(1); // How the newest lease ended: only scripts ask.
-    let (run, attempts) = (raw.get_u32(), raw.get_u32());
-    let (crashes, returns) = (u32::from(raw.get_u16()), u32::from(raw.get_u16()));
-    let created_at = UnixMs(raw.get_uint(6));
     let at = UnixMs(raw.get_uint(6));
-    raw.advance(7); // Place in line: only scripts ask.
     let mut token = [0; LeaseToken::LEN];
     raw.copy_to_slice(&mut token);
     raw.advance(6); // End of the processing time: only scripts ask.
     let progress =
         Progress { bytes_done: raw.get_uint(7), bytes_total: raw.get_uint(7), steps_done: raw.get_uint(7) };
+    let returns = u32::from(raw.get_u16());
+    let (upload_length, worker_length) = (raw.get_uint(2), raw.get_uint(2));
+    let (session_length, receipt_length) = (raw.get_uint(1), raw.get_uint(2));
+    let (run, attempts, crashes) = (raw.get_u32(), raw.get_u32(), u32::from(raw.get_u16()));
+    let created_at = UnixMs(raw.get_uint(6));
+    raw.advance(7); // Place in line: only scripts ask.
     let timeout_ms = raw.get_uint(5);
     raw.advance(7); // What it costs of the byte credit: only scripts ask.
-    let mut lengths = [0_usize; TEXTS];
-    for (length, width) in lengths.iter_mut().zip([1, 1, 3, 2, 1, 2, 2, 2, 1]) {
-        *length = usize::try_from(raw.get_uint(width)).map_err(|_| "length out of range")?;
+    let (spec_length, failure_length, parent_length) = (raw.get_uint(3), raw.get_uint(2), raw.get_uint(1));
+    let priority = *Priority::ALL.get(usize::from(raw.get_u8())).ok_or("unknown band")?;
+    let (tenant_length, location_length) = (raw.get_uint(1), raw.get_uint(1));
+
+    let mut next = |length: u64| -> Result<&[u8], &'static str> {
+        let length = usize::try_from(length).map_err(|_| "length out of range")?;
+        let (text, rest) = raw.split_at_checked(length).ok_or("shorter than its head says")?;
+        raw = rest;
+        Ok(text)
+    };
+    let (tenant, location) = (next(tenant_length)?, next(location_length)?);
+    let (spec, _parent, failure) = (next(spec_length)?, next(parent_length)?, next(failure_length)?);
+    let (upload_id, worker) = (next(upload_length)?, next(worker_length)?);
+    let (_session, receipt) = (next(session_length)?, next(receipt_length)?);
+    if !raw.is_empty() {
+        return Err("longer than its head says");
     }
-    if raw.len() != lengths.iter().sum::<usize>() {
-        return Err("length disagrees with the head");
-    }
-    let mut texts = [[0_u8; 0].as_slice(); TEXTS];
-    for (text, length) in texts.iter_mut().zip(lengths) {
-        (*text, raw) = raw.split_at(length);
-    }
-    let [tenant, location, spec, worker, _session, upload_id, failure, receipt, _parent] = texts;
     let message = SpecMessage::decode(spec).map_err(|_| "spec cannot be decoded")?;
     let spec = TaskSpec {
         tenant: text(tenant)?,
@@ -267,8 +291,8 @@ pub(super) fn exact_ms(ms: u64) -> u64 {
 }
 
 /// The length of a field if the record has room for it.
-pub(super) fn fits(field: &'static str, length: usize, limit: usize) -> Result<u64, TooLong> {
-    if length > limit { Err(TooLong { field, limit }) } else { Ok(length as u64) }
+pub(super) fn fits(field: &'static str, length: usize, limit: usize) -> Result<u64, Unstorable> {
+    if length > limit { Err(Unstorable::TooLong { field, limit }) } else { Ok(length as u64) }
 }
 
 /// The number of a state in a record and in the answers of scripts.

@@ -12,7 +12,7 @@ use redis::{
 };
 use tokio::{sync::Mutex, time::Instant};
 
-use super::scripts::Script;
+use super::{options::RedisOptions, scripts::Script};
 
 /// First wait after a connection attempt that failed; doubles up to [`RECONNECT_MAX`].
 const RECONNECT_BASE: Duration = Duration::from_millis(50);
@@ -33,6 +33,9 @@ pub struct Timeouts {
 pub(super) struct Endpoint {
     client: Client,
     timeouts: Timeouts,
+    /// Every pipeline is sent once more and the second answer dropped, as if the first had been lost.
+    #[cfg(test)]
+    repeats: bool,
 }
 
 /// One connection, shared by its callers, replaced when it breaks.
@@ -54,9 +57,14 @@ struct LinkState {
 pub(super) type Answers = Vec<RedisResult<Value>>;
 
 impl Endpoint {
-    /// The server at `url` (`redis://[user:password@]host:port/db`).
-    pub(super) fn new(url: &str, timeouts: Timeouts) -> RedisResult<Self> {
-        Ok(Self { client: Client::open(url)?, timeouts })
+    /// The server that the options name, with other timeouts.
+    pub(super) fn new(options: &RedisOptions, timeouts: Timeouts) -> RedisResult<Self> {
+        Ok(Self {
+            client: Client::open(options.url.as_str())?,
+            timeouts,
+            #[cfg(test)]
+            repeats: options.repeats,
+        })
     }
 
     /// A new connection with all scripts loaded.
@@ -108,11 +116,17 @@ impl Link {
             return Ok(Vec::new());
         }
         let (generation, mut connection) = self.connection().await?;
+        #[cfg(test)]
+        let again = self.endpoint.repeats.then(|| calls.clone());
         let result = exchange(&mut connection, calls, barrier).await;
         let broken = match &result {
             Ok(answers) => answers.iter().filter_map(|answer| answer.as_ref().err()).any(must_replace),
             Err(_) => true,
         };
+        #[cfg(test)]
+        if let Some(calls) = again {
+            exchange(&mut connection, calls, barrier).await?;
+        }
         if broken {
             self.discard(generation).await;
         }

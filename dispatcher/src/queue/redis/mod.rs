@@ -94,13 +94,14 @@ impl RedisQueue {
         clock: QueueClock,
     ) -> Result<Self, ConnectError> {
         settings.validate().map_err(ConnectError::Settings)?;
-        let endpoint = Arc::new(Endpoint::new(&options.url, options.timeouts).map_err(ConnectError::Url)?);
+        let open = |timeouts| Endpoint::new(&options, timeouts).map(Arc::new).map_err(ConnectError::Url);
+        let endpoint = open(options.timeouts)?;
         // A barrier is waited for on top of everything else.
         let patient = connection::Timeouts {
             response: options.timeouts.response + options.durability_timeout,
             ..options.timeouts
         };
-        let writing = Arc::new(Endpoint::new(&options.url, patient).map_err(ConnectError::Url)?);
+        let writing = open(patient)?;
         let link = Link::new(Arc::clone(&endpoint));
         let barrier = check::inspect(&link, options.durability, settings.shards)
             .await
@@ -207,7 +208,7 @@ impl TaskQueue for RedisQueue {
                     writes.push(Write::Submit(id, record));
                     answers.push(None);
                 }
-                Err(too_long) => answers.push(Some(Err(QueueError::Rejected(Box::new(too_long))))),
+                Err(unstorable) => answers.push(Some(Err(QueueError::Rejected(Box::new(unstorable))))),
             }
         }
         // One writer for all of them, or they would not join their lines in order.

@@ -19,6 +19,9 @@ pub struct RedisOptions {
     pub timeouts: Timeouts,
     /// Connections for submits, used in turn, so that one batch's wait for the disk does not hold up the next.
     pub writers: usize,
+    /// Sends everything twice.
+    #[cfg(test)]
+    pub(super) repeats: bool,
 }
 
 /// How much an accepted submit or cancel has survived.
@@ -59,6 +62,8 @@ impl RedisOptions {
             durability_timeout: Duration::from_secs(3),
             timeouts: Timeouts { connect: Duration::from_secs(2), response: Duration::from_secs(5) },
             writers: 4,
+            #[cfg(test)]
+            repeats: false,
         }
     }
 }

@@ -26,6 +26,8 @@ struct Due {
     delayed: Vec<TaskId>,
     /// Tasks to forget, by the state they are in.
     finished: [(TaskState, Vec<TaskId>); 3],
+    /// Entries that are no tasks, with the index they are in.
+    strangers: Vec<(TaskState, Vec<u8>)>,
 }
 
 impl Shared {
@@ -43,6 +45,7 @@ impl Shared {
             let Some(due) = self.read_gate(shard, answer?)? else { continue };
             report.amnesty |= due.amnesty;
             report.more |= due.more;
+            report.fixed += self.drop_strangers(&due).await?;
             let before = calls.len();
             self.act(&due, &mut calls, &mut acted);
             if calls.len() == before {
@@ -129,18 +132,48 @@ impl Shared {
         if !sweep {
             return Ok(None);
         }
-        let mut leases = Vec::new();
+        let (mut leases, mut strangers) = (Vec::new(), Vec::new());
         for _ in 0..answer.unsigned()? {
-            leases.push((task(shard, &answer.bytes()?)?, answer.bytes()?));
+            let (hash, raw) = (answer.bytes()?, answer.bytes()?);
+            match keys::id(shard, &hash) {
+                Some(id) => leases.push((id, raw)),
+                None => strangers.push((TaskState::Working, hash)),
+            }
         }
-        let mut list = || -> Result<Vec<TaskId>, QueueError> {
-            let count = answer.unsigned()?;
-            (0..count).map(|_| task(shard, &answer.bytes()?)).collect()
+        let mut list = |state| -> Result<Vec<TaskId>, QueueError> {
+            let mut tasks = Vec::new();
+            for _ in 0..answer.unsigned()? {
+                let hash = answer.bytes()?;
+                match keys::id(shard, &hash) {
+                    Some(id) => tasks.push(id),
+                    None => strangers.push((state, hash)),
+                }
+            }
+            Ok(tasks)
         };
-        let (scheduled, delayed) = (list()?, list()?);
-        let finished =
-            [(TaskState::Done, list()?), (TaskState::Cancelled, list()?), (TaskState::Dead, list()?)];
-        Ok(Some(Due { shard, amnesty, more, next_ms, leases, scheduled, delayed, finished }))
+        let (scheduled, delayed) = (list(TaskState::Scheduled)?, list(TaskState::Delayed)?);
+        let finished = [
+            (TaskState::Done, list(TaskState::Done)?),
+            (TaskState::Cancelled, list(TaskState::Cancelled)?),
+            (TaskState::Dead, list(TaskState::Dead)?),
+        ];
+        Ok(Some(Due { shard, amnesty, more, next_ms, leases, scheduled, delayed, finished, strangers }))
+    }
+
+    /// Takes entries out of indexes that no task can have made.
+    async fn drop_strangers(&self, due: &Due) -> Result<u64, QueueError> {
+        let mut calls = Vec::new();
+        for (state, entry) in &due.strangers {
+            let Some(index) = keys::index(*state) else { continue };
+            let mut command = redis::cmd("ZREM");
+            command.arg(keys::of_shard(due.shard, index)).arg(entry.as_slice());
+            calls.push(command);
+        }
+        let dropped = self.send(calls).await?.len();
+        if dropped > 0 {
+            tracing::warn!(shard = due.shard, dropped, "dropped index entries that are no tasks");
+        }
+        Ok(dropped as u64)
     }
 
     /// Adds the calls that a shard needs, in the order in which they have to happen.
@@ -214,8 +247,4 @@ impl Shared {
         depths.pending = self.pending().await?.iter().flatten().sum();
         Ok(depths)
     }
-}
-
-fn task(shard: u16, hash: &[u8]) -> Result<TaskId, QueueError> {
-    keys::id(shard, hash).ok_or_else(|| error::unexpected("an index holds something else than a task"))
 }

@@ -1,18 +1,28 @@
 //! The Redis queue on a real redis-server: the conformance suite, and what only Redis can do to it.
 
+mod damage;
+mod durability;
+mod faults;
+mod scale;
 mod server;
 mod size;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
+
+use bytes::Bytes;
 
 use self::server::Server;
 use super::{Durability, RedisOptions, RedisQueue};
 use crate::queue::{
-    QueueClock, QueueSettings, TaskQueue,
-    conformance::{Factory, test_settings},
+    LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress, QueueClock, QueueSettings,
+    Renewal, Settlement, TaskQueue, TaskSpec,
+    conformance::{Factory, random_history, test_settings},
 };
 
 /// Settings without caps that a test could meet by chance.
@@ -25,19 +35,87 @@ fn options(server: &Server, db: u32) -> RedisOptions {
     RedisOptions { durability: Durability::None, writers: 2, ..RedisOptions::new(server.url(db)) }
 }
 
-/// Queues in databases of one server, which ends with the factory.
-fn redis() -> Factory {
-    let server = Arc::new(Server::start(&[]));
+/// A queue on database 0.
+async fn queue(server: &Server, settings: QueueSettings, clock: &QueueClock) -> RedisQueue {
+    RedisQueue::connect(options(server, 0), settings, clock.clone()).await.unwrap()
+}
+
+/// Queues in databases of `server`, which ends with the factory.
+fn factory(server: Server, change: fn(&mut RedisOptions)) -> Factory {
+    let server = Arc::new(server);
     let next = Arc::new(AtomicU32::new(0));
     Factory::new(move |settings: QueueSettings, clock: QueueClock| {
         let (server, next) = (Arc::clone(&server), Arc::clone(&next));
         async move {
-            let db = next.fetch_add(1, Ordering::Relaxed);
-            let queue = RedisQueue::connect(options(&server, db), settings, clock).await.unwrap();
+            let mut options = options(&server, next.fetch_add(1, Ordering::Relaxed));
+            change(&mut options);
+            let queue = RedisQueue::connect(options, settings, clock).await.unwrap();
             let queue: Arc<dyn TaskQueue> = Arc::new(queue);
             queue
         }
     })
 }
 
-crate::queue_conformance!(redis());
+crate::queue_conformance!(factory(Server::start(&[]), |_| {}));
+
+#[tokio::test]
+async fn a_history_in_which_every_call_is_sent_twice_is_the_same_history() {
+    let factory = factory(Server::start(&[]), |options| options.repeats = true);
+    for seed in 101..105 {
+        random_history(&factory, seed).await;
+    }
+}
+
+#[tokio::test]
+async fn every_script_stays_within_one_slot_of_a_cluster() {
+    // A node that owns all slots still refuses a script that touches two.
+    let server = Server::start_cluster_node().await;
+    random_history(&factory(server, |_| {}), 201).await;
+}
+
+/// A task that is due now.
+fn task(tenant: &str, n: u32) -> NewTask {
+    let spec = TaskSpec {
+        tenant: tenant.into(),
+        object: ObjectRef {
+            location: "uploads".into(),
+            bucket: "photos".into(),
+            key: format!("{n:06}"),
+            version: Some("v1".into()),
+        },
+        priority: Priority::Normal,
+        max_attempts: 5,
+        labels: [].into(),
+        size_hint_bytes: 1,
+        verify: None,
+        processing_timeout: Duration::from_secs(120),
+        traceparent: String::new(),
+    };
+    NewTask { spec, process_at: None }
+}
+
+fn request(session: &str, request: u64, max_tasks: u32) -> LeaseRequest {
+    LeaseRequest {
+        session: session.into(),
+        request,
+        worker: "worker".into(),
+        max_tasks,
+        max_bytes: u64::MAX,
+        locations: Arc::new(["uploads".into()]),
+    }
+}
+
+fn done(leased: &LeasedTask) -> Settlement {
+    let outcome = Outcome::Done { receipt: Bytes::from_static(b"receipt") };
+    Settlement { id: leased.id.clone(), lease: leased.lease, outcome }
+}
+
+fn renewal(leased: &LeasedTask) -> Renewal {
+    Renewal {
+        id: leased.id.clone(),
+        lease: leased.lease,
+        progress: Progress::default(),
+        upload_id: String::new(),
+        session: "s".into(),
+    }
+}

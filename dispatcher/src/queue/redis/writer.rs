@@ -14,6 +14,7 @@ use super::{
     Shared,
     batch::{Piece, cut},
     check::Barrier,
+    codec::NewRecord,
     connection::Link,
     error,
     scripts::{Answer, Call, Script},
@@ -32,7 +33,7 @@ const BATCH_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) enum Write {
     /// A new task, encoded.
-    Submit(TaskId, Vec<u8>),
+    Submit(TaskId, NewRecord),
     /// A cancel.
     Cancel(TaskId),
 }
@@ -182,7 +183,10 @@ impl WriterLoop {
             call.push(super::millis(settings.dedup_window));
             for &at in &piece.items {
                 match &writes[at] {
-                    Write::Submit(_, record) => call.push(record.as_slice()),
+                    Write::Submit(_, record) => {
+                        call.push(record.start.as_slice());
+                        call.push(record.body.as_slice());
+                    }
                     Write::Cancel(_) => {}
                 }
             }
@@ -286,7 +290,7 @@ impl Write {
 impl Job {
     fn size(&self) -> (usize, usize) {
         let bytes = self.writes.iter().map(|write| match write {
-            Write::Submit(_, record) => record.len(),
+            Write::Submit(_, record) => record.body.len(),
             Write::Cancel(_) => 0,
         });
         (self.writes.len(), bytes.sum())

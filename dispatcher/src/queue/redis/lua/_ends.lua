@@ -40,7 +40,7 @@ local function end_lease(key, id, r, v, parent)
     r[REASON] = v[V_REASON]
     r[ATTEMPTS], r[CRASHES], r[RETURNS] = v[V_NEW_ATTEMPTS], v[V_NEW_CRASHES], v[V_NEW_RETURNS]
     r[BYTES_DONE], r[BYTES_TOTAL], r[STEPS] = 0, 0, 0
-    clear(r, CANCEL)
+    r[FLAGS] = without(r[FLAGS], CANCEL)
     if v[V_STATE] == PENDING then
       wait(r, id, false)
     else

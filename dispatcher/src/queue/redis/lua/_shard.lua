@@ -1,4 +1,4 @@
--- What every script does to its shard: read first (clock, records, lines), plan the changes, write them all in commit(), last.
+-- What every script does to its shard: read first (clock, records, tenants), plan the changes, write them all in commit(), last.
 -- Redis does not undo a script that fails half-way, so nothing may fail between the first write and the end.
 --
 -- Numbers go to redis.call as numbers, which Redis formats with 17 digits; Lua's own concatenation keeps 14 and is used for
@@ -7,39 +7,42 @@
 -- KEYS[1]  meta of the shard, for every script
 -- ARGV[1]  time in ms in tests, 0 for the server's, for every script
 local PREFIX = string.sub(KEYS[1], 1, -5)
-local meta = redis.call('HMGET', KEYS[1], 'clk', 'off', 'seq', 'pending0', 'pending1', 'pending2', 'time0', 'time1', 'time2')
-local seq = tonumber(meta[3]) or 0
+local meta = redis.call('HMGET', KEYS[1], 'clk', 'off', 'seq', 'unfinished', 'pending0', 'pending1', 'pending2',
+  'time0', 'time1', 'time2')
+local clk, seq, unfinished = tonumber(meta[1]) or 0, tonumber(meta[3]) or 0, tonumber(meta[4]) or 0
 -- Pending tasks of each band.
-local pending = {[0] = tonumber(meta[4]) or 0, tonumber(meta[5]) or 0, tonumber(meta[6]) or 0}
+local pending = {[0] = tonumber(meta[5]) or 0, tonumber(meta[6]) or 0, tonumber(meta[7]) or 0}
 -- Virtual time of each band: where the tenant that was served last began.
-local band_time = {[0] = tonumber(meta[7]) or 0, tonumber(meta[8]) or 0, tonumber(meta[9]) or 0}
+local band_time = {[0] = tonumber(meta[8]) or 0, tonumber(meta[9]) or 0, tonumber(meta[10]) or 0}
 
 -- Time of the shard in ms: the server's, or the caller's in tests; never earlier than it was, whichever server answers.
 local now, behind = tonumber(ARGV[1]), 0
 if now == 0 then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + (tonumber(meta[2]) or 0)
-  behind = math.max((tonumber(meta[1]) or 0) - now, 0)
+  behind = math.max(clk - now, 0)
 end
-now = math.max(now, tonumber(meta[1]) or 0)
+now = math.max(now, clk)
 
-local sets, dels, adds, removals, lines, counts, tenants = {}, {}, {}, {}, {}, {}, {}
-local freed, announce = {}, false
+local sets, dels, adds, removals, stats = {}, {}, {}, {}, {}
+local tenants, lines, announce = {}, {}, false
 
 local function id_of(key)
   return string.sub(key, -32)
 end
 
--- All records of the call, in order; false where there is none. At most 100.
+-- All records of the call, in order; false where there is none.
 local function records()
   return #KEYS > 1 and redis.call('MGET', unpack(KEYS, 2)) or {}
 end
 
-local function put(key, r)
-  local raw = encode(r)
+local function put_raw(key, raw)
   sets[#sets + 1] = key
   sets[#sets + 1] = raw
-  return raw
+end
+
+local function put(key, r)
+  put_raw(key, encode(r))
 end
 
 -- Puts an entry into an index, or moves it there.
@@ -57,89 +60,113 @@ local function remove(index, id)
 end
 
 local function count(field, by)
-  counts[field] = (counts[field] or 0) + by
+  stats[field] = (stats[field] or 0) + by
 end
 
-local function tenant(kind, name, by)
-  local field = kind .. ':' .. name
-  tenants[field] = (tenants[field] or 0) + by
+-- What is counted for a tenant: kept (unfinished and dead) tasks, leases, pending tasks by band.
+local COUNTS = '>I5I5I5I5I5'
+
+local function tenant(name)
+  local t = tenants[name]
+  if not t then
+    t = {name = name, raw = redis.call('HGET', PREFIX .. 'tenants', name), kept = 0, leases = 0, lines = {}, [0] = 0, 0, 0}
+    if t.raw and #t.raw == 25 then t.kept, t.leases, t[0], t[1], t[2] = struct.unpack(COUNTS, t.raw) end
+    tenants[name] = t
+  end
+  return t
 end
 
--- The line of a tenant in one band: how many of its tasks wait, at all locations, and its turn.
-local function line(band, name)
-  local id = band .. ':' .. name
-  local l = lines[id]
+-- The line of a tenant in one band: its waiting tasks at all locations, which share one turn.
+local function line(t, band)
+  local l = t.lines[band]
   if not l then
-    local n = tonumber(redis.call('HGET', PREFIX .. 'tenants', 'p' .. id)) or 0
-    local turn = redis.call('ZSCORE', PREFIX .. (n > 0 and 'pending:turns:' or 'pending:rested:') .. band, name)
-    l = {band = band, tenant = name, n = n, was = n, turn = tonumber(turn) or 0, locations = {}}
-    lines[id] = l
+    l = {tenant = t, band = band, was = t[band], queues = {}}
+    t.lines[band] = l
+    lines[#lines + 1] = l
   end
   return l
 end
 
-local function queue_of(r)
-  return 'pending:' .. r[BAND] .. ':' .. r[LOCATION] .. ':' .. r[TENANT]
+local function turn_of(l)
+  if not l.turn then
+    local set = l.was > 0 and 'pending:turns:' or 'pending:rested:'
+    l.turn = tonumber(redis.call('ZSCORE', PREFIX .. set .. l.band, l.tenant.name) or nil) or 0
+  end
+  return l.turn
 end
 
-local function leave_line(band, name, location, id)
-  local l = line(band, name)
-  l.n = math.max(l.n - 1, 0)
-  l.locations[location] = true
+-- The queue of a line at one location.
+local function queue(l, location)
+  local q = l.queues[location]
+  if not q then
+    q = {name = 'pending:' .. l.band .. ':' .. location .. ':' .. l.tenant.name, joined = {}, left = {}}
+    l.queues[location] = q
+  end
+  return q
+end
+
+local function join_queue(l, location, place, id)
+  local t, band, q = l.tenant, l.band, queue(l, location)
+  if t[band] == 0 then
+    l.turn = math.max(turn_of(l), band_time[band])
+    l.begins = true
+  end
+  t[band] = t[band] + 1
+  announce = announce or pending[band] == 0
+  pending[band] = pending[band] + 1
+  q.joined[#q.joined + 1] = place
+  q.joined[#q.joined + 1] = id
+end
+
+local function leave_queue(l, location, id)
+  local t, band, q = l.tenant, l.band, queue(l, location)
+  turn_of(l)
+  t[band] = math.max(t[band] - 1, 0)
   pending[band] = math.max(pending[band] - 1, 0)
-  remove('pending:' .. band .. ':' .. location .. ':' .. name, id)
+  q.left[#q.left + 1] = id
 end
 
-local function join_line(r, id)
-  local l = line(r[BAND], r[TENANT])
-  if l.n == 0 then l.turn = math.max(l.turn, band_time[r[BAND]]) end
-  l.n = l.n + 1
-  l.locations[r[LOCATION]] = true
-  announce = announce or pending[r[BAND]] == 0
-  pending[r[BAND]] = pending[r[BAND]] + 1
-  add(queue_of(r), r[SEQ], id)
-end
-
--- Unfinished and dead tasks count for their tenant.
-local function is_kept(state)
-  return state <= DELAYED or state == DEAD
+-- Counts a task of a tenant out of a state, or into one.
+local function count_state(t, state, by)
+  if state <= DELAYED then unfinished = math.max(unfinished + by, 0) end
+  if state <= DELAYED or state == DEAD then t.kept = math.max(t.kept + by, 0) end
+  if state == WORKING then
+    t.leases = math.max(t.leases + by, 0)
+    t.freed = t.freed or by < 0
+  end
 end
 
 -- Takes a task out of where its state says it is.
 local function take_out(r, id)
-  local state = r[STATE]
-  if state == PENDING then leave_line(r[BAND], r[TENANT], r[LOCATION], id) else remove(INDEX[state], id) end
-  if is_kept(state) then tenant('u', r[TENANT], -1) end
-  if state == WORKING then
-    tenant('w', r[TENANT], -1)
-    freed[r[TENANT]] = true
-  end
+  local t, state = tenant(r[TENANT]), r[STATE]
+  if state == PENDING then leave_queue(line(t, r[BAND]), r[LOCATION], id) else remove(INDEX[state], id) end
+  count_state(t, state, -1)
 end
 
 -- Puts a task into any other place than pending; `at` is its time there.
 local function settle_in(r, id, state, at)
   r[STATE], r[AT] = state, at
   add(INDEX[state], at, id)
-  if is_kept(state) then tenant('u', r[TENANT], 1) end
-  if state == WORKING then tenant('w', r[TENANT], 1) end
+  count_state(tenant(r[TENANT]), state, 1)
 end
 
 -- Puts a task into pending, at the end of its tenant's line or at its old place.
 local function wait(r, id, at_end)
+  local t = tenant(r[TENANT])
   r[STATE], r[AT] = PENDING, 0
   if at_end then
     seq = seq + 1
     r[SEQ] = seq
   end
-  join_line(r, id)
-  tenant('u', r[TENANT], 1)
+  join_queue(line(t, r[BAND]), r[LOCATION], r[SEQ], id)
+  count_state(t, PENDING, 1)
 end
 
 -- A new run of the same spec, at once, of a task that has been taken out. Of the old run only the upload is kept, and `parent`:
 -- whose report started the new one.
 local function run_again(r, id, parent)
   r[REASON], r[LAST], r[PARENT] = 0, OPEN, parent
-  r[FLAGS] = has(r, LATEST) and LATEST or 0
+  r[FLAGS] = is_set(r[FLAGS], LATEST) and LATEST or 0
   r[RUN], r[ATTEMPTS], r[CRASHES], r[RETURNS] = r[RUN] + 1, 0, 0, 0
   r[CREATED], r[TOKEN], r[DEADLINE] = now, NO_TOKEN, 0
   r[BYTES_DONE], r[BYTES_TOTAL], r[STEPS] = 0, 0, 0
@@ -155,35 +182,32 @@ local function fix(index, id, damaged)
   count('fixed', 1)
 end
 
--- Calls a command with up to 200 arguments of a list at a time, in pairs where they are pairs.
-local function in_pieces(list, ...)
-  local head = {...}
-  for i = 1, #list, 200 do
-    local command = {unpack(head)}
-    for j = i, math.min(i + 199, #list) do command[#command + 1] = list[j] end
-    redis.call(unpack(command))
-  end
+-- Calls a command with a list of arguments, which may be pairs, at most 200 at a time.
+local function call_with(command, key, list)
+  for i = 1, #list, 200 do redis.call(command, key, unpack(list, i, math.min(i + 199, #list))) end
 end
 
-local function commit_line(id, l)
-  local turns, rested = PREFIX .. 'pending:turns:' .. l.band, PREFIX .. 'pending:rested:' .. l.band
-  if l.n > 0 then
-    redis.call('HSET', PREFIX .. 'tenants', 'p' .. id, l.n)
-    redis.call('ZADD', turns, l.turn, l.tenant)
-    if l.was == 0 then redis.call('ZREM', rested, l.tenant) end
-  else
-    redis.call('HDEL', PREFIX .. 'tenants', 'p' .. id)
-    redis.call('ZREM', turns, l.tenant)
+local function commit_line(l)
+  local t, band = l.tenant, l.band
+  local turns, rested = PREFIX .. 'pending:turns:' .. band, PREFIX .. 'pending:rested:' .. band
+  if t[band] == 0 then
+    redis.call('ZREM', turns, t.name)
     -- A turn ahead of the band's time is remembered, or a tenant would win by coming back often.
-    if l.turn > band_time[l.band] then redis.call('ZADD', rested, l.turn, l.tenant) end
+    if turn_of(l) > band_time[band] then redis.call('ZADD', rested, l.turn, t.name) end
+  elseif l.begins or l.served then
+    redis.call('ZADD', turns, l.turn, t.name)
+    if l.was == 0 then redis.call('ZREM', rested, t.name) end
   end
-  for location in pairs(l.locations) do
-    local ring = PREFIX .. 'pending:ring:' .. l.band .. ':' .. location
-    if redis.call('EXISTS', PREFIX .. 'pending:' .. l.band .. ':' .. location .. ':' .. l.tenant) == 1 then
-      local is_new = redis.call('ZADD', ring, l.turn, l.tenant)
+  for location, q in pairs(l.queues) do
+    local key, ring = PREFIX .. q.name, PREFIX .. 'pending:ring:' .. band .. ':' .. location
+    call_with('ZREM', key, q.left)
+    call_with('ZADD', key, q.joined)
+    local length = redis.call('ZCARD', key)
+    if length == 0 then
+      redis.call('ZREM', ring, t.name)
+    elseif l.begins or l.served or length == #q.joined / 2 then
+      local is_new = redis.call('ZADD', ring, turn_of(l), t.name)
       if is_new == 1 then redis.call('SADD', PREFIX .. 'locations', location) end
-    else
-      redis.call('ZREM', ring, l.tenant)
     end
   end
 end
@@ -200,22 +224,44 @@ local function unpark(name)
   end
 end
 
--- Writes everything. Returns how much is pending in each band, with which every answer begins.
-local function commit()
-  in_pieces(sets, 'MSET')
-  in_pieces(dels, 'DEL')
-  for index, list in pairs(removals) do in_pieces(list, 'ZREM', PREFIX .. index) end
-  for index, list in pairs(adds) do in_pieces(list, 'ZADD', PREFIX .. index) end
-  for field, by in pairs(tenants) do
-    if by ~= 0 and redis.call('HINCRBY', PREFIX .. 'tenants', field, by) <= 0 then
-      redis.call('HDEL', PREFIX .. 'tenants', field)
+local function commit_tenant(t)
+  local raw = struct.pack(COUNTS, t.kept, t.leases, t[0], t[1], t[2])
+  if t.kept + t.leases + t[0] + t[1] + t[2] == 0 then
+    redis.call('HDEL', PREFIX .. 'tenants', t.name)
+  elseif raw ~= t.raw then
+    redis.call('HSET', PREFIX .. 'tenants', t.name, raw)
+  end
+  if t.freed then unpark(t.name) end
+end
+
+local function commit_meta()
+  local changed = {}
+  local function note(field, old, new)
+    if tonumber(old) ~= new then
+      changed[#changed + 1] = field
+      changed[#changed + 1] = new
     end
   end
-  for id, l in pairs(lines) do commit_line(id, l) end
-  for name in pairs(freed) do unpark(name) end
-  redis.call('HSET', KEYS[1], 'clk', now, 'seq', seq, 'pending0', pending[0], 'pending1', pending[1], 'pending2', pending[2],
-    'time0', band_time[0], 'time1', band_time[1], 'time2', band_time[2])
-  for field, by in pairs(counts) do redis.call('HINCRBY', KEYS[1], field, by) end
+  note('clk', meta[1], now)
+  note('seq', meta[3], seq)
+  note('unfinished', meta[4], unfinished)
+  for band = 0, 2 do
+    note('pending' .. band, meta[5 + band], pending[band])
+    note('time' .. band, meta[8 + band], band_time[band])
+  end
+  if #changed > 0 then redis.call('HSET', KEYS[1], unpack(changed)) end
+end
+
+-- Writes everything. Returns how much is pending in each band, with which every answer begins.
+local function commit()
+  for i = 1, #sets, 200 do redis.call('MSET', unpack(sets, i, math.min(i + 199, #sets))) end
+  for _, key in ipairs(dels) do redis.call('DEL', key) end
+  for index, list in pairs(removals) do call_with('ZREM', PREFIX .. index, list) end
+  for index, list in pairs(adds) do call_with('ZADD', PREFIX .. index, list) end
+  for _, l in ipairs(lines) do commit_line(l) end
+  for _, t in pairs(tenants) do commit_tenant(t) end
+  commit_meta()
+  for field, by in pairs(stats) do redis.call('HINCRBY', PREFIX .. 'stats', field, by) end
   if announce then
     local shard = string.sub(PREFIX, 5, 7)
     redis.call('PUBLISH', 'bh:ready', string.format('%s %.0f %.0f %.0f', shard, pending[0], pending[1], pending[2]))

@@ -20,14 +20,14 @@ for i = 1, #KEYS - 1 do
     code = r[STATE]
   elseif r and r[STATE] == WORKING then
     code, token, session = WORKING, r[TOKEN], r[SESSION]
-    set(r, CANCEL)
-    clear(r, DIRTY)
+    r[FLAGS] = with(r[FLAGS], CANCEL)
+    r[FLAGS] = without(r[FLAGS], DIRTY)
     put(key, r)
   elseif r then
     local id = id_of(key)
     take_out(r, id)
     r[REASON] = 8
-    clear(r, DIRTY)
+    r[FLAGS] = without(r[FLAGS], DIRTY)
     settle_in(r, id, CANCELLED, now)
     put(key, r)
     count('cancelled', 1)
@@ -38,5 +38,5 @@ for i = 1, #KEYS - 1 do
   answers[#answers + 1] = session
 end
 local out = commit()
-for _, part in ipairs(answers) do out[#out + 1] = part end
+for i, part in ipairs(answers) do out[i + 3] = part end
 return out

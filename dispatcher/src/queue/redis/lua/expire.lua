@@ -24,7 +24,7 @@ for i = 1, #KEYS - 1 do
   elseif packed ~= '' and r[AT] <= now then
     local v = {struct.unpack(VERDICT, packed)}
     if r[TOKEN] == v[V_TOKEN] and still(r, v) then
-      code = has(r, ACCEPTED) and 1 or 2
+      code = is_set(r[FLAGS], ACCEPTED) and 1 or 2
       r[LAST] = RAN_OUT
       end_lease(key, id, r, v, '')
       count('expired', 1)
@@ -33,5 +33,5 @@ for i = 1, #KEYS - 1 do
   answers[i] = code
 end
 local out = commit()
-for _, code in ipairs(answers) do out[#out + 1] = code end
+for i, code in ipairs(answers) do out[i + 3] = code end
 return out

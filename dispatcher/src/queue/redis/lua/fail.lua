@@ -28,9 +28,9 @@ for i = 1, #KEYS - 1 do
     if ARGV[3 * i] ~= '' then r[FAILURE] = ARGV[3 * i] end
     if v[V_UPLOAD] == 1 then r[UPLOAD] = ARGV[3 * i + 1] end
     r[LAST] = v[V_KIND]
-    set(r, ACCEPTED)
+    r[FLAGS] = with(r[FLAGS], ACCEPTED)
     -- Whatever follows begins after every request made so far.
-    clear(r, DIRTY)
+    r[FLAGS] = without(r[FLAGS], DIRTY)
     end_lease(key, id_of(key), r, v, r[TOKEN] .. string.char(v[V_KIND]))
     code = v[V_RUNS_AGAIN] == 1 and RUNS_AGAIN or v[V_STATE]
     count('failed', 1)
@@ -38,5 +38,5 @@ for i = 1, #KEYS - 1 do
   answers[i] = code
 end
 local out = commit()
-for _, code in ipairs(answers) do out[#out + 1] = code end
+for i, code in ipairs(answers) do out[i + 3] = code end
 return out

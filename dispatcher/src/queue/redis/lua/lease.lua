@@ -22,7 +22,7 @@
 --
 -- Keeps: tenants by turn, of a tenant the first in line; whom the request cannot use is passed over; the record decides, not the
 -- index.
-local LOCATIONS, PAGE, MEMO_MS, MEMO_HEAD, MEMO_ENTRY = 12, 32, 600000, 15, 48
+local LOCATIONS, PAGE, MEMO_MS, MEMO_HEAD, MEMO_ENTRY, COST_AT = 12, 32, 600000, 15, 48, 92
 local request, part, max_tasks = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local bytes_left, first_free = tonumber(ARGV[5]), ARGV[6] == '1'
 local accept, cap, band = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -165,32 +165,27 @@ local function first_in_line(c, wanted)
   return best
 end
 
-local given, holding, parked, over, orphans = {}, {}, {}, false, 0
+local given, parked, over, orphans = {}, {}, false, 0
+local holder = ARGV[11] .. ARGV[10]
 
-local function leases_of(name)
-  if not holding[name] then
-    holding[name] = tonumber(redis.call('HGET', PREFIX .. 'tenants', 'w:' .. name)) or 0
-  end
-  return holding[name]
-end
-
-local function lease(r, id, c)
+local function lease(raw, body, front, id, c, location)
   local token = string.sub(ARGV[12], #given * 16 + 1, #given * 16 + 16)
-  take_out(r, id)
-  r[REASON], r[LAST], r[TOKEN], r[DEADLINE] = 0, OPEN, token, 0
-  r[WORKER], r[SESSION] = ARGV[11], ARGV[10]
-  clear(r, ACCEPTED)
+  local t = tenant(c.tenant)
+  local l = line(t, band)
+  leave_queue(l, location, id)
+  count_state(t, PENDING, -1)
+  count_state(t, WORKING, 1)
+  add(INDEX[WORKING], now + accept, id)
   -- This copy begins after every request made so far, so it serves them all.
-  clear(r, DIRTY)
-  settle_in(r, id, WORKING, now + accept)
-  give(id, accept, put(PREFIX .. 't:' .. id, r))
+  local flags = is_set(front[FLAGS], LATEST) and LATEST or 0
+  local leased = VERSION .. struct.pack(FRONT, WORKING, 0, flags, OPEN, now + accept, token, 0, 0, 0, 0, front[RETURNS],
+    front[UPLOAD], #ARGV[11], #ARGV[10], 0) .. string.sub(raw, FRONT_BYTES + 1, body) .. holder
+  put_raw(PREFIX .. 't:' .. id, leased)
+  give(id, accept, leased)
   given[#given + 1] = id .. token
-  holding[c.tenant] = holding[c.tenant] + 1
-  bytes_left = bytes_left - r[COST]
-  first_free = false
   band_time[band] = math.max(band_time[band], c.turn)
   c.turn = band_time[band] + 1
-  line(band, c.tenant).turn = c.turn
+  l.turn, l.served = c.turn, true
 end
 
 -- Leases one task of the tenant. False when it has none that the request can use.
@@ -199,18 +194,22 @@ local function serve(c, wanted)
     local queue = first_in_line(c, wanted)
     if not queue then return false end
     local id, raw = queue.ids[queue.at], queue.raws[queue.at]
-    local r = raw and decode(raw)
-    if r and r[STATE] == PENDING then
-      over = not first_free and r[COST] > bytes_left
+    local front = raw and #raw >= HEAD_BYTES and {struct.unpack(FRONT, raw, 2)}
+    local body = front and body_end(raw, front[STATE], front[UPLOAD], front[WORKER], front[SESSION], front[RECEIPT])
+    if body and front[STATE] == PENDING then
+      local cost = struct.unpack('>I7', raw, COST_AT)
+      over = not first_free and cost > bytes_left
       if over then return false end
       queue.at = queue.at + 1
-      lease(r, id, c)
+      lease(raw, body, front, id, c, queue.location)
+      bytes_left = bytes_left - cost
+      first_free = false
       return true
     end
     queue.at = queue.at + 1
     if raw then
-      leave_line(band, c.tenant, queue.location, id)
-      if not r then add('damaged', now, id) end
+      leave_queue(line(tenant(c.tenant), band), queue.location, id)
+      if not body then add('damaged', now, id) end
       count('fixed', 1)
     else
       -- While a slot migrates, a record can be on the other node already: pass over, never drop.
@@ -224,7 +223,7 @@ end
 while #given < max_tasks and not over do
   local c = next_tenant()
   if not c then break end
-  if leases_of(c.tenant) < cap then
+  if tenant(c.tenant).leases < cap then
     if serve(c, math.min(math.ceil((max_tasks - #given) / (#heap + 1)), 100)) then push(c) end
   else
     for _, location in ipairs(c.rings) do parked[#parked + 1] = {c.tenant, band .. ':' .. location} end
@@ -235,7 +234,7 @@ if #given > 0 then
   redis.call('SET', KEYS[2], struct.pack('>I8I6B', request, now, part) .. remembered .. table.concat(given), 'PX', MEMO_MS)
   count('leased', #given)
 end
-if next(lines) then
+if #lines > 0 then
   commit()
   redis.call('ZREMRANGEBYSCORE', PREFIX .. 'pending:rested:' .. band, '-inf', band_time[band])
 end

@@ -14,41 +14,60 @@
 -- long the lease lasts (ms).
 --
 -- Keeps: a lease ends no later than its processing time, which only progress extends.
+local KEEP, LOST, STOP, DAMAGED, TIMEOUT_AT = 1, 2, 3, -3, 87
 local lease = tonumber(ARGV[2])
+local fronts = {}
+
+local function renew(key, raw, token, progress, upload_id, session)
+  if #raw < HEAD_BYTES then return DAMAGED, 0 end
+  local state, reason, flags, last, at, holds, deadline, done, total, steps, returns, upload, worker, length, receipt =
+    struct.unpack(FRONT, raw, 2)
+  local body = body_end(raw, state, upload, worker, length, receipt)
+  if not body then return DAMAGED, 0 end
+  if state ~= WORKING or holds ~= token then return LOST, 0 end
+  local code, left, stop = KEEP, 0, is_set(flags, CANCEL)
+  if stop then
+    code = STOP
+  else
+    local new_done, new_total, new_steps = struct.unpack('>I7I7I7', progress)
+    local grown = new_done > done or new_steps > steps
+    if grown or not is_set(flags, ACCEPTED) then deadline = now + struct.unpack('>I5', raw, TIMEOUT_AT) end
+    if deadline <= now then return LOST, 0 end
+    left = math.min(lease, deadline - now)
+    at, done, total, steps = now + left, math.max(new_done, done), new_total, math.max(new_steps, steps)
+    flags = with(flags, ACCEPTED)
+    if grown then returns = 0 end
+    add(INDEX[WORKING], at, id_of(key))
+  end
+  local same_upload = stop or upload_id == '' or upload_id == string.sub(raw, body - upload + 1, body)
+  local same_session = session == string.sub(raw, body + worker + 1, body + worker + length)
+  if not same_upload then
+    raw = string.sub(raw, 1, body - upload) .. upload_id .. string.sub(raw, body + 1)
+    body, upload = body - upload + #upload_id, #upload_id
+  end
+  if not same_session then
+    raw = string.sub(raw, 1, body + worker) .. session .. string.sub(raw, body + worker + length + 1)
+    length = #session
+  end
+  local front = struct.pack(FRONT, state, reason, flags, last, at, token, deadline, done, total, steps, returns, upload, worker,
+    length, receipt)
+  if same_upload and same_session then
+    fronts[#fronts + 1] = {key, front}
+  else
+    put_raw(key, VERSION .. front .. string.sub(raw, FRONT_BYTES + 1))
+  end
+  return code, left
+end
+
 local raws, answers = records(), {}
 for i = 1, #KEYS - 1 do
-  local key, token, session = KEYS[i + 1], ARGV[4 * i - 1], ARGV[4 * i + 2]
-  local r = raws[i] and decode(raws[i])
-  local code, left = 2, 0
-  if raws[i] and not r then
-    code = -3
-  elseif r and r[STATE] == WORKING and r[TOKEN] == token then
-    if has(r, CANCEL) then
-      code = 3
-      if r[SESSION] ~= session then
-        r[SESSION] = session
-        put(key, r)
-      end
-    else
-      local bytes_done, bytes_total, steps = struct.unpack('>I7I7I7', ARGV[4 * i])
-      local grown = bytes_done > r[BYTES_DONE] or steps > r[STEPS]
-      local deadline = r[DEADLINE]
-      if grown or not has(r, ACCEPTED) then deadline = now + r[TIMEOUT] end
-      if deadline > now then
-        code, left = 1, math.min(lease, deadline - now)
-        r[DEADLINE], r[AT], r[SESSION] = deadline, now + left, session
-        r[BYTES_DONE], r[STEPS] = math.max(bytes_done, r[BYTES_DONE]), math.max(steps, r[STEPS])
-        r[BYTES_TOTAL] = bytes_total
-        set(r, ACCEPTED)
-        if grown then r[RETURNS] = 0 end
-        if ARGV[4 * i + 1] ~= '' then r[UPLOAD] = ARGV[4 * i + 1] end
-        add('working', r[AT], id_of(key))
-        put(key, r)
-      end
-    end
+  local code, left = LOST, 0
+  if raws[i] then
+    code, left = renew(KEYS[i + 1], raws[i], ARGV[4 * i - 1], ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2])
   end
   answers[2 * i - 1], answers[2 * i] = code, left
 end
 local out = commit()
-for _, n in ipairs(answers) do out[#out + 1] = n end
+for _, f in ipairs(fronts) do redis.call('SETRANGE', f[1], 1, f[2]) end
+for i, n in ipairs(answers) do out[i + 3] = n end
 return out

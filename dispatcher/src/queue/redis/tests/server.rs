@@ -24,10 +24,43 @@ impl Server {
         Self { process, dir, arguments }
     }
 
-    /// Kills the server without warning and starts it again on what it left on disk.
-    pub(super) fn crash_and_restart(&mut self) {
-        self.kill();
+    /// Starts a server that is a cluster of its own and owns all slots.
+    pub(super) async fn start_cluster_node() -> Self {
+        let server = Self::start(&[
+            "--cluster-enabled",
+            "yes",
+            "--databases",
+            "1",
+            "--port",
+            &free_port().to_string(),
+        ]);
+        let mut client = server.client().await;
+        let (): () = redis::cmd("CLUSTER")
+            .arg(&["ADDSLOTSRANGE", "0", "16383"])
+            .query_async(&mut client)
+            .await
+            .unwrap();
+        loop {
+            let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut client).await.unwrap();
+            if info.contains("cluster_state:ok") {
+                return server;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Starts a killed server again on what it left on disk.
+    pub(super) fn restart(&mut self) {
         self.process = launch(&self.dir, &self.arguments);
+    }
+
+    /// Makes the server listen on a port of the loopback interface too.
+    pub(super) async fn listen(&self) -> u16 {
+        let port = free_port();
+        let mut client = self.client().await;
+        let (): () =
+            redis::cmd("CONFIG").arg("SET").arg("port").arg(port).query_async(&mut client).await.unwrap();
+        port
     }
 
     /// Kills the server without warning.
@@ -53,6 +86,17 @@ impl Drop for Server {
         // It may have been killed by the test.
         drop(self.process.kill());
         drop(self.process.wait());
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    // A cluster node also takes the port 10,000 above.
+    loop {
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        if port < 50_000 {
+            return port;
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use redis::AsyncCommands as _;
 
 use super::{Server, options, settings};
-use crate::queue::{NewTask, ObjectRef, Priority, QueueClock, TaskQueue as _, TaskSpec, redis::RedisQueue};
+use crate::queue::{
+    NewTask, ObjectRef, Priority, QueueClock, TaskQueue as _, TaskSpec,
+    redis::{RedisQueue, codec},
+};
 
 /// A task whose spec takes 200 bytes as it is stored, tenant and location included.
 fn usual_task(n: u32) -> NewTask {
@@ -36,8 +39,7 @@ async fn a_pending_task_with_a_spec_of_200_bytes_costs_at_most_600() {
     const TASKS: u32 = 70_000;
     let server = Server::start(&[]);
     let queue = RedisQueue::connect(options(&server, 0), settings(), QueueClock::Server).await.unwrap();
-    let spec_bytes =
-        super::super::codec::encode_new(&usual_task(7)).unwrap().len() - super::super::codec::HEAD_BYTES;
+    let spec_bytes = codec::encode_new(&usual_task(7)).unwrap().body.len() - codec::BODY_HEAD_BYTES;
     let before = used_memory(&server).await;
     for first in (0..TASKS).step_by(1_000) {
         let answers = queue.submit((first..first + 1_000).map(usual_task).collect()).await;

@@ -1,0 +1,90 @@
+//! What a server must be like, and what it means that an answer is durable.
+
+use std::time::Duration;
+
+use super::{Server, options, settings, task};
+use crate::queue::{
+    QueueClock, QueueError, QueueSettings, TaskQueue as _,
+    redis::{ConnectError, Durability, RedisOptions, RedisQueue, Unfit},
+};
+
+async fn connect(server: &Server, durability: Durability) -> Result<RedisQueue, ConnectError> {
+    let options =
+        RedisOptions { durability, durability_timeout: Duration::from_millis(200), ..options(server, 0) };
+    RedisQueue::connect(options, settings(), QueueClock::Server).await
+}
+
+fn refusal(result: Result<RedisQueue, ConnectError>) -> Unfit {
+    match result {
+        Err(ConnectError::Unfit(unfit)) => unfit,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_or_evicts_is_refused_with_the_setting_to_change() {
+    let server = Server::start(&[]);
+    assert_eq!(refusal(connect(&server, Durability::Local).await), Unfit::NoAof);
+    let server = Server::start(&["--maxmemory-policy", "allkeys-lru"]);
+    assert_eq!(refusal(connect(&server, Durability::None).await), Unfit::Evicts("allkeys-lru".into()));
+    let server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    assert_eq!(
+        refusal(connect(&server, Durability::Replicas(2)).await),
+        Unfit::TooFewReplicas { connected: 0, wanted: 2 }
+    );
+    assert!(connect(&server, Durability::Local).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_setting_that_goes_wrong_later_is_found_by_the_next_check() {
+    let server = Server::start(&[]);
+    let queue = connect(&server, Durability::None).await.unwrap();
+    queue.check().await.unwrap();
+    let mut client = server.client().await;
+    let (): () = redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory-policy", "allkeys-lru"])
+        .query_async(&mut client)
+        .await
+        .unwrap();
+    let failure = queue.check().await.unwrap_err();
+    assert!(matches!(failure, QueueError::Rejected(_)), "{failure:?}");
+}
+
+#[tokio::test]
+async fn the_shard_count_and_the_schema_are_fixed_when_the_data_is_created() {
+    let server = Server::start(&[]);
+    connect(&server, Durability::None).await.unwrap();
+    let other = QueueSettings { shards: 3, ..settings() };
+    let result = RedisQueue::connect(options(&server, 0), other, QueueClock::Server).await;
+    assert_eq!(refusal(result), Unfit::OtherShards { found: "1".into(), wanted: 3 });
+    let mut client = server.client().await;
+    let (): () =
+        redis::cmd("HSET").arg(&["bh:config", "schema", "9"]).query_async(&mut client).await.unwrap();
+    assert_eq!(refusal(connect(&server, Durability::None).await), Unfit::OtherSchema("9".into()));
+}
+
+#[tokio::test]
+async fn a_submit_that_no_replica_confirms_is_not_durable_and_can_be_repeated() {
+    let server =
+        Server::start(&["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"]);
+    let mut replica = Server::start(&[]);
+    let port = server.listen().await;
+    let mut client = replica.client().await;
+    let (): () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).query_async(&mut client).await.unwrap();
+    let queue = loop {
+        match connect(&server, Durability::Replicas(1)).await {
+            Ok(queue) => break queue,
+            Err(ConnectError::Unfit(Unfit::TooFewReplicas { .. })) => tokio::task::yield_now().await,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    // The replica may still be loading its first copy.
+    while queue.submit(vec![task("t", 1)]).await.remove(0).is_err() {}
+    let role: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
+    assert!(role.contains("role:slave"));
+    replica.kill();
+    let unconfirmed = queue.submit(vec![task("t", 2)]).await.remove(0);
+    assert!(matches!(unconfirmed, Err(QueueError::NotDurable { reached: 0, wanted: 1 })), "{unconfirmed:?}");
+    assert_eq!(queue.depths().await.unwrap().pending, 2, "stored all the same");
+    assert!(matches!(queue.check().await, Err(QueueError::Rejected(_))));
+}
