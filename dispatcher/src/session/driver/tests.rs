@@ -138,9 +138,11 @@ async fn a_message_that_cannot_be_decoded_is_the_workers_fault_and_a_reset_is_no
 async fn a_response_stream_that_is_dropped_ends_the_session() {
     let rig = Rig::attached().await;
     let Rig { floor, outbound, mut driver, to_driver, .. } = rig;
+    let start = Instant::now();
     drop(outbound);
     timeout(Duration::from_secs(60), driver.join_next()).await.unwrap().unwrap().unwrap();
     assert!(floor.left.lock().unwrap().is_some());
+    assert_eq!(start.elapsed(), Duration::ZERO, "at once, not when the worker has been silent for long");
     drop(to_driver);
 }
 

@@ -299,6 +299,7 @@ fn a_heartbeat_that_lists_what_is_being_settled_does_not_bring_it_back() {
     let mut rig = Rig::attached(10, 1_000);
     rig.done("x");
     rig.beats(1, "x");
+    assert_eq!(rig.session.standing().outstanding, 0);
     rig.drain();
     rig.stored(1);
     rig.kept(RenewFor::Heartbeat(1), 1);
