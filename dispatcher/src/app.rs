@@ -5,6 +5,7 @@
 //! Nothing is decided here about tasks or calls.
 
 mod address_file;
+mod connect;
 mod parts;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, Server, TcpIncoming};
 use tower::Layer as _;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::{address_file::AddressFile, parts::Parts};
 use crate::{
@@ -28,7 +29,10 @@ use crate::{
         layers::{Guard, GuardLayer},
         worker_service::WorkerService,
     },
-    queue::{LeaseToken, QueueClock, QueueError, TaskId, TaskQueue},
+    queue::{
+        LeaseToken, QueueClock, TaskId, TaskQueue,
+        redis::{ConnectError, RedisQueue},
+    },
     session::StreamSettings,
 };
 
@@ -44,6 +48,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 pub struct App {
     config: Config,
     queue: Arc<dyn TaskQueue>,
+    /// The queue again, if it is ours to shut down.
+    redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
     listener: TcpListener,
     addr: SocketAddr,
@@ -56,8 +62,8 @@ pub enum AppError {
     #[error("{0}")]
     Locations(#[from] LocationsError),
     /// The queue cannot be used as configured. Nothing was started.
-    #[error("the queue cannot be used")]
-    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The address cannot be served on. Nothing was started.
     #[error("cannot listen on {addr}")]
     Listen {
@@ -91,7 +97,31 @@ pub enum AppError {
     Panicked(#[source] JoinError),
 }
 
+/// Runs a dispatcher until `stop`, or until something fails.
+///
+/// # Errors
+/// [`AppError`]; everything that was started has been stopped then.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AppError> {
+    // A stop while Redis is waited for leaves nothing behind that would have to be stopped in order.
+    match stop.run_until_cancelled(App::bind(config)).await {
+        Some(app) => app?.run(stop).await,
+        None => Ok(()),
+    }
+}
+
 impl App {
+    /// Reads the locations, connects to Redis (waiting for it when it does not answer) and binds the address.
+    ///
+    /// # Errors
+    /// [`AppError::Locations`], [`AppError::Connect`], [`AppError::Listen`].
+    pub async fn bind(config: Config) -> Result<Self, AppError> {
+        let locations = Arc::new(Locations::load(&config.locations)?);
+        let redis = connect::connect(&config).await?;
+        let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
+        let app = Self::bind_with(config, queue, locations).await?;
+        Ok(Self { redis: Some(redis), ..app })
+    }
+
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
     ///
     /// # Errors
@@ -104,7 +134,7 @@ impl App {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
-        Ok(Self { config, queue, locations, listener, addr })
+        Ok(Self { config, queue, redis: None, locations, listener, addr })
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -118,7 +148,7 @@ impl App {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, locations, listener, addr } = self;
+        let Self { config, queue, redis, locations, listener, addr } = self;
         let (end_streams, end_readiness, end_server) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
@@ -166,6 +196,12 @@ impl App {
         health::end_watches(reporter).await;
         end_server.cancel();
         parts.wait_for(SERVER, deadline).await;
+        // Last, because all others write through it: what it has taken, it finishes.
+        if let Some(redis) = redis
+            && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()
+        {
+            warn!("the queue did not end in time");
+        }
         if let Some(file) = address_file {
             file.remove().await;
         }
@@ -184,7 +220,7 @@ async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(
 }
 
 /// What the streams are told of the settings. They get most of the time for a stop; the rest is for calls in progress.
-fn stream_settings(config: &Config) -> StreamSettings {
+pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
     StreamSettings {
         lease: config.queue.lease,
         accept_within: config.queue.accept_within,

@@ -17,7 +17,7 @@ use crate::{
         identity::Caller,
         layers::CallLimits,
     },
-    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS},
+    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, redis::Durability},
 };
 
 /// Backhaul's dispatcher: takes backup requests, keeps them in three Redis queues, streams due tasks to workers.
@@ -32,7 +32,8 @@ pub struct Flags {
     /// File to write the address to once it is served, and to remove at the end; for port 0.
     #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
-    /// The Redis (7.0 or newer) or Valkey server that keeps the queues: redis://[user:password@]host:port[/db], or unix:///path.
+    /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
+    /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
     #[arg(
         long,
         env = "BACKHAUL_REDIS_URL",
@@ -52,8 +53,11 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 16, value_name = "COUNT")]
     pub shards: u16,
     /// What OK to a submit means: `none` (Redis has it in memory), `local` (on its disk: survives a crash of Redis or of its
-    /// machine), `replicas=N` (and N replicas have it: survives the loss of the machine).
-    #[arg(long, env = "BACKHAUL_DURABILITY", default_value = "local", value_name = "MODE")]
+    /// machine), `replicas=N` (and N replicas have it: survives the loss of the machine). A server that cannot give what is asked
+    /// for is refused.
+    // `local` is the weakest mode in which OK outlives a crash, and it needs no second server: safe without being told, and
+    // never more than one server can keep.
+    #[arg(long, env = "BACKHAUL_DURABILITY", default_value = "local", value_name = "MODE", value_parser = parse_durability)]
     pub durability: Durability,
     /// How long a worker that is silent keeps its tasks. Workers send a heartbeat every third of it.
     #[arg(long, env = "BACKHAUL_LEASE", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
@@ -162,20 +166,6 @@ pub struct Config {
     pub log: LogArgs,
 }
 
-/// How durable an accepted task is.
-///
-/// The default is [`Durability::Local`]: the weakest mode in which OK outlives a crash, and it needs no second server. Where the
-/// server cannot give it (no append-only file), the dispatcher is not ready and says so, instead of promising what it cannot keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Redis has it in memory.
-    None,
-    /// It is on the disk of the primary.
-    Local,
-    /// It is on the disk of the primary, and this many replicas have it; at least 1.
-    Replicas(u32),
-}
-
 /// Address of a Redis server. May hold a password, so it does not show itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisUrl(String);
@@ -255,9 +245,9 @@ impl Flags {
         );
         problems.require(self.tenant_in_flight_cap > 0, "--tenant-in-flight-cap", "must be at least 1");
         problems.require(
-            self.retry_floor > Duration::ZERO,
+            self.retry_floor >= Duration::from_millis(1),
             "--retry-floor",
-            "must be above zero, else a failing task spins",
+            "must be at least 1ms, else a failing task spins",
         );
         problems.require(
             self.retry_floor <= self.retry_base,
@@ -366,16 +356,12 @@ impl ConfigError {
     }
 }
 
-impl FromStr for Durability {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match (text, text.strip_prefix("replicas=").map(u32::from_str)) {
-            ("none", _) => Ok(Self::None),
-            ("local", _) => Ok(Self::Local),
-            (_, Some(Ok(replicas @ 1..=16))) => Ok(Self::Replicas(replicas)),
-            (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
-        }
+fn parse_durability(text: &str) -> Result<Durability, &'static str> {
+    match (text, text.strip_prefix("replicas=").map(u32::from_str)) {
+        ("none", _) => Ok(Durability::None),
+        ("local", _) => Ok(Durability::Local),
+        (_, Some(Ok(replicas @ 1..=16))) => Ok(Durability::Replicas(replicas)),
+        (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
     }
 }
 

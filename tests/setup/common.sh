@@ -2,7 +2,7 @@
 #
 # Each script that sources it makes one tool available and may be run at any time: it is quiet when nothing is to do, and when
 # something cannot be had it says what, why and what to do about it.
-# shellcheck shell=sh
+# shellcheck shell=sh disable=SC2034
 
 # Everything lands here, out of the way of the system and of git; `make clean` takes it away again.
 repository=$(cd "$(dirname "$0")/../.." && pwd)

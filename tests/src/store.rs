@@ -1,5 +1,7 @@
 //! The S3 servers that a scenario can run on.
 
+use backhaul_embedded_s3::{Bucket, EmbeddedS3, FaultPlan, Options, Storage};
+
 use crate::{
     s3::{Credentials, S3},
     weed::WeedServer,
@@ -8,15 +10,27 @@ use crate::{
 /// Which server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreKind {
-    /// SeaweedFS: independent of this repository; some seconds to start.
+    /// Backhaul's own store, in memory and in the test's process: starts at once and fails on demand.
+    Embedded,
+    /// SeaweedFS: written by others, some seconds to start.
     Weed,
 }
 
 /// A running server.
 #[derive(Debug)]
-pub enum Store {
-    /// SeaweedFS.
-    Weed(Box<WeedServer>),
+pub struct Store {
+    server: Server,
+    address: String,
+    credentials: Credentials,
+}
+
+#[derive(Debug)]
+enum Server {
+    Embedded(EmbeddedS3),
+    /// Held only so that it is killed when it is dropped.
+    Weed {
+        _process: Box<WeedServer>,
+    },
 }
 
 impl Store {
@@ -25,34 +39,66 @@ impl Store {
     /// # Errors
     /// When it does not start.
     pub async fn start(kind: StoreKind, buckets: &[&str]) -> anyhow::Result<Self> {
-        let store = match kind {
-            StoreKind::Weed => Self::Weed(Box::new(WeedServer::start().await?)),
-        };
-        for bucket in buckets {
-            store.client().create_bucket(bucket).await?;
+        match kind {
+            StoreKind::Embedded => Self::embedded(buckets).await,
+            StoreKind::Weed => Self::weed(buckets).await,
         }
-        Ok(store)
-    }
-
-    /// A client.
-    #[must_use]
-    pub fn client(&self) -> S3 {
-        S3::connect(&format!("http://{}", self.address()), self.credentials())
     }
 
     /// Where it listens, such as `127.0.0.1:8333`.
     #[must_use]
-    pub fn address(&self) -> String {
-        match self {
-            Self::Weed(server) => server.address(),
-        }
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Keys of an identity that may do everything.
     #[must_use]
     pub fn credentials(&self) -> &Credentials {
-        match self {
-            Self::Weed(server) => server.credentials(),
+        &self.credentials
+    }
+
+    /// A client.
+    #[must_use]
+    pub fn client(&self) -> S3 {
+        S3::connect(&format!("http://{}", self.address), &self.credentials)
+    }
+
+    /// Faults on demand; `None` for a store that has none.
+    #[must_use]
+    pub fn faults(&self) -> Option<&FaultPlan> {
+        match &self.server {
+            Server::Embedded(server) => Some(server.faults()),
+            Server::Weed { .. } => None,
         }
+    }
+
+    async fn embedded(buckets: &[&str]) -> anyhow::Result<Self> {
+        let credentials = Credentials::random();
+        let keys = backhaul_embedded_s3::Credentials {
+            access_key: credentials.access_key.clone(),
+            secret_key: credentials.secret_key.clone(),
+        };
+        let bucket = |name: &&str| Bucket { name: (*name).to_owned(), versioned: false };
+        let options = Options {
+            listen: ([127, 0, 0, 1], 0).into(),
+            storage: Storage::Memory,
+            credentials: vec![keys],
+            buckets: buckets.iter().map(bucket).collect(),
+        };
+        let server = EmbeddedS3::start(options).await?;
+        Ok(Self { address: server.addr().to_string(), server: Server::Embedded(server), credentials })
+    }
+
+    async fn weed(buckets: &[&str]) -> anyhow::Result<Self> {
+        let server = WeedServer::start().await?;
+        for bucket in buckets {
+            server.client().create_bucket(bucket).await?;
+        }
+        let credentials = server.credentials().clone();
+        Ok(Self {
+            address: server.address(),
+            server: Server::Weed { _process: Box::new(server) },
+            credentials,
+        })
     }
 }

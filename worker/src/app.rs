@@ -6,14 +6,17 @@ use std::{io, sync::Arc, time::Duration};
 
 use backhaul_runtime::locations::{Locations, LocationsError};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     config::{Args, ConfigError, WorkerSettings},
     link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings},
     runner::{Budget, Runner, RunnerSettings},
-    transfer::Copier,
+    transfer::{Copier, Engine, EngineSettings, SetupError},
 };
+
+/// Parts of one object that are copied at a time.
+const PARTS_IN_FLIGHT: u32 = 4;
 
 /// Why a worker did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +25,11 @@ pub enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The locations file cannot be used. Nothing was started.
-    #[error("--locations")]
+    #[error("{0}")]
     Locations(#[from] LocationsError),
+    /// A location cannot be used as it is configured. Nothing was started.
+    #[error("--locations: {0}")]
+    Setup(#[from] SetupError),
     /// The name of the host could not be read. Nothing was started.
     #[error("--name: cannot read the host's name")]
     HostName(#[source] io::Error),
@@ -37,6 +43,49 @@ pub enum AppError {
     /// confirmed may have been stored all the same.
     #[error("left with {} unfinished copies and {} unconfirmed results", .0.leases, .0.unconfirmed)]
     Unclean(Departure),
+}
+
+/// Runs a worker with the engine until `stop` is cancelled and its drain is over.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
+    let locations = Locations::load(&args.locations)?;
+    let origins = locations.origins().map(ToOwned::to_owned).collect();
+    let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
+    let settings = args.settings(origins, host_name.as_deref())?;
+    let engine = Engine::new(
+        &locations,
+        EngineSettings {
+            memory_bytes: settings.memory_bytes,
+            part_bytes: settings.part_bytes,
+            window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
+            ..EngineSettings::default()
+        },
+    )?;
+    let engine = Arc::new(engine);
+    // A target that is not reached now is probed before its first copy: nothing waits for this.
+    let probed = probe(&engine);
+    let (_, ended) = tokio::join!(
+        stop.run_until_cancelled(probed),
+        run_with(settings, Arc::clone(&engine) as _, stop.clone())
+    );
+    ended
+}
+
+/// Finds out what the backup targets can do, and says so.
+async fn probe(engine: &Engine) {
+    for probe in engine.probe().await {
+        let (location, bucket) = (probe.location, probe.bucket);
+        if let Err(error) = probe.result {
+            warn!(
+                location,
+                bucket,
+                error = &error as &dyn std::error::Error,
+                "backup target not reached yet"
+            );
+        }
+    }
 }
 
 /// Runs a worker with `copier` until `stop` is cancelled and its drain is over.
@@ -66,7 +115,7 @@ impl AppError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Locations(_) | Self::HostName(_) => true,
+            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
             Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
     }
@@ -79,7 +128,7 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
             tasks: usize::try_from(settings.max_tasks).unwrap_or(usize::MAX),
             memory_bytes: settings.memory_bytes,
             part_bytes: settings.part_bytes,
-            parts_in_flight: 4,
+            parts_in_flight: PARTS_IN_FLIGHT,
         },
         stop_within: Duration::from_secs(3),
     }

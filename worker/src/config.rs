@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use backhaul_runtime::{
     telemetry::LogArgs,
-    units::{parse_duration, parse_size},
+    units::{display_size, parse_duration, parse_size},
 };
 use clap::Parser;
 
@@ -91,10 +91,10 @@ pub enum ConfigError {
     #[error("--max-tasks: {0} is not between 1 and {max}", max = CreditLimit::MAX_TASKS)]
     MaxTasks(u32),
     /// A part that S3 would not take.
-    #[error("--part-size: {0} bytes are not between 5MiB and 5GiB")]
+    #[error("--part-size: {} is not between 5MiB and 5GiB", display_size(*.0))]
     PartSize(u64),
     /// Less memory than a copy needs.
-    #[error("--memory: {memory} bytes are less than two parts of {part} bytes (--part-size)")]
+    #[error("--memory: {} is less than two parts of {} (--part-size)", display_size(*.memory), display_size(*.part))]
     Memory {
         /// Memory given.
         memory: u64,

@@ -1,7 +1,9 @@
-//! The worker: takes tasks from a dispatcher, copies objects from an origin to the backup bucket, and proves every copy.
+//! The worker as a library, for its program, for the all-in-one program and for tests. Its map is the README:
+#![doc = include_str!("../README.md")]
 
 pub mod app;
 pub mod config;
 pub mod link;
 pub mod runner;
+pub mod store;
 pub mod transfer;

@@ -10,6 +10,7 @@ use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::{S3Result, s3_error};
 
+use crate::checksums::Algorithm;
 use crate::options::Credentials;
 use crate::store::OWNER_ID;
 
@@ -42,8 +43,36 @@ impl S3Access for Gate {
         if context.credentials().is_none() {
             return Err(s3_error!(AccessDenied, "Access Denied"));
         }
-        check_headers(context.headers())
+        check_headers(context.headers())?;
+        check_query(context.s3_op().name(), context.uri().query().unwrap_or_default())
     }
+}
+
+/// Refuses sub-resources (`?name`) that nobody knows. The protocol crate takes such a request for the plain operation,
+/// and deleting the configuration of a bucket must not delete the bucket.
+fn check_query(operation: &str, query: &str) -> S3Result<()> {
+    const PLAIN: [&str; 8] = [
+        "GetObject",
+        "PutObject",
+        "CopyObject",
+        "DeleteObject",
+        "ListObjects",
+        "CreateBucket",
+        "DeleteBucket",
+        "ListBuckets",
+    ];
+    const PARAMETERS: [&str; 7] =
+        ["prefix", "delimiter", "marker", "encoding-type", "max-keys", "versionId", "continuation-token"];
+    if !PLAIN.contains(&operation) {
+        return Ok(());
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if value.is_empty() && !PARAMETERS.contains(&name) && !name.starts_with("response-") {
+            return Err(s3_error!(NotImplemented, "the sub-resource {name} is not supported"));
+        }
+    }
+    Ok(())
 }
 
 fn check_headers(headers: &HeaderMap) -> S3Result<()> {
@@ -52,6 +81,7 @@ fn check_headers(headers: &HeaderMap) -> S3Result<()> {
         if name.starts_with("x-amz-server-side-encryption")
             || name.starts_with("x-amz-copy-source-server-side-encryption")
             || name == "x-amz-write-offset-bytes"
+            || is_unknown_checksum(name)
         {
             return Err(s3_error!(
                 NotImplemented,
@@ -69,4 +99,25 @@ fn check_headers(headers: &HeaderMap) -> S3Result<()> {
         }
     }
     Ok(())
+}
+
+/// A checksum that would go unchecked.
+fn is_unknown_checksum(header: &str) -> bool {
+    let Some(name) = header.strip_prefix("x-amz-checksum-") else { return false };
+    !["algorithm", "mode", "type"].contains(&name) && Algorithm::from_name(name).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_sub_resource_is_not_taken_for_the_plain_operation() {
+        assert!(check_query("DeleteBucket", "metadataConfiguration").is_err());
+        assert!(check_query("PutObject", "x-id=PutObject&annotation=").is_err());
+        assert!(check_query("PutObject", "x-id=PutObject").is_ok());
+        assert!(check_query("ListObjects", "prefix=&delimiter=").is_ok());
+        assert!(check_query("GetObject", "versionId=1&response-expires=").is_ok());
+        assert!(check_query("GetObjectTagging", "tagging").is_ok());
+    }
 }

@@ -103,6 +103,7 @@ impl Blobs {
     /// When the file cannot be made.
     pub(crate) async fn create(self: &Arc<Self>, id: BlobId, expected_len: u64) -> io::Result<BlobWriter> {
         self.live().insert(id, Live { references: 1, bytes: Bytes::new() });
+        // The length is not known yet; all that counts here is the one reference.
         let hold = Hold { blobs: Arc::clone(self), content: Content::whole(id, 1) };
         let sink = match &self.directory {
             None => {

@@ -31,6 +31,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// XML bodies: DeleteObjects with 1000 long keys, CompleteMultipartUpload with 10,000 parts.
 const MAX_XML_BYTES: usize = 8 * 1024 * 1024;
 
+/// Upload forms, which are refused.
+const MAX_FORM_BYTES: usize = 64 * 1024;
+
 /// How long a shutdown waits for requests that are being answered.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -191,6 +194,9 @@ async fn serve(
 fn s3_service(store: Arc<Store>, credentials: Vec<crate::options::Credentials>) -> S3Service {
     let mut config = s3s::config::S3Config::default();
     config.xml_max_body_size = MAX_XML_BYTES;
+    // Forms are read before they are refused; none of them is an object here.
+    config.post_object_max_file_size = 0;
+    config.form_max_fields_size = MAX_FORM_BYTES;
     let mut builder = S3ServiceBuilder::new(Operations(store));
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(Keys::new(credentials));

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use s3s::dto;
-use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
 use crate::store::Store;
 use crate::{buckets, complete, copy, delete, details, listing, multipart, object, put, versions};
@@ -245,5 +245,13 @@ impl S3 for Operations {
         request: S3Request<dto::PutObjectLockConfigurationInput>,
     ) -> S3Result<S3Response<dto::PutObjectLockConfigurationOutput>> {
         buckets::enable_object_lock(&self.0, request)
+    }
+
+    async fn post_object(
+        &self,
+        _request: S3Request<dto::PostObjectInput>,
+    ) -> S3Result<S3Response<dto::PostObjectOutput>> {
+        // The protocol crate would make a PutObject of it, which takes its checks from headers that a form has not.
+        Err(s3_error!(NotImplemented, "uploads by form are not supported"))
     }
 }

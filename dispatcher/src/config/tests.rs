@@ -69,6 +69,21 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
 }
 
 #[test]
+fn what_passes_the_checks_passes_those_of_the_parts() {
+    for args in [
+        &[][..],
+        &["--lease", "300ms", "--accept-within", "300ms", "--sweep-every", "299ms"],
+        &["--lease", "1h", "--accept-within", "1h", "--sweep-every", "1ms"],
+        &["--retry-floor", "1ms", "--retry-base", "1ms", "--retry-max", "1ms"],
+        &["--drain-within", "1ms", "--hello-within", "1ms", "--max-streams", "1"],
+    ] {
+        let config = parse(args).unwrap();
+        assert_eq!(config.queue.validate(), Ok(()), "{args:?}");
+        assert_eq!(crate::app::stream_settings(&config).check(), Ok(()), "{args:?}");
+    }
+}
+
+#[test]
 fn all_problems_are_told_at_once_one_line_each() {
     let error = parse(&["--shards", "0", "--max-calls", "0", "--tenant", "A b"]).unwrap_err();
     let text = error.to_string();
@@ -99,9 +114,9 @@ fn a_flag_that_cannot_be_read_is_one_line_that_names_it() {
 
 #[test]
 fn durability_modes_are_read() {
-    assert_eq!("none".parse(), Ok(Durability::None));
-    assert_eq!("local".parse(), Ok(Durability::Local));
-    assert_eq!("replicas=2".parse(), Ok(Durability::Replicas(2)));
+    assert_eq!(parse_durability("none"), Ok(Durability::None));
+    assert_eq!(parse_durability("local"), Ok(Durability::Local));
+    assert_eq!(parse_durability("replicas=2"), Ok(Durability::Replicas(2)));
 }
 
 #[test]

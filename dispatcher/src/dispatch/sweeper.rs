@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -42,7 +42,7 @@ impl Sweeper {
     /// Runs until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut fails = false;
-        let mut spares = false;
+        let mut spared: Option<Instant> = None;
         let mut pace = Pace::default();
         loop {
             // A sweep may do more than one call can; it gets its time, but not for ever.
@@ -56,11 +56,12 @@ impl Sweeper {
                     if std::mem::replace(&mut fails, false) {
                         info!("the queue can be swept again");
                     }
-                    if report.amnesty != std::mem::replace(&mut spares, report.amnesty) {
-                        info!(
-                            amnesty = report.amnesty,
-                            "leases that ran out are spared while workers could not renew"
-                        );
+                    if report.amnesty {
+                        // Each shard grants its own, and most passes skip most shards: said once for all of one outage.
+                        let before = spared.replace(Instant::now());
+                        if before.is_none_or(|at| at.elapsed() > self.settings.lease) {
+                            info!("nobody could renew for a while: for one lease, none is ended");
+                        }
                     }
                     self.counters.note(report);
                     pace.after(report, self.settings.sweep_every, fastrand::f64())

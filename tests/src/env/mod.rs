@@ -12,7 +12,8 @@ use std::{
     process::{Command, ExitStatus},
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use backhaul_embedded_s3::FaultPlan;
 use backhaul_proto::v1::{
     backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,
 };
@@ -162,6 +163,27 @@ impl TestEnv {
         &self.vault.as_ref().unwrap_or(&self.origin).gate
     }
 
+    /// What goes wrong in the origin, when it is an embedded one.
+    ///
+    /// # Errors
+    /// When the store has no faults on demand.
+    pub fn origin_faults(&self) -> anyhow::Result<&FaultPlan> {
+        self.origin.server.faults().context("only the embedded store fails on demand")
+    }
+
+    /// What goes wrong in the backup store, when it is an embedded one.
+    ///
+    /// # Errors
+    /// When the store has no faults on demand.
+    pub fn vault_faults(&self) -> anyhow::Result<&FaultPlan> {
+        self.vault
+            .as_ref()
+            .unwrap_or(&self.origin)
+            .server
+            .faults()
+            .context("only the embedded store fails on demand")
+    }
+
     /// A client of the origin.
     #[must_use]
     pub fn uploads(&self) -> S3 {
@@ -278,7 +300,7 @@ impl Drop for TestEnv {
 impl Behind<Store> {
     async fn start(kind: StoreKind, buckets: &[&str]) -> anyhow::Result<Self> {
         let server = Store::start(kind, buckets).await?;
-        Ok(Self { gate: Gate::open_to(&server.address()).await?, server })
+        Ok(Self { gate: Gate::open_to(server.address()).await?, server })
     }
 
     fn location(&self) -> locations::Store {

@@ -42,8 +42,8 @@ impl Default for EnvOptions {
         ];
         Self {
             redis: None,
-            origin: StoreKind::Weed,
-            vault: Some(StoreKind::Weed),
+            origin: StoreKind::Embedded,
+            vault: Some(StoreKind::Embedded),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
             workers: 1,
             dispatcher_flags: dispatcher.map(flag).to_vec(),

@@ -2,4 +2,5 @@
 
 mod programs;
 mod redis_server;
+mod stores;
 mod weed_server;

@@ -9,7 +9,9 @@ const SCRIPTS: &str = "dispatcher/src/queue/redis";
 
 /// Comment lines that open the file.
 fn header(text: &str) -> String {
-    text.lines().take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
+    // The first line may be Redis' own: `#!lua flags=...`.
+    let text = text.lines().skip_while(|line| line.starts_with("#!"));
+    text.take_while(|line| line.starts_with("--")).collect::<Vec<_>>().join("\n")
 }
 
 /// `KEYS[1]`, `ARGV[12]`, and `ARGV[n]` for an index that is computed.
@@ -30,14 +32,19 @@ fn contract_problems(file: &TextFile) -> Vec<Problem> {
     if header.is_empty() {
         return vec![file.problem("has no header comment")];
     }
-    let body: Vec<&str> = file.text.lines().skip(header.lines().count()).collect();
+    let body: Vec<&str> =
+        file.text.lines().skip_while(|line| line.starts_with("#!") || line.starts_with("--")).collect();
     let code: Vec<&str> = body.iter().map(|line| line.split("--").next().unwrap_or_default()).collect();
     let used = parameters(&code.join("\n"));
     let documented = parameters(&header);
     let undocumented = used
         .difference(&documented)
         .map(|p| file.problem(format!("uses {p} and its header does not say what it is")));
-    let unused = documented.difference(&used).filter(|p| !p.ends_with("[n]") && !covered_by_loop(p, &used));
+    // Fragments that every script begins with read the first of each.
+    let shared = ["KEYS[1]", "ARGV[1]"];
+    let unused = documented
+        .difference(&used)
+        .filter(|p| !shared.contains(&p.as_str()) && !p.ends_with("[n]") && !covered_by_loop(p, &used));
     let unused = unused.map(|p| file.problem(format!("documents {p} and does not use it")));
     let mut problems: Vec<Problem> = undocumented.chain(unused).collect();
     let is_fragment = file.path.rsplit('/').next().is_some_and(|name| name.starts_with('_'));

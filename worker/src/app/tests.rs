@@ -24,7 +24,7 @@ struct Worker {
 
 impl Worker {
     fn start(dispatchers: &[&ScriptedDispatcher], adjust: impl FnOnce(&mut LinkSettings)) -> Self {
-        let (copier, copies) = FakeCopier::new();
+        let (copier, copies) = FakeCopier::obedient();
         let settings = WorkerSettings {
             dispatchers: dispatchers.iter().map(|d| d.url()).collect(),
             name: "worker".to_owned(),
@@ -47,6 +47,14 @@ impl Worker {
         let mut runs = JoinSet::new();
         runs.spawn(driver.run(stop.clone()));
         Self { stop, copies, runs }
+    }
+
+    /// Tells the worker to leave and waits until it has, with the stream in good order.
+    async fn leave(&mut self, talk: Talk) -> Departure {
+        self.stop.cancel();
+        let (departure, in_order) = tokio::join!(self.left(), talk.closed());
+        assert!(in_order, "the worker ends its side before it goes");
+        departure
     }
 
     /// Waits for the worker to leave.
@@ -80,8 +88,7 @@ async fn a_task_goes_from_assignment_to_confirmed_receipt() {
         matches!(results.as_slice(), [r] if r.task_id == "task" && matches!(r.outcome, Some(Outcome::Receipt(_))))
     );
     talk.confirm(&lease, ConfirmVerdict::Stored).await;
-    worker.stop.cancel();
-    assert_eq!(worker.left().await, CLEAN);
+    assert_eq!(worker.leave(talk).await, CLEAN);
 }
 
 #[tokio::test]
@@ -119,8 +126,7 @@ async fn a_result_is_kept_over_two_connections_until_it_is_confirmed() {
     let mut talk = dispatcher.next_talk().await;
     assert_eq!(talk.greet().await.unconfirmed, first);
     talk.confirm(&lease, ConfirmVerdict::Duplicate).await;
-    worker.stop.cancel();
-    assert_eq!(worker.left().await, CLEAN);
+    assert_eq!(worker.leave(talk).await, CLEAN);
 }
 
 #[tokio::test]
@@ -131,8 +137,7 @@ async fn a_lost_lease_aborts_its_copy_and_reports_nothing() {
     soon(copy.stop.abort.cancelled()).await;
     copy.gone().await;
     assert_eq!(talk.answer_heartbeat(&[]).await, 0, "the lease is not held any more");
-    worker.stop.cancel();
-    assert_eq!(worker.left().await, CLEAN);
+    assert_eq!(worker.leave(talk).await, CLEAN);
 }
 
 #[tokio::test]
@@ -185,14 +190,14 @@ async fn a_worker_told_to_leave_hands_back_what_has_not_started_and_finishes_wha
         assert_eq!(talk.results().await.len(), 1);
         talk.confirm(lease, ConfirmVerdict::Stored).await;
     }
-    assert_eq!(worker.left().await, CLEAN);
-    talk.closed().await;
+    let (departure, in_order) = tokio::join!(worker.left(), talk.closed());
+    assert_eq!((departure, in_order), (CLEAN, true));
 }
 
 #[tokio::test]
 async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short() {
     let mut dispatcher = ScriptedDispatcher::start().await;
-    let (copier, mut copies) = FakeCopier::new();
+    let (copier, mut copies) = FakeCopier::obedient();
     let settings = WorkerSettings {
         dispatchers: vec![dispatcher.url()],
         name: "worker".to_owned(),
@@ -216,7 +221,8 @@ async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short(
     let handed_back = Outcome::HandedBack(backhaul_proto::v1::Stopped { upload_id: "upload".into() });
     assert_eq!(results[0].outcome, Some(handed_back));
     talk.confirm(&lease, ConfirmVerdict::Stored).await;
-    let ended = soon(runs.join_next()).await.expect("it runs once").expect("it does not panic");
+    let (ended, _) = tokio::join!(soon(runs.join_next()), talk.closed());
+    let ended = ended.expect("it runs once").expect("it does not panic");
     assert!(ended.is_ok(), "{ended:?}");
 }
 
@@ -305,4 +311,23 @@ async fn hostile_messages_are_dropped_and_the_stream_goes_on() {
     assert!(!copy.stop.abort.is_cancelled());
     copy.end_well();
     assert_eq!(talk.results().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_dispatcher_that_reads_late_gets_every_answer() {
+    let mut dispatcher = ScriptedDispatcher::start().await;
+    let _worker = Worker::start(&[&dispatcher], |_| {});
+    let mut talk = dispatcher.next_talk().await;
+    talk.hello().await;
+    // No heartbeat comes to the rescue: room on the stream must wake the worker.
+    talk.welcome_with(&[], 60_000).await;
+    let lease = Lease { location: "elsewhere", ..Lease::new("task", 1) };
+    for _ in 0..15 {
+        talk.assign(&vec![&lease; 1_000]).await;
+    }
+    let mut answers = 0;
+    while answers < 15_000 {
+        answers += talk.refusals().await.len();
+    }
+    assert_eq!(answers, 15_000);
 }

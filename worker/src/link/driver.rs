@@ -6,7 +6,7 @@
 use std::{future::pending, net::SocketAddr, time::Duration};
 
 use backhaul_proto::v1::{self, worker_service_client::WorkerServiceClient};
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
@@ -14,7 +14,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
-use tracing::{debug, info, warn};
+use tracing::{
+    debug,
+    field::{DisplayValue, display},
+    info, warn,
+};
 
 use super::{
     dial::{DialError, Dialer, Dialled},
@@ -109,10 +113,25 @@ impl<W: Workload> LinkDriver<W> {
                 }
                 Woken::Time | Woken::Room => None,
             };
+            let more = matches!(event, Some(Event::Finished(_)));
             if let Some(event) = event {
                 self.link.handle_event(now.into_std(), event);
             }
+            if more {
+                self.take_finished(now);
+            }
             self.link.handle_timeout(now.into_std());
+        }
+    }
+
+    /// Takes in what else has ended by now, so that copies that end together travel together.
+    fn take_finished(&mut self, now: Instant) {
+        const MOST: usize = 100;
+        for _ in 0..MOST {
+            match self.workload.next_finished().now_or_never() {
+                Some(finished) => self.link.handle_event(now.into_std(), Event::Finished(finished)),
+                None => break,
+            }
         }
     }
 
@@ -189,7 +208,7 @@ impl<W: Workload> LinkDriver<W> {
     }
 
     fn hang_up(&mut self, reason: HangupReason) {
-        info!(dispatcher = ?self.stream.dispatcher, %reason, leases = self.link.held(), "stream given up");
+        info!(dispatcher = self.stream.address(), %reason, leases = self.link.held(), "stream given up");
         self.leave_stream(Instant::now());
     }
 
@@ -205,7 +224,7 @@ impl<W: Workload> LinkDriver<W> {
             Some(Ok(message)) => {
                 let Decoded { event, malformed } = decode(message);
                 if malformed > 0 {
-                    warn!(dispatcher = ?self.stream.dispatcher, malformed, "broken entries dropped");
+                    warn!(dispatcher = self.stream.address(), malformed, "broken entries dropped");
                 }
                 self.note(event.as_ref(), now);
                 return event;
@@ -214,9 +233,9 @@ impl<W: Workload> LinkDriver<W> {
             None => None,
         };
         info!(
-            dispatcher = ?self.stream.dispatcher,
-            code = ?status.as_ref().map(Status::code),
-            message = status.as_ref().map(Status::message),
+            dispatcher = self.stream.address(),
+            code = status.as_ref().map(|status| tracing::field::debug(status.code())),
+            status = status.as_ref().map(Status::message),
             leases = self.link.held(),
             unconfirmed = self.link.unconfirmed(),
             "stream ended"
@@ -229,10 +248,10 @@ impl<W: Workload> LinkDriver<W> {
     fn note(&mut self, event: Option<&Event>, now: Instant) {
         match event {
             Some(Event::Welcome(welcome)) => {
-                info!(dispatcher = ?self.stream.dispatcher, session = welcome.session, "attached");
+                info!(dispatcher = self.stream.address(), session = welcome.session, "attached");
             }
             Some(Event::MoveAsked { superseded }) => {
-                info!(dispatcher = ?self.stream.dispatcher, superseded, "asked to connect elsewhere");
+                info!(dispatcher = self.stream.address(), superseded, "asked to connect elsewhere");
                 if let Some(address) = self.stream.dispatcher {
                     self.dialer.avoid(address, now);
                 }
@@ -275,12 +294,17 @@ impl Stream {
         Self { inbound: Inbound::None, outbound: None, dispatcher: None }
     }
 
+    /// The dispatcher's address, for logs.
+    fn address(&self) -> Option<DisplayValue<SocketAddr>> {
+        self.dispatcher.map(display)
+    }
+
     /// Ends this side and gives the other one a moment to end its own.
     async fn close(&mut self, within: Duration) {
         self.outbound = None;
         let ended = async { while matches!(self.inbound.next_or_end().await, Some(Ok(_))) {} };
         if timeout(within, ended).await.is_err() {
-            debug!(dispatcher = ?self.dispatcher, "the dispatcher did not end the stream");
+            debug!(dispatcher = self.address(), "the dispatcher did not end the stream");
         }
     }
 }

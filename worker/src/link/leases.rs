@@ -57,6 +57,13 @@ impl Leases {
         }
     }
 
+    /// The end of a lease is now at least `lease_for` after `since`.
+    pub(crate) fn extend(&mut self, key: &LeaseKey, since: Instant, lease_for: Duration) {
+        if let Some(lease) = self.held.get_mut(key) {
+            lease.ends = lease.ends.max(usable_until(since, lease_for));
+        }
+    }
+
     /// Notes that a copy is told to stop; false when it has been told so before or nothing is held. `Lost` is not noted but
     /// [removed](Self::remove).
     pub(crate) fn mark_stopping(&mut self, key: &LeaseKey, reason: StopReason) -> bool {

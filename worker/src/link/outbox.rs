@@ -16,6 +16,8 @@ use super::task::{Finished, LeaseKey};
 /// When results are sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutboxSettings {
+    /// So many results wait for no more company; 1 to [`Outbox::BATCH`].
+    pub(crate) batch: usize,
     /// A result waits at most this long for company.
     pub(crate) flush_every: Duration,
     /// How long after `TRY_AGAIN` a result is sent again.
@@ -52,7 +54,7 @@ enum Sent {
 
 impl Outbox {
     /// Most results in one message, and most bytes, so that no message meets a size limit of the peer.
-    const BATCH: usize = 100;
+    pub(crate) const BATCH: usize = 100;
     const BATCH_BYTES: usize = 256 << 10;
     /// Most bytes of results in a Hello; the rest follows as ordinary results.
     const HELLO_BYTES: usize = 1 << 20;
@@ -140,7 +142,7 @@ impl Outbox {
 
     /// The next batch, when it is time for one.
     pub(crate) fn next_batch(&mut self, now: Instant) -> Option<v1::Results> {
-        if self.unsent.len() < Self::BATCH && self.flush_at.is_none_or(|at| at > now) {
+        if self.unsent.len() < self.settings.batch && self.flush_at.is_none_or(|at| at > now) {
             return None;
         }
         let mut results = Vec::new();
@@ -162,7 +164,7 @@ impl Outbox {
         (!results.is_empty()).then_some(v1::Results { results })
     }
 
-    /// What is to be sent may go out now, on a stream that has just opened.
+    /// What is to be sent goes out now: on a stream that has just opened, or when no company can come.
     pub(crate) fn flush(&mut self, now: Instant) {
         self.flush_at = (!self.unsent.is_empty()).then_some(now);
     }

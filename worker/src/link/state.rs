@@ -180,7 +180,13 @@ impl Link {
     /// A link that connects at once.
     #[must_use]
     pub fn new(settings: LinkSettings) -> Self {
-        let outbox = OutboxSettings { flush_every: settings.flush_every, retry_after: settings.retry_after };
+        // A quarter of the credit must not wait: the dispatcher can refill it while the rest is worked on.
+        let quarter = usize::try_from(settings.credit.tasks / 4).unwrap_or(usize::MAX);
+        let outbox = OutboxSettings {
+            batch: quarter.clamp(1, Outbox::BATCH),
+            flush_every: settings.flush_every,
+            retry_after: settings.retry_after,
+        };
         Self {
             rng: fastrand::Rng::with_seed(settings.seed),
             settings,
@@ -383,7 +389,9 @@ impl Link {
             v1::LeaseVerdict::Keep => self.leases.renew(&news.lease, asked, news.lease_for),
             v1::LeaseVerdict::Lost => self.lose(news.lease.clone()),
             v1::LeaseVerdict::Cancel => self.stop(&news.lease, StopReason::Cancelled),
-            v1::LeaseVerdict::Unknown | v1::LeaseVerdict::Unspecified => {}
+            v1::LeaseVerdict::Unknown | v1::LeaseVerdict::Unspecified => {
+                self.leases.extend(&news.lease, asked, news.lease_for);
+            }
         }
     }
 
@@ -402,6 +410,9 @@ impl Link {
         // A copy whose lease is over reports nothing: the task is somebody else's.
         if self.leases.remove(&finished.lease) {
             self.outbox.push(now, finished);
+            if self.leases.len() == 0 {
+                self.outbox.flush(now);
+            }
         }
     }
 

@@ -34,7 +34,8 @@ enum End {
 }
 
 impl FakeCopier {
-    pub(crate) fn new() -> (Arc<dyn Copier>, StartedCopies) {
+    /// Its copies stop when they are told to.
+    pub(crate) fn obedient() -> (Arc<dyn Copier>, StartedCopies) {
         Self::with(false)
     }
 

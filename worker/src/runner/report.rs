@@ -128,10 +128,8 @@ mod tests {
     }
 
     fn reported(kind: TransferErrorKind, message: &str) -> v1::Failure {
-        match failure(&error(kind, message)) {
-            Outcome::Failure(failure) => failure,
-            other => panic!("{other:?} is no failure"),
-        }
+        let Outcome::Failure(failure) = failure(&error(kind, message)) else { panic!("it is a failure") };
+        failure
     }
 
     #[test]

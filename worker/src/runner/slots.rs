@@ -13,7 +13,7 @@ pub struct Budget {
     /// Bytes of one part; an object up to this size is copied in one piece.
     pub part_bytes: u64,
     /// Parts that one large copy has in flight.
-    pub parts_in_flight: u64,
+    pub parts_in_flight: u32,
 }
 
 /// How a copy is made.
@@ -45,7 +45,7 @@ impl Budget {
 
     /// Bytes of memory that a copy is charged for. At most half of all, so that each class fits into its half.
     pub(crate) fn cost(&self, size_hint_bytes: Option<u64>) -> u64 {
-        let window = self.part_bytes.saturating_mul(self.parts_in_flight);
+        let window = self.part_bytes.saturating_mul(u64::from(self.parts_in_flight));
         let cost = match (self.class(size_hint_bytes), size_hint_bytes) {
             (SizeClass::Small, hint) => hint.unwrap_or(self.part_bytes),
             (SizeClass::Large, hint) => hint.unwrap_or(window).min(window),

@@ -3,6 +3,32 @@
 //! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless it hands its
 //! id to the next attempt. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
 
+mod capability;
+mod checksum;
+mod clock;
+mod engine;
+mod existing;
+mod failure;
+mod gate;
+mod job;
+pub mod key;
+mod large;
+pub mod metadata;
+mod permits;
+mod plan;
+mod read;
+mod receipt;
+mod retry;
+mod route;
+mod server_side;
+mod settings;
+mod small;
+mod source;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod verify;
+
 use std::{
     fmt,
     sync::{
@@ -14,6 +40,12 @@ use std::{
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
+
+pub use capability::Capabilities;
+pub use engine::{Engine, Probe, SetupError};
+pub use plan::{Limits, PartPlan, PlanError};
+pub use retry::RetryPolicy;
+pub use settings::{EngineSettings, SettingsError};
 
 /// Copies one object. The engine is the implementation; tests of the runner use others.
 #[async_trait]

@@ -62,7 +62,7 @@ pub(crate) async fn write(folder: &Path, large_mib: u64) -> io::Result<Vec<DemoF
 
 fn contents(large_mib: u64) -> io::Result<Vec<(String, &'static str, Content)>> {
     let mut report = String::from("day,uploads,bytes\n");
-    for day in 1..=92 {
+    for day in 1..=92_u64 {
         report.push_str(&format!(
             "2026-{:02}-{:02},{},{}\n",
             7 + day / 31,

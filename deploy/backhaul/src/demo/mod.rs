@@ -113,16 +113,17 @@ async fn story(args: &DemoArgs, folder: &Path, stage: &Stage, output: Output) ->
     );
 
     let client = Client::connect_to(&stage.dispatcher, Duration::from_secs(30)).await?;
-    output.note("4. SubmitBackups for all of them; then again, as a nervous caller would")?;
     let tasks = submit(&client, &files).await?;
-    ensure!(submit(&client, &files).await? == tasks, "the repeated request made new tasks");
-    output.note(&format!("   {} tasks accepted; the repeat gave the same ids", tasks.len()))?;
+    output.note(&format!("4. SubmitBackups: {} tasks accepted", tasks.len()))?;
 
     let unlucky = files.iter().position(|f| f.key == UNLUCKY).context("the unlucky file is one of them")?;
     let failed = wait_for_failure(&client, &tasks[unlucky]).await?;
     let failure = failed.last_failure.clone().unwrap_or_default();
+    let repeated = submit(&client, &files[unlucky..=unlucky]).await?;
+    ensure!(repeated == tasks[unlucky..=unlucky], "the repeated request made a new task");
     output.note(&format!(
-        "5. {UNLUCKY:?} failed ({}: {}) and waits in delay; the origin gets well again",
+        "5. {UNLUCKY:?} failed ({}: {}) and waits in delay. A nervous caller asks for it again and gets the same task. \
+         The origin gets well",
         failure.code, failure.message
     ))?;
     stage.faults.clear();

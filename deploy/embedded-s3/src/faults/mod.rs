@@ -84,8 +84,8 @@ pub enum Action {
         /// S3 error code, such as `InternalError`.
         code: String,
     },
-    /// Flips a bit of the request body on the way in: what the client signed or promised as a checksum catches it.
-    /// Works for PutObject and UploadPart, on the decoded body.
+    /// Flips a bit of the request body on the way in: a promised checksum or Content-MD5 catches it, otherwise the store
+    /// keeps, and describes, the changed body. Works for PutObject and UploadPart, behind the check of the signature.
     FlipRequestBit {
         /// The byte that changes.
         at: u64,

@@ -29,8 +29,6 @@ pub(crate) struct Fixture {
 /// Runs a test in memory, then in a directory.
 pub(crate) async fn on_both_storages(test: impl AsyncFn(&Fixture)) {
     for fixture in [Fixture::in_memory().await, Fixture::in_directory().await] {
-        let storage = if fixture.directory.is_some() { "directory" } else { "memory" };
-        println!("storage: {storage}");
         test(&fixture).await;
         fixture.store.shutdown().await;
     }
@@ -80,7 +78,8 @@ impl Fixture {
 
     pub(crate) async fn put(&self, bucket: &str, key: &str, body: impl Into<Vec<u8>>) -> String {
         let body = ByteStream::from(body.into());
-        let output = self.client.put_object().bucket(bucket).key(key).body(body).send().await.expect("put");
+        let output = self.client.put_object().bucket(bucket).key(key).body(body).send().await;
+        let output = output.unwrap_or_else(|error| panic!("put {key:?}: {error:?}"));
         output.e_tag.expect("an etag")
     }
 

@@ -103,10 +103,10 @@ impl Shard {
 
     /// [`super::TaskQueue::renew`] of one lease.
     pub(super) fn renew(&mut self, settings: &QueueSettings, now: UnixMs, renewal: &Renewal) -> RenewOutcome {
+        if !self.task(&renewal.id).is_some_and(|task| task.holds(renewal.lease)) {
+            return RenewOutcome::Lost;
+        }
         let outcome = self.change(&renewal.id, |task| {
-            if !task.holds(renewal.lease) {
-                return RenewOutcome::Lost;
-            }
             if task.record.cancel_requested {
                 task.session.clone_from(&renewal.session);
                 return RenewOutcome::Cancel;

@@ -7,7 +7,12 @@ use std::collections::HashMap;
 
 use redis::{Cmd, RedisResult, Value};
 
-use super::{connection::Link, error, keys, options::Durability};
+use super::{
+    connection::Link,
+    error, keys,
+    options::Durability,
+    value::{list, text},
+};
 use crate::queue::QueueError;
 
 /// Version of the layout of keys and records.
@@ -104,10 +109,13 @@ pub(super) async fn inspect(
     let calls = vec![set("schema", SCHEMA.to_owned()), set("shards", shards.to_string()), read];
     let mut answers = link.send(calls).await.map_err(error::from_redis)?;
     let config = answers.pop().ok_or_else(|| error::unexpected("no answer"))?.map_err(error::from_redis)?;
-    let (schema, found) = match config {
-        Value::Array(values) if values.len() == 2 => (text(&values[0]), text(&values[1])),
-        _ => return Err(error::unexpected("bh:config is not what it should be")),
-    };
+    let [schema, found]: [String; 2] = list(config)
+        .unwrap_or_default()
+        .iter()
+        .map(text)
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| error::unexpected("bh:config is not what it should be"))?;
     Ok(if schema != SCHEMA {
         Err(Unfit::OtherSchema(schema))
     } else if found == shards.to_string() {
@@ -172,20 +180,11 @@ fn parse(info: &str) -> HashMap<String, String> {
     fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn text(value: &Value) -> String {
-    match value {
-        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::VerbatimString { text, .. } => text.clone(),
-        Value::SimpleString(text) => text.clone(),
-        _ => String::new(),
-    }
-}
-
 fn config_value(answer: &Value) -> Option<String> {
-    match answer {
-        Value::Array(values) => values.get(1).map(text),
-        Value::Map(values) => values.first().map(|(_, value)| text(value)),
-        _ => None,
+    if let Value::Map(values) = answer {
+        values.first().map(|(_, value)| text(value))
+    } else {
+        list(answer.clone())?.get(1).map(text)
     }
 }
 

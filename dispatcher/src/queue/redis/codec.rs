@@ -17,7 +17,7 @@ use crate::queue::{
 /// First byte of every record.
 const VERSION: u8 = 1;
 /// Bytes of the head.
-const HEAD_BYTES: usize = 107;
+pub(super) const HEAD_BYTES: usize = 107;
 /// Texts after the head.
 const TEXTS: usize = 9;
 /// Scripts count in doubles, which are exact up to here.

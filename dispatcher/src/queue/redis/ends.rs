@@ -6,11 +6,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use bytes::BufMut as _;
-use redis::{Cmd, Value};
+use redis::Cmd;
 
 use super::{
     Shared, batch, codec, damaged, error, keys, millis,
     scripts::{Answer, Call, Script},
+    value,
 };
 use crate::queue::{
     LeaseToken, Outcome, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement, TaskId, TaskRecord,
@@ -197,17 +198,15 @@ impl Shared {
         let mut records = Vec::with_capacity(items.len());
         for (piece, answer) in pieces.iter().zip(answers) {
             let values = match answer {
-                Ok(Value::Array(values)) if values.len() == piece.items.len() => Ok(values),
-                Ok(_) => Err(error::unexpected("MGET gave something else than a list")),
+                Ok(answer) => value::list(answer)
+                    .filter(|values| values.len() == piece.items.len())
+                    .ok_or_else(|| error::unexpected("MGET gave no list of the right length")),
                 Err(failure) => Err(failure),
             };
             match values {
-                Ok(values) => {
-                    records.extend(piece.items.iter().zip(values).map(|(&at, value)| match value {
-                        Value::BulkString(raw) => (at, codec::decode(ids[at], &raw).map(Some)),
-                        _ => (at, Ok(None)),
-                    }))
-                }
+                Ok(values) => records.extend(piece.items.iter().zip(values).map(|(&at, answer)| {
+                    (at, value::bytes(answer).map(|raw| codec::decode(ids[at], &raw)).transpose())
+                })),
                 Err(failure) => {
                     records.extend(piece.items.iter().map(|&at| (at, Err(error::same(&failure)))))
                 }

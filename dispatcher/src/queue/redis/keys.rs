@@ -7,13 +7,16 @@
 //! | `t:<hash>` | STRING | packed record of a task (see `codec`) |
 //! | `pending:<band>:<location>:<tenant>` | ZSET | tasks that may be leased, by order number |
 //! | `pending:ring:<band>:<location>` | ZSET | tenants with such tasks, by turn (a lower bound of it) |
-//! | `pending:turns:<band>` | ZSET | tenants that were served, by their next turn |
+//! | `pending:turns:<band>` | ZSET | tenants that wait, by turn |
 //! | `pending:parked:<tenant>` | SET | rings that a tenant has left because it holds as many leases as it may |
+//! | `pending:rested:<band>` | ZSET | tenants that wait no more and whose next turn lies ahead, by turn |
+//! | `locations` | SET | locations that tasks were ever pending for |
 //! | `working` | ZSET | leased tasks, by the end of the lease (ms) |
 //! | `working:scheduled` | ZSET | tasks that wait for their processing time (ms) |
 //! | `delay` | ZSET | tasks that wait for their retry time (ms) |
 //! | `done`, `dead`, `cancelled` | ZSET | finished tasks, by when (ms) |
-//! | `tenants` | HASH | `u:<tenant>` unfinished and dead tasks, `w:<tenant>` leases |
+//! | `tenants` | HASH | `u:<tenant>` unfinished and dead tasks, `w:<tenant>` leases, `p<band>:<tenant>` pending |
+//! | `damaged` | ZSET | tasks taken out of an index because their record cannot be decoded, by when (ms) |
 //! | `meta` | HASH | clock, order number, counters, state of the sweep |
 //! | `memo:<session>` | STRING | the last lease request of a session and what it got |
 

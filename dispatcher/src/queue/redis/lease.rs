@@ -14,6 +14,7 @@ use redis::{Cmd, Value};
 use super::{
     Shared, codec, error, keys, millis,
     scripts::{Answer, BATCH, Call, Script},
+    value,
 };
 use crate::queue::{LeaseRequest, LeaseToken, LeasedTask, QueueError, TaskId};
 
@@ -141,7 +142,7 @@ impl Shared {
         let answers = self.send(calls.collect()).await?;
         let mut newest: Option<(u64, Vec<u16>)> = None;
         for (shard, answer) in (0..self.settings.shards).zip(answers) {
-            let Value::BulkString(head) = answer? else { continue };
+            let Some(head) = value::bytes(answer?) else { continue };
             let Ok(head) = <[u8; 8]>::try_from(head) else { continue };
             let number = u64::from_be_bytes(head);
             match &mut newest {

@@ -24,6 +24,7 @@ mod scripts;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod value;
 mod writer;
 
 use std::{
@@ -233,8 +234,10 @@ impl TaskQueue for RedisQueue {
         let mut command = redis::cmd("GET");
         command.arg(keys::record(id));
         match self.shared.ask(command).await {
-            Ok(Value::BulkString(raw)) => codec::decode(id, &raw),
-            Ok(_) => Err(QueueError::NotFound(id.clone())),
+            Ok(answer) => {
+                let raw = value::bytes(answer).ok_or_else(|| QueueError::NotFound(id.clone()))?;
+                codec::decode(id, &raw)
+            }
             Err(failure) if error::is_wrong_type(&failure) => Err(QueueError::Corrupt {
                 task: id.to_string(),
                 what: "its key holds something else than a record",

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, ToRedisArgs, Value};
 
-use super::{error, keys};
+use super::{error, keys, value};
 use crate::queue::{QueueError, TaskId};
 
 /// Most tasks that one call may name: a script blocks the server while it runs.
@@ -155,19 +155,16 @@ impl Answer {
     }
 
     /// Reads an answer that does not begin with the pending tasks.
-    pub(super) fn read_plain(value: Value) -> Result<Self, QueueError> {
-        match value {
-            Value::Array(values) => Ok(Self { pending: [0; 3], rest: values.into_iter() }),
-            _ => Err(error::unexpected("a script answered with something else than a list")),
-        }
+    pub(super) fn read_plain(answer: Value) -> Result<Self, QueueError> {
+        let values =
+            value::list(answer).ok_or_else(|| error::unexpected("a script answered with no list"))?;
+        Ok(Self { pending: [0; 3], rest: values.into_iter() })
     }
 
     /// The next value, which is an integer.
     pub(super) fn integer(&mut self) -> Result<i64, QueueError> {
-        match self.rest.next() {
-            Some(Value::Int(number)) => Ok(number),
-            Some(_) | None => Err(error::unexpected("a script's answer lacks an integer")),
-        }
+        let next = self.rest.next().as_ref().and_then(value::integer);
+        next.ok_or_else(|| error::unexpected("a script's answer lacks an integer"))
     }
 
     /// The next value, which is a count or a time in ms.
@@ -177,10 +174,8 @@ impl Answer {
 
     /// The next value, which is a text.
     pub(super) fn bytes(&mut self) -> Result<Vec<u8>, QueueError> {
-        match self.rest.next() {
-            Some(Value::BulkString(bytes)) => Ok(bytes),
-            Some(_) | None => Err(error::unexpected("a script's answer lacks a text")),
-        }
+        let next = self.rest.next().and_then(value::bytes);
+        next.ok_or_else(|| error::unexpected("a script's answer lacks a text"))
     }
 
     /// True when there is nothing more to read.

@@ -10,6 +10,7 @@ use redis::{Cmd, Value};
 use super::{
     Shared, codec, error, keys, millis,
     scripts::{Answer, BATCH, Call, Script},
+    value,
 };
 use crate::queue::{Depths, QueueError, SweepReport, TaskId, TaskState};
 
@@ -199,10 +200,7 @@ impl Shared {
         let mut depths = Depths::default();
         let answers = self.send(calls).await?;
         for ((state, _), answer) in indexed.iter().cycle().zip(answers) {
-            let count = match answer? {
-                Value::Int(count) => u64::try_from(count).unwrap_or_default(),
-                _ => return Err(error::unexpected("ZCARD gave no integer")),
-            };
+            let count = value::integer(&answer?).ok_or_else(|| error::unexpected("ZCARD gave no integer"))?;
             *match state {
                 TaskState::Scheduled => &mut depths.scheduled,
                 TaskState::Pending => &mut depths.pending,
@@ -211,7 +209,7 @@ impl Shared {
                 TaskState::Done => &mut depths.done,
                 TaskState::Dead => &mut depths.dead,
                 TaskState::Cancelled => &mut depths.cancelled,
-            } += count;
+            } += u64::try_from(count).unwrap_or_default();
         }
         depths.pending = self.pending().await?.iter().flatten().sum();
         Ok(depths)

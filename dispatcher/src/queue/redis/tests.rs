@@ -1,6 +1,7 @@
 //! The Redis queue on a real redis-server: the conformance suite, and what only Redis can do to it.
 
 mod server;
+mod size;
 
 use std::sync::{
     Arc,
@@ -9,7 +10,15 @@ use std::sync::{
 
 use self::server::Server;
 use super::{Durability, RedisOptions, RedisQueue};
-use crate::queue::{QueueClock, QueueSettings, TaskQueue, conformance::Factory};
+use crate::queue::{
+    QueueClock, QueueSettings, TaskQueue,
+    conformance::{Factory, test_settings},
+};
+
+/// Settings without caps that a test could meet by chance.
+fn settings() -> QueueSettings {
+    QueueSettings { shard_cap: 1 << 40, tenant_cap: 1 << 40, ..test_settings() }
+}
 
 /// Options for a queue on database `db` of `server`, as fast as it goes.
 fn options(server: &Server, db: u32) -> RedisOptions {

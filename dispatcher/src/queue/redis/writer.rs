@@ -17,6 +17,7 @@ use super::{
     connection::Link,
     error,
     scripts::{Answer, Call, Script},
+    value,
 };
 use crate::queue::{QueueError, TaskId};
 
@@ -223,14 +224,19 @@ impl WriterLoop {
     }
 
     fn proven(&self, answer: Option<Result<Value, RedisError>>) -> Proof {
-        let (disk, replicas) = match answer {
-            Some(Ok(Value::Int(replicas))) => (1, replicas),
-            Some(Ok(Value::Array(copies))) => match copies.as_slice() {
-                [Value::Int(disk), Value::Int(replicas)] => (*disk, *replicas),
-                _ => (0, 0),
-            },
-            Some(Ok(_)) | None => (0, 0),
+        let copies = match answer {
+            Some(Ok(answer)) => answer,
             Some(Err(failure)) => return Proof::Unknown(failure),
+            None => return Proof::Missed { reached: 0, wanted: 1 },
+        };
+        // WAIT says how many replicas; WAITAOF whether the server's own disk, and how many replicas.
+        let (disk, replicas) = match value::integer(&copies) {
+            Some(replicas) => (1, replicas),
+            None => {
+                let copies: Vec<i64> =
+                    value::list(copies).unwrap_or_default().iter().filter_map(value::integer).collect();
+                (copies.first().copied().unwrap_or(0), copies.get(1).copied().unwrap_or(0))
+            }
         };
         let wanted = match self.shared.barrier() {
             Barrier::Answer => 0,

@@ -60,7 +60,7 @@ impl Session {
                 | QueueError::NotDurable { .. }
                 | QueueError::Corrupt { .. }
                 | QueueError::Rejected(_),
-            )) => wire::update(task, lease, LeaseVerdict::Unknown, Duration::ZERO),
+            )) => wire::update(task, lease, LeaseVerdict::Unknown, self.settings.lease),
         }
     }
 

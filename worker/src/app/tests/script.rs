@@ -153,11 +153,15 @@ impl Talk {
     }
 
     pub(super) async fn welcome(&mut self, held: &[(&Lease, LeaseVerdict)]) {
+        self.welcome_with(held, BEAT_MS).await;
+    }
+
+    pub(super) async fn welcome_with(&mut self, held: &[(&Lease, LeaseVerdict)], heartbeat_every_ms: u64) {
         let held = held.iter().map(update).collect();
         self.say(Say::Welcome(v1::Welcome {
             session: "scripted".to_owned(),
             lease_ms: LEASE_MS,
-            heartbeat_every_ms: BEAT_MS,
+            heartbeat_every_ms,
             accept_within_ms: 10_000,
             held,
         }))
@@ -242,9 +246,15 @@ impl Talk {
         drop(self);
     }
 
-    /// Waits until the worker has ended the stream.
-    pub(super) async fn closed(mut self) {
-        soon(async { while matches!(self.heard.message().await, Ok(Some(_))) {} }).await;
+    /// Waits until the worker has ended the stream; whether it did so in good order.
+    pub(super) async fn closed(mut self) -> bool {
+        loop {
+            match soon(self.heard.message()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
     }
 
     async fn say(&mut self, message: Say) {

@@ -5,7 +5,7 @@ use tokio::time::Instant as Clock;
 use super::*;
 
 const SETTINGS: OutboxSettings =
-    OutboxSettings { flush_every: Duration::from_millis(5), retry_after: Duration::from_secs(1) };
+    OutboxSettings { batch: 100, flush_every: Duration::from_millis(5), retry_after: Duration::from_secs(1) };
 
 fn key(n: usize) -> LeaseKey {
     LeaseKey::from_wire(&format!("t{n}"), &[1; 16]).expect("it is well formed")
@@ -51,6 +51,18 @@ fn a_full_batch_waits_for_nothing() {
     assert_eq!(ids(outbox.next_batch(t0)).len(), 100);
     assert_eq!(outbox.next_batch(t0), None);
     assert_eq!(ids(outbox.next_batch(t0 + ms(5))).len(), 50);
+}
+
+#[test]
+fn a_smaller_batch_is_full_sooner() {
+    let (_, t0) = start();
+    let mut outbox = Outbox::new(OutboxSettings { batch: 16, ..SETTINGS });
+    outbox.push(t0, finished(0, 0));
+    assert!(outbox.next_batch(t0).is_some());
+    (1..16).for_each(|n| outbox.push(t0, finished(n, 0)));
+    assert_eq!(outbox.next_batch(t0), None);
+    outbox.push(t0, finished(16, 0));
+    assert_eq!(ids(outbox.next_batch(t0)).len(), 16);
 }
 
 #[test]
@@ -120,4 +132,17 @@ fn a_resend_does_not_double_what_is_about_to_be_sent() {
     outbox.resend(t0, &key(9));
     assert_eq!(ids(outbox.next_batch(t0 + ms(5))), ["t0"]);
     assert_eq!(outbox.next_batch(t0 + ms(10)), None);
+}
+
+#[test]
+fn a_second_chance_from_an_older_stream_does_not_double_a_result() {
+    let (mut outbox, t0) = start();
+    outbox.push(t0, finished(0, 0));
+    assert!(outbox.next_batch(t0).is_some());
+    assert!(outbox.try_again(t0, &key(0)));
+    assert_eq!(outbox.hello().len(), 1);
+    outbox.flush(t0);
+    assert_eq!(outbox.poll_retry(), None);
+    outbox.handle_timeout(t0 + ms(2000));
+    assert_eq!(outbox.next_batch(t0 + ms(2000)), None);
 }

@@ -143,7 +143,14 @@ impl Observer {
     fn hear(&mut self, link: &mut Link, now: Instant) -> Result<bool, TestCaseError> {
         let Some(message) = link.next_message(now, |_| Progress::default()) else { return Ok(false) };
         prop_assert!(self.open && !self.left, "nothing is said without a stream");
-        match message.message.expect("an arm is always set") {
+        let message = message.message.expect("an arm is always set");
+        let greets = matches!(message, Message::Hello(_));
+        prop_assert!(
+            greets || self.said_hello && self.attached,
+            "Hello and Welcome come first: {:?}",
+            message
+        );
+        match message {
             Message::Hello(hello) => {
                 prop_assert!(!self.said_hello, "Hello once");
                 self.said_hello = true;
@@ -151,23 +158,18 @@ impl Observer {
                 prop_assert_eq!(hello.held.len(), self.running.len(), "every lease is resumed");
                 prop_assert_eq!(hello.unconfirmed.len(), self.owed.len(), "every result is sent again");
             }
-            other => {
-                prop_assert!(self.said_hello && self.attached, "Hello and Welcome come first: {:?}", other);
-                match other {
-                    Message::Heartbeat(beat) => {
-                        prop_assert_eq!(beat.held.len(), self.running.len());
-                        self.beats.insert(beat.seq, now);
-                    }
-                    Message::Results(results) => {
-                        for result in results.results {
-                            let lease = LeaseKey::from_wire(&result.task_id, &result.lease);
-                            prop_assert!(lease.is_some_and(|l| self.owed.contains(&l)), "only what is owed");
-                        }
-                    }
-                    Message::Credit(credit) => prop_assert!(credit.tasks as usize <= CREDIT),
-                    Message::Hello(_) | Message::Accepts(_) | Message::Draining(_) => {}
+            Message::Heartbeat(beat) => {
+                prop_assert_eq!(beat.held.len(), self.running.len());
+                self.beats.insert(beat.seq, now);
+            }
+            Message::Results(results) => {
+                for result in results.results {
+                    let lease = LeaseKey::from_wire(&result.task_id, &result.lease);
+                    prop_assert!(lease.is_some_and(|l| self.owed.contains(&l)), "only what is owed");
                 }
             }
+            Message::Credit(credit) => prop_assert!(credit.tasks as usize <= CREDIT),
+            Message::Accepts(_) | Message::Draining(_) => {}
         }
         Ok(true)
     }

@@ -156,6 +156,41 @@ fn what_is_just_inside_the_bounds_is_taken() {
     }
 }
 
+proptest::proptest! {
+    /// No number makes the checks panic or overflow, and what they let through is within every bound.
+    #[test]
+    fn whatever_numbers_arrive_only_bounded_tasks_pass(
+        at in proptest::option::of(proptest::arbitrary::any::<(i64, i32)>()),
+        near in -40_000_000i64..40_000_000,
+        timeout in proptest::option::of((-10i64..100_000, -5i32..1_000_000_005)),
+        edges in proptest::arbitrary::any::<(i64, i32)>(),
+        (priority, verify) in (-2i32..6, -2i32..6),
+        max_attempts in 0u32..200,
+        size_hint_bytes in proptest::arbitrary::any::<u64>(),
+    ) {
+        for (at, timeout) in [
+            (at, timeout),
+            (Some((1_800_000_000 + near, 7)), timeout),
+            (Some(edges), Some(edges)),
+        ] {
+            let request = with_options(|o| {
+                o.process_at = at.map(|(seconds, nanos)| Timestamp { seconds, nanos });
+                o.processing_timeout = timeout.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+                (o.priority, o.verify) = (priority, verify);
+                (o.max_attempts, o.size_hint_bytes) = (max_attempts, size_hint_bytes);
+            });
+            let Ok(task) = check(request) else { continue };
+            assert!((1..=100).contains(&task.spec.max_attempts));
+            assert!(task.spec.size_hint_bytes <= 1 << 50);
+            assert!((0..=3).contains(&priority) && (0..=3).contains(&verify));
+            assert!(
+                (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&task.spec.processing_timeout)
+            );
+            assert!(task.process_at.is_none_or(|at| at > NOW && at.0 <= NOW.0 + 366 * DAY_MS));
+        }
+    }
+}
+
 #[test]
 fn all_violations_of_a_request_are_told_at_once() {
     let mut request = with_object(|o| {

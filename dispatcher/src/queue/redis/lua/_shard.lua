@@ -3,6 +3,9 @@
 --
 -- Numbers go to redis.call as numbers, which Redis formats with 17 digits; Lua's own concatenation keeps 14 and is used for
 -- nothing above a band. Texts are never compared with <, which follows the server's locale.
+--
+-- KEYS[1]  meta of the shard, for every script
+-- ARGV[1]  time in ms in tests, 0 for the server's, for every script
 local PREFIX = string.sub(KEYS[1], 1, -5)
 local meta = redis.call('HMGET', KEYS[1], 'clk', 'off', 'seq', 'pending0', 'pending1', 'pending2', 'time0', 'time1', 'time2')
 local seq = tonumber(meta[3]) or 0
@@ -177,7 +180,8 @@ local function commit_line(id, l)
   for location in pairs(l.locations) do
     local ring = PREFIX .. 'pending:ring:' .. l.band .. ':' .. location
     if redis.call('EXISTS', PREFIX .. 'pending:' .. l.band .. ':' .. location .. ':' .. l.tenant) == 1 then
-      redis.call('ZADD', ring, l.turn, l.tenant)
+      local is_new = redis.call('ZADD', ring, l.turn, l.tenant)
+      if is_new == 1 then redis.call('SADD', PREFIX .. 'locations', location) end
     else
       redis.call('ZREM', ring, l.tenant)
     end

@@ -187,3 +187,31 @@ fn a_stable_connection_starts_the_delays_from_the_shortest() {
     bench.dials();
     assert!(bench.now - since <= Duration::from_millis(200));
 }
+
+#[test]
+fn answers_to_the_old_stream_are_not_said_after_a_move() {
+    let mut bench = Bench::attached(&[]);
+    bench.event(Event::MoveAsked { superseded: false });
+    bench.dials();
+    bench.event(Event::Assigned(vec![assignment(&key("a", 1), "media")]));
+    bench.effects();
+    assert_eq!(bench.greet().held.len(), 1, "Hello says it all");
+    bench.welcome(vec![]);
+    assert_eq!(bench.said(), []);
+}
+
+#[test]
+fn a_move_is_no_failure_and_waits_only_a_moment() {
+    let mut bench = Bench::new();
+    bench.effects();
+    for _ in 0..10 {
+        bench.event(Event::DialFailed);
+        bench.dials();
+    }
+    bench.greet();
+    bench.welcome(vec![]);
+    bench.event(Event::MoveAsked { superseded: false });
+    let since = bench.now;
+    bench.dials();
+    assert!(bench.now - since <= Duration::from_millis(200));
+}

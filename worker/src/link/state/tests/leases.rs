@@ -140,16 +140,29 @@ fn each_verdict_has_its_effect() {
 }
 
 #[test]
-fn an_unknown_verdict_lets_the_copy_go_on_while_its_lease_lasts() {
+fn an_unknown_verdict_lets_the_copy_go_on_for_as_long_as_it_says() {
     let a = key("a", 1);
     let mut bench = Bench::attached(&[&a]);
-    for seq in 1..=2 {
+    for seq in 1..=6 {
         bench.pass(BEAT);
         bench.said();
         bench.event(Event::LeaseUpdates { seq, updates: vec![news(&a, LeaseVerdict::Unknown)] });
-        assert_eq!(bench.effects(), []);
+        assert_eq!(bench.effects(), [], "an outage of the queue wastes no copy");
     }
-    bench.pass(Duration::from_secs(7));
+    bench.pass(LEASE - LEASE / 10);
+    assert_eq!(bench.effects(), [Effect::Stop(a, StopReason::Lost)]);
+}
+
+#[test]
+fn an_unknown_verdict_that_grants_no_time_leaves_the_lease_as_it_is() {
+    let a = key("a", 1);
+    let mut bench = Bench::attached(&[&a]);
+    bench.pass(BEAT);
+    bench.said();
+    let updates = vec![LeaseNews { lease_for: Duration::ZERO, ..news(&a, LeaseVerdict::Unknown) }];
+    bench.event(Event::LeaseUpdates { seq: 1, updates });
+    assert_eq!(bench.effects(), []);
+    bench.pass(Duration::from_secs(17));
     assert_eq!(bench.effects(), [Effect::Stop(a, StopReason::Lost)]);
 }
 

@@ -84,3 +84,27 @@ fn accepts_are_cut_to_what_one_message_may_carry() {
         said.iter().map(|m| if let Message::Accepts(a) = m { a.accepts.len() } else { 0 }).collect();
     assert_eq!(sizes, [1_000, 1_000, 500]);
 }
+
+#[test]
+fn the_last_result_waits_for_no_company() {
+    let (a, b, c) = (key("a", 1), key("b", 1), key("c", 1));
+    let mut bench =
+        Bench::with(LinkSettings { credit: CreditLimit { tasks: 400, bytes: 64 << 20 }, ..settings() });
+    bench.greet();
+    bench.welcome(vec![]);
+    bench.event(Event::Assigned(vec![
+        assignment(&a, "media"),
+        assignment(&b, "media"),
+        assignment(&c, "media"),
+    ]));
+    bench.said();
+    let sizes = |said: Vec<Message>| -> Vec<usize> {
+        said.into_iter().map(|m| if let Message::Results(r) = m { r.results.len() } else { 0 }).collect()
+    };
+    bench.event(finished(&a));
+    assert_eq!(sizes(bench.said()), [1], "nothing was sent lately");
+    bench.event(finished(&b));
+    assert!(sizes(bench.said()).is_empty(), "another copy may end soon");
+    bench.event(finished(&c));
+    assert_eq!(sizes(bench.said()), [2]);
+}

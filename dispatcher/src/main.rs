@@ -1,0 +1,62 @@
+//! The dispatcher's program: settings, logs, signals, exit codes. Everything else is the library's.
+//!
+//! Exit codes: 0 after an ordered stop, 64 when a setting is wrong (one line for each on standard error), 1 when anything else
+//! failed, 130 and 143 after a second signal.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use backhaul_dispatcher::{
+    app::{self, AppError},
+    config::{Config, ConfigError},
+    queue::redis::ConnectError,
+};
+use backhaul_runtime::{EXIT_USAGE, shutdown::run_until_signal, telemetry};
+
+fn main() -> ExitCode {
+    let config = match Config::from_args(std::env::args_os()) {
+        Ok(config) => config,
+        Err(ConfigError::Flags(help)) if !help.use_stderr() => {
+            return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Err(error) => return usage(&error.to_string()),
+    };
+    if let Err(error) = telemetry::init(&config.log) {
+        return usage(&error.to_string());
+    }
+    match run(config) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(AppError::Locations(error))) => usage(&error.to_string()),
+        Ok(Err(AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))))) => {
+            usage(&format!("--redis-url: {:#}", anyhow::Error::from(error)))
+        }
+        Ok(Err(error)) => failed(&error.into()),
+        Err(error) => failed(&error),
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<Result<(), AppError>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime
+        .block_on(run_until_signal(|stop| Box::pin(app::run(config, stop))))
+        .context("cannot listen for signals")
+}
+
+fn usage(problems: &str) -> ExitCode {
+    #[expect(
+        clippy::print_stderr,
+        reason = "logs are not set up, or not what a person who starts this looks at"
+    )]
+    for problem in problems.lines() {
+        eprintln!("backhaul-dispatcher: {problem}");
+    }
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    tracing::error!(error = format!("{error:#}"), "dispatcher failed");
+    ExitCode::FAILURE
+}

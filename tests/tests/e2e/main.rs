@@ -1,0 +1,17 @@
+//! End-to-end scenarios: real Redis, real stores, and the programs as they are shipped, each in a process of its own.
+//!
+//! A scenario says what a caller relies on and checks it from outside: through the calls, in the backup store, in the origin. It
+//! waits for states, never for times, and ends with `finish`, which also asks every program to end cleanly. What can be shown
+//! with one part alone is tested beside that part.
+
+mod bad_input;
+mod cancelling;
+mod crashes;
+mod duplicates;
+mod integrity;
+mod journey;
+mod outages;
+mod redis_versions;
+mod retries;
+mod schedule;
+mod worker_stream;

@@ -1,0 +1,170 @@
+//! Clients of S3-compatible stores: one pool of connections and one set of timeouts for all locations.
+//!
+//! The client library retries nothing here. Which request is worth repeating, and what a lost answer may hide, is known by the
+//! transfer engine alone; two layers of retries would multiply. It adds no checksums either (`WhenRequired`): the engine computes
+//! its own and sends them where the store takes them.
+
+use std::{ffi::OsString, fmt, path::PathBuf, time::Duration};
+
+use aws_sdk_s3::{
+    Client,
+    config::{
+        AppName, BehaviorVersion, Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+        SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+    },
+};
+use aws_smithy_http_client::{
+    Builder as HttpBuilder,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+use backhaul_runtime::locations::Location;
+
+use super::{
+    S3Store,
+    credentials::{CredentialsError, Environment, provider},
+};
+
+/// Waits and pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// Until a connection is made, TLS included.
+    pub connect_timeout: Duration,
+    /// From the end of a request to the first byte of its answer.
+    pub first_byte_timeout: Duration,
+    /// For one request, its body included; the bytes of a read come after it and have the engine's own limit.
+    pub request_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_connection: Duration,
+}
+
+/// Makes stores that share connections, DNS and TLS settings.
+#[derive(Clone)]
+pub struct Clients {
+    settings: ClientSettings,
+    http: SharedHttpClient,
+}
+
+/// A certificate file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the certificates in {path} (AWS_CA_BUNDLE)")]
+pub struct CaBundleError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Clients {
+    /// Reads the trusted certificates.
+    ///
+    /// These are the system's (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured) and those of the PEM file that `AWS_CA_BUNDLE`
+    /// names. The client library itself does not read that variable; other AWS tools do, so users set it.
+    ///
+    /// # Errors
+    /// [`CaBundleError`] when `AWS_CA_BUNDLE` names a file that cannot be read.
+    pub fn new(settings: ClientSettings) -> Result<Self, CaBundleError> {
+        Self::with_ca_bundle(settings, std::env::var_os("AWS_CA_BUNDLE").filter(|p| !p.is_empty()))
+    }
+
+    fn with_ca_bundle(settings: ClientSettings, bundle: Option<OsString>) -> Result<Self, CaBundleError> {
+        let mut trust = TrustStore::default();
+        if let Some(path) = bundle.map(PathBuf::from) {
+            let pem = std::fs::read(&path)
+                .map_err(|source| CaBundleError { path: path.clone(), source: source.into() })?;
+            if !pem.windows(BEGIN.len()).any(|w| w == BEGIN) {
+                return Err(CaBundleError { path, source: "the file holds no PEM certificate".into() });
+            }
+            trust = trust.with_pem_certificate(pem);
+        }
+        let tls = TlsContext::builder()
+            .with_trust_store(trust)
+            .build()
+            .map_err(|source| CaBundleError { path: PathBuf::new(), source: source.into() })?;
+        let http = HttpBuilder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls)
+            .pool_idle_timeout(settings.idle_connection)
+            .build_https();
+        Ok(Self { settings, http })
+    }
+
+    /// A store for a location.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] when its credentials cannot be read.
+    pub fn store(&self, location: &Location) -> Result<S3Store, CredentialsError> {
+        self.store_with(location, &|name| std::env::var_os(name))
+    }
+
+    pub(crate) fn store_with(
+        &self,
+        location: &Location,
+        environment: Environment<'_>,
+    ) -> Result<S3Store, CredentialsError> {
+        let region = Region::new(location.region.clone());
+        let credentials = provider(&location.name, &location.credentials, &region, &self.http, environment)?;
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(self.settings.connect_timeout)
+            .read_timeout(self.settings.first_byte_timeout)
+            .operation_attempt_timeout(self.settings.request_timeout)
+            .build();
+        let mut config = Builder::new()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(self.http.clone())
+            .region(region)
+            .force_path_style(location.path_style)
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts)
+            // The engine times every read by itself, and a part upload has `request_timeout`.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        if let Ok(name) = AppName::new("backhaul") {
+            config = config.app_name(name);
+        }
+        if let Some(endpoint) = &location.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        config = match credentials {
+            Some(provider) => config.credentials_provider(provider),
+            None => config.allow_no_auth(),
+        };
+        Ok(S3Store::new(&location.name, Client::from_conf(config.build())))
+    }
+}
+
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_secs(300),
+            idle_connection: Duration::from_secs(60),
+        }
+    }
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clients").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_bundle_that_is_none_is_refused_at_start_and_named() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let refused = |path: OsString| {
+            Clients::with_ca_bundle(ClientSettings::default(), Some(path)).expect_err("refused").to_string()
+        };
+        assert!(refused(file.path().into()).contains(&file.path().display().to_string()));
+        assert!(refused("/nowhere/ca.pem".into()).contains("/nowhere/ca.pem"));
+        assert!(Clients::with_ca_bundle(ClientSettings::default(), None).is_ok());
+    }
+}

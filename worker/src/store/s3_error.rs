@@ -1,0 +1,198 @@
+//! What the client library says about a failed request, as one of our kinds.
+//!
+//! First the store's own error code, because the status alone hides what matters (404 for a missing bucket, 400 for a slow body);
+//! then the status, because some stores send no code; never the text.
+
+use std::{error::Error, time::Duration};
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::RequestId,
+};
+
+use super::error::{Operation, StoreError, StoreErrorKind as Kind};
+
+/// Longest text taken from a store.
+const MESSAGE_MAX: usize = 300;
+
+pub(super) fn from_sdk<E>(operation: Operation, error: SdkError<E, HttpResponse>) -> StoreError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let code = error.code().filter(|c| !c.is_empty()).map(str::to_owned);
+    let message = clip(error.message().unwrap_or_default());
+    let request_id = error.raw_response().and_then(|r| r.request_id()).map(str::to_owned);
+    let kind = match &error {
+        SdkError::ConstructionFailure(_) => credentials_kind(&error).unwrap_or(Kind::Rejected),
+        SdkError::TimeoutError(_) => Kind::Timeout,
+        SdkError::DispatchFailure(e) if e.is_timeout() => Kind::Timeout,
+        SdkError::DispatchFailure(e) if e.is_user() => Kind::Rejected,
+        SdkError::DispatchFailure(_) => credentials_kind(&error).unwrap_or(Kind::Connection),
+        SdkError::ResponseError(e) => kind_of_unreadable(e.raw().status().as_u16(), retry_after(e.raw())),
+        SdkError::ServiceError(e) => {
+            let raw = e.raw();
+            let marker = raw.headers().get("x-amz-delete-marker") == Some("true");
+            kind_of(operation, code.as_deref(), raw.status().as_u16(), marker, retry_after(raw))
+        }
+        _ => Kind::BadAnswer,
+    };
+    StoreError { operation, kind, code, message, request_id, source: Some(Box::new(error)) }
+}
+
+/// Error in a body, after the headers have come.
+pub(super) fn from_body(error: impl Error + Send + Sync + 'static) -> StoreError {
+    StoreError {
+        operation: Operation::Get,
+        kind: Kind::Connection,
+        code: None,
+        message: "the body broke off".to_owned(),
+        request_id: None,
+        source: Some(Box::new(error)),
+    }
+}
+
+/// The table: code first, then status.
+pub(super) fn kind_of(
+    operation: Operation,
+    code: Option<&str>,
+    status: u16,
+    delete_marker: bool,
+    retry_after: Duration,
+) -> Kind {
+    let throttled = Kind::Throttled { retry_after };
+    match code.unwrap_or_default() {
+        "NoSuchKey" => Kind::NoSuchKey,
+        "NoSuchVersion" => Kind::NoSuchVersion,
+        "NoSuchBucket" => Kind::NoSuchBucket,
+        "NoSuchUpload" => Kind::NoSuchUpload,
+        "InvalidPart" | "InvalidPartOrder" => Kind::InvalidPart,
+        "PreconditionFailed" => Kind::PreconditionFailed,
+        "ConditionalRequestConflict" | "OperationAborted" => Kind::Conflict,
+        "InvalidRange" => Kind::InvalidRange,
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => {
+            Kind::CredentialsExpired
+        }
+        "RequestTimeTooSkewed" => Kind::ClockSkew,
+        "SlowDown"
+        | "SlowDownRead"
+        | "SlowDownWrite"
+        | "ServiceUnavailable"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "RequestThrottled"
+        | "TooManyRequests"
+        | "BandwidthLimitExceeded" => throttled,
+        "RequestTimeout" | "RequestTimeoutException" => Kind::Timeout,
+        "BadDigest"
+        | "IncompleteBody"
+        | "InvalidDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch" => Kind::BadDigest,
+        "InvalidObjectState" => Kind::Archived,
+        "EntityTooLarge" => Kind::TooLarge,
+        "NotImplemented" => Kind::NotImplemented,
+        "InternalError" => Kind::Server,
+        "MethodNotAllowed" if delete_marker => Kind::NoSuchVersion,
+        "AccessDenied"
+        | "AllAccessDisabled"
+        | "AuthorizationHeaderMalformed"
+        | "InvalidAccessKeyId"
+        | "InvalidToken"
+        | "NotSignedUp"
+        | "SignatureDoesNotMatch" => Kind::Denied,
+        other if other.starts_with("KMS.") => Kind::Denied,
+        _ => match status {
+            401 | 403 => Kind::Denied,
+            404 if delete_marker && operation == Operation::Head => Kind::NoSuchKey,
+            404 => Kind::NotFound,
+            405 if delete_marker => Kind::NoSuchVersion,
+            405 | 501 => Kind::NotImplemented,
+            408 => Kind::Timeout,
+            409 => Kind::Conflict,
+            412 => Kind::PreconditionFailed,
+            416 => Kind::InvalidRange,
+            429 | 503 => throttled,
+            // An error in a body of status 200 means that the store failed after it had begun to answer.
+            200..=299 | 500..=599 => Kind::Server,
+            _ => Kind::Rejected,
+        },
+    }
+}
+
+fn kind_of_unreadable(status: u16, retry_after: Duration) -> Kind {
+    match status {
+        429 | 503 => Kind::Throttled { retry_after },
+        500..=599 => Kind::Server,
+        401 | 403 => Kind::Denied,
+        _ => Kind::BadAnswer,
+    }
+}
+
+fn retry_after(response: &HttpResponse) -> Duration {
+    let seconds = response.headers().get("retry-after").and_then(|v| v.trim().parse::<u64>().ok());
+    Duration::from_secs(seconds.unwrap_or(0).min(86_400))
+}
+
+/// Credentials that could not be had are the reason of a failed request more often than they are named as such.
+fn credentials_kind(error: &(dyn Error + 'static)) -> Option<Kind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(credentials) = error.downcast_ref::<CredentialsError>() {
+            let passing = matches!(
+                credentials,
+                CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)
+            );
+            return Some(if passing { Kind::CredentialsExpired } else { Kind::Denied });
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn clip(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MESSAGE_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_a_store_has_one_kind() {
+        let wait = Duration::from_secs(7);
+        let throttled = Kind::Throttled { retry_after: wait };
+        let table = [
+            (Some("NoSuchKey"), 404, false, Kind::NoSuchKey),
+            (Some("NoSuchBucket"), 404, false, Kind::NoSuchBucket),
+            (Some("SlowDown"), 503, false, throttled),
+            (None, 503, false, throttled),
+            (None, 429, false, throttled),
+            (Some("RequestTimeout"), 400, false, Kind::Timeout),
+            (Some("AccessDenied"), 403, false, Kind::Denied),
+            (Some("KMS.DisabledException"), 400, false, Kind::Denied),
+            (Some("ExpiredToken"), 400, false, Kind::CredentialsExpired),
+            (Some("RequestTimeTooSkewed"), 403, false, Kind::ClockSkew),
+            (Some("InvalidObjectState"), 403, false, Kind::Archived),
+            (Some("MethodNotAllowed"), 405, true, Kind::NoSuchVersion),
+            (Some("MethodNotAllowed"), 405, false, Kind::NotImplemented),
+            (Some("InternalError"), 200, false, Kind::Server),
+            (Some("SomethingNew"), 200, false, Kind::Server),
+            (Some("ConditionalRequestConflict"), 409, false, Kind::Conflict),
+            (None, 404, false, Kind::NotFound),
+            (None, 301, false, Kind::Rejected),
+            (Some("InvalidRequest"), 400, false, Kind::Rejected),
+        ];
+        for (code, status, marker, kind) in table {
+            assert_eq!(kind_of(Operation::Get, code, status, marker, wait), kind, "{code:?} {status}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_store_is_bounded_and_cannot_forge_log_lines() {
+        let clipped = clip(&format!("a\nb\u{1b}[0m{}", "x".repeat(5_000)));
+        assert!(clipped.starts_with("ab[0m") && clipped.chars().count() == MESSAGE_MAX);
+    }
+}

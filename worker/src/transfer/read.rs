@@ -1,0 +1,154 @@
+//! Reading a pinned range of an object whole, whatever goes wrong on the way.
+//!
+//! An answer is believed only when it is what was asked for: the right range of an object of the right size, ETag and version, and
+//! not a byte more. A body that breaks off is continued where it ended; what it brought is kept.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::{
+    Step,
+    failure::{Halt, Side},
+    job::Job,
+};
+use crate::store::{
+    ByteRange, GetResponse, ObjectInfo, ObjectPath, Operation, Payload, Pin, StoreError,
+    StoreErrorKind as Kind,
+};
+
+/// A store that sends a little each time it is asked makes progress, but not for ever.
+const MAX_CONTINUATIONS: u32 = 64;
+
+/// What is read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) side: Side,
+    pub(super) step: Step,
+    pub(super) at: ObjectPath<'a>,
+    pub(super) pin: &'a Pin,
+    /// First byte.
+    pub(super) start: u64,
+    /// Bytes; the object may be empty.
+    pub(super) length: u64,
+    /// Length of the whole object.
+    pub(super) total: u64,
+}
+
+/// Reads it into memory. `first` is an answer that has already begun to come, for exactly that range.
+pub(super) async fn read(
+    job: &Job<'_>,
+    wanted: Wanted<'_>,
+    first: Option<GetResponse>,
+) -> Result<Payload, Halt> {
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut have = 0;
+    let mut tries = 0;
+    let mut continuations = 0;
+    let mut begun = first;
+    loop {
+        let before = have;
+        let attempt = job.unless_stopped(once(job, wanted, begun.take(), &mut pieces, &mut have)).await;
+        match attempt.map_err(|r| job.halt(r, wanted.side, wanted.step))? {
+            Ok(()) => return Ok(Payload::new(pieces)),
+            Err(Problem::Changed) => return Err(Halt::Changed),
+            Err(Problem::Store(error)) => {
+                continuations += 1;
+                tries = if have > before && continuations < MAX_CONTINUATIONS { 1 } else { tries + 1 };
+                let paused = job.pause(wanted.side, tries, error).await;
+                paused.map_err(|refusal| job.halt(refusal, wanted.side, wanted.step))?;
+            }
+        }
+    }
+}
+
+enum Problem {
+    Changed,
+    Store(StoreError),
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+async fn once(
+    job: &Job<'_>,
+    wanted: Wanted<'_>,
+    begun: Option<GetResponse>,
+    pieces: &mut Vec<Bytes>,
+    have: &mut u64,
+) -> Result<(), Problem> {
+    let rest = ByteRange { start: wanted.start + *have, length: wanted.length - *have };
+    let response = match begun {
+        Some(response) => response,
+        None => {
+            let site = job.site(wanted.side);
+            let range = (rest.length < wanted.total).then_some(rest);
+            site.gate.pass(site.store.get(wanted.at, wanted.pin, range)).await?
+        }
+    };
+    check(&response, wanted, rest)?;
+    let mut body = response.body;
+    let mut fresh = Vec::new();
+    let mut received = 0;
+    let ended = loop {
+        match timeout(job.settings.idle_timeout, body.next()).await {
+            Ok(Some(Ok(piece))) => {
+                received += piece.len() as u64;
+                if received > rest.length {
+                    // Nothing of an answer that is too long can be trusted.
+                    return Err(bad("more bytes than asked for").into());
+                }
+                if !piece.is_empty() {
+                    fresh.push(piece);
+                }
+            }
+            Ok(Some(Err(error))) => break Err(error),
+            Ok(None) if received == rest.length => break Ok(()),
+            Ok(None) => {
+                let message = format!("the body ended after {received} of {} bytes", rest.length);
+                break Err(StoreError::new(Operation::Get, Kind::Connection, message));
+            }
+            Err(_) => {
+                break Err(StoreError::new(Operation::Get, Kind::Timeout, "no more bytes of the body came"));
+            }
+        }
+    };
+    pieces.append(&mut fresh);
+    *have += received;
+    Ok(ended?)
+}
+
+/// Whether an answer is the one that was asked for.
+fn check(response: &GetResponse, wanted: Wanted<'_>, rest: ByteRange) -> Result<(), Problem> {
+    // Another length of the same version: one of the two answers was wrong, and nobody knows which.
+    if is_other(&response.info, wanted.pin) || response.info.size_bytes != wanted.total {
+        return Err(Problem::Changed);
+    }
+    let (start, length) = match response.range {
+        Some(range) => (range.start, range.end - range.start + 1),
+        None => (0, response.length.unwrap_or(wanted.total)),
+    };
+    if start != rest.start || length != rest.length {
+        let message =
+            format!("asked for {} bytes from {} and got {length} from {start}", rest.length, rest.start);
+        return Err(bad(&message).into());
+    }
+    Ok(())
+}
+
+/// Whether an answer is about another state of the object than the pinned one. Stores that ignore `If-Match` show themselves here.
+fn is_other(info: &ObjectInfo, pin: &Pin) -> bool {
+    let other_etag = pin.etag.as_ref().is_some_and(|etag| *etag != info.etag);
+    let other_version = match (&pin.version, &info.version) {
+        (Some(wanted), Some(got)) => wanted != got,
+        _ => false,
+    };
+    other_etag || other_version
+}
+
+fn bad(message: &str) -> StoreError {
+    StoreError::new(Operation::Get, Kind::BadAnswer, message)
+}

@@ -1,0 +1,60 @@
+//! From where to where: the stores of the configured locations, and what each backup target can do.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use backhaul_runtime::locations::VerifyLevel;
+use tokio::sync::OnceCell;
+
+use super::{capability::Capabilities, gate::Gate};
+use crate::store::ObjectStore;
+
+/// One location's store.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// Name of the location.
+    pub(super) name: String,
+    /// Its store.
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// Requests under way.
+    pub(super) gate: Gate,
+}
+
+/// A bucket and prefix that copies go to.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// The store.
+    pub(super) site: Arc<Site>,
+    /// Bucket.
+    pub(super) bucket: String,
+    /// Prefix of every key, without slashes at its ends; may be empty.
+    pub(super) prefix: String,
+    /// What the store can do, once it was found out.
+    pub(super) capabilities: OnceCell<Capabilities>,
+}
+
+/// An origin and where its copies go.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// Where objects are read.
+    pub(super) origin: Arc<Site>,
+    /// Where they are written.
+    pub(super) target: Arc<Target>,
+    /// Proof wanted unless a request asks for another.
+    pub(super) verify: VerifyLevel,
+    /// SHA-256 over every object besides the CRC.
+    pub(super) sha256: bool,
+    /// Both are the same store: it can copy by itself, until it turns out that it cannot.
+    pub(super) same_store: AtomicBool,
+    /// ETags of the origin turned out not to be MD5s although they look like it.
+    pub(super) etag_is_no_md5: AtomicBool,
+}
+
+impl Route {
+    /// Whether the store may be asked to copy by itself.
+    pub(super) fn copies_inside(&self) -> bool {
+        self.same_store.load(Ordering::Relaxed)
+    }
+}

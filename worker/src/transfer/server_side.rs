@@ -1,0 +1,269 @@
+//! Copies inside one store: no byte passes through the worker.
+//!
+//! Large objects are copied part by part, so that progress shows and no request takes minutes. The proof is the store's word, compared with
+//! what it says about the source; at level `readback` the worker reads both.
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::{
+    CopyReceipt, Step, TransferErrorKind, VerifyLevel,
+    capability::Capabilities,
+    checksum::Crc,
+    existing::{examine, settle},
+    failure::{Halt, Refusal, Side, failed},
+    job::Job,
+    metadata::Record,
+    plan::PartPlan,
+    receipt::{Outcome, receipt},
+    small::{REPAIRS, gave_up, warn_bad, write_manifest},
+    source::Source,
+    upload::{Completed, Upload, complete, create, end, redo},
+    verify::{hash, same_md5},
+};
+use crate::store::{
+    Attributes, ByteRange, ObjectInfo, PartWritten, Pin, StoreErrorKind as Kind, WriteOptions, Written,
+};
+
+/// How a copy inside a store ended.
+#[derive(Debug)]
+pub(super) enum Inside {
+    /// Done.
+    Copied(Box<CopyReceipt>),
+    /// The store or the credentials do not allow it: the bytes have to pass through the worker.
+    Unable(String),
+}
+
+/// How one try on one key ended.
+enum Tried {
+    Done(Outcome),
+    /// A damaged copy of ours has the key.
+    Damaged,
+    Unable(String),
+}
+
+/// Copies an object.
+pub(super) async fn copy(
+    job: &Job<'_>,
+    capabilities: Capabilities,
+    mut source: Source,
+) -> Result<Inside, Halt> {
+    if !capabilities.tagging && source.info.tag_count.is_some_and(|n| n > 0) {
+        source.not_kept.push("tags".to_owned());
+    }
+    let record = source.record(job, source.info.crc64nvme, source.info.sha256.filter(|_| job.sha256));
+    let placement = record.place(source.key.is_hashed());
+    for repair in 0..=REPAIRS {
+        let key = source.key.object(repair);
+        if (!capabilities.create_only_copy || !in_one_request(job, &source))
+            && let Some(found) = examine(job, &source, &key, None).await?
+        {
+            match settle(found, &key)? {
+                Some(outcome) => return Ok(copied(job, &source, key, outcome)),
+                None => continue,
+            }
+        }
+        if placement.manifest && !manifest(job, capabilities, &source, repair, &record).await? {
+            continue;
+        }
+        let tried = if in_one_request(job, &source) {
+            whole(job, capabilities, &source, &key, &placement.attributes).await?
+        } else {
+            in_parts(job, capabilities, &source, &key, &placement.attributes).await?
+        };
+        match tried {
+            Tried::Done(outcome) => return Ok(copied(job, &source, key, outcome)),
+            Tried::Damaged => {}
+            Tried::Unable(why) => return Ok(Inside::Unable(why)),
+        }
+    }
+    Err(gave_up())
+}
+
+fn copied(job: &Job<'_>, source: &Source, key: String, outcome: Outcome) -> Inside {
+    Inside::Copied(Box::new(receipt(job, source, key, outcome)))
+}
+
+fn in_one_request(job: &Job<'_>, source: &Source) -> bool {
+    source.info.size_bytes <= job.settings.copy_part_bytes
+}
+
+async fn manifest(
+    job: &Job<'_>,
+    capabilities: Capabilities,
+    source: &Source,
+    repair: u32,
+    record: &Record,
+) -> Result<bool, Halt> {
+    write_manifest(job, capabilities, &source.key.manifest(repair), record).await
+}
+
+async fn whole(
+    job: &Job<'_>,
+    capabilities: Capabilities,
+    source: &Source,
+    key: &str,
+    attributes: &Attributes,
+) -> Result<Tried, Halt> {
+    let write = WriteOptions {
+        attributes,
+        tags: &[],
+        crc64nvme: capabilities.crc64nvme,
+        create_only: capabilities.create_only_copy,
+    };
+    let site = job.site(Side::Backup);
+    let to = job.backup_path(key);
+    let answer = job.ask(Side::Backup, || site.store.copy(job.source_path(), &source.pin, to, &write)).await;
+    match answer {
+        Ok(written) => {
+            job.progress.add_step();
+            proven(job, source, key, written, 0).await
+        }
+        // Either the source is another one now, or the key exists: only a look tells.
+        Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => {
+            let found = examine(job, source, key, None).await?.ok_or(Halt::Changed)?;
+            Ok(settle(found, key)?.map_or(Tried::Damaged, Tried::Done))
+        }
+        Err(refusal) => unable(job, refusal).map(Tried::Unable),
+    }
+}
+
+async fn in_parts(
+    job: &Job<'_>,
+    capabilities: Capabilities,
+    source: &Source,
+    key: &str,
+    attributes: &Attributes,
+) -> Result<Tried, Halt> {
+    let size = source.info.size_bytes;
+    let plan = PartPlan::new(size, job.settings.copy_part_bytes, None, job.settings.limits)
+        .map_err(|e| failed(Step::Discover, TransferErrorKind::Unsupported, e.to_string()))?;
+    let tags = if capabilities.tagging { source.tags.as_slice() } else { &[] };
+    let write = WriteOptions {
+        attributes,
+        tags,
+        crc64nvme: capabilities.crc64nvme,
+        create_only: capabilities.create_only,
+    };
+    let upload = create(job, key, &write).await?;
+    let filled = async {
+        let parts = match copy_parts(job, source, &plan, &upload).await? {
+            Ok(parts) => parts,
+            Err(why) => return Ok(Err(why)),
+        };
+        let expected = source.info.crc64nvme.map(|crc| super::verify::Expected {
+            crc: Crc::reported(crc, size),
+            sha256: None,
+            md5_etag: None,
+        });
+        Ok(Ok(complete(job, capabilities, source, &upload, &parts, expected.as_ref()).await?))
+    };
+    let filled = Box::pin(filled).await;
+    let completed = match end(job, &upload, filled).await? {
+        Ok(completed) => completed,
+        Err(why) => {
+            super::upload::abort(job, &upload).await;
+            return Ok(Tried::Unable(why));
+        }
+    };
+    match completed {
+        Completed::Written(written) => proven(job, source, key, written, plan.count()).await,
+        Completed::Present(outcome) => {
+            super::upload::abort(job, &upload).await;
+            Ok(Tried::Done(outcome))
+        }
+        Completed::Damaged => {
+            super::upload::abort(job, &upload).await;
+            Ok(Tried::Damaged)
+        }
+    }
+}
+
+/// Copies all parts; the inner error says why the store cannot.
+async fn copy_parts(
+    job: &Job<'_>,
+    source: &Source,
+    plan: &PartPlan,
+    upload: &Upload,
+) -> Result<Result<Vec<PartWritten>, String>, Halt> {
+    let site = job.site(Side::Backup);
+    let copies = stream::iter(plan.parts()).map(|part| async move {
+        let range = ByteRange { start: part.start, length: part.length };
+        let answer = job
+            .ask(Side::Backup, || {
+                site.store.copy_part(upload.at(job), part.number, job.source_path(), &source.pin, range)
+            })
+            .await;
+        if answer.is_ok() {
+            job.progress.add_step();
+        }
+        answer
+    });
+    let parts: Result<Vec<PartWritten>, Refusal> = copies.buffered(job.settings.window).try_collect().await;
+    match parts {
+        Ok(parts) => Ok(Ok(parts)),
+        Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => Err(Halt::Changed),
+        Err(Refusal::Store(error)) if error.kind == Kind::NoSuchUpload => {
+            Err(redo(TransferErrorKind::Io, &error.to_string()))
+        }
+        Err(refusal) => unable(job, refusal).map(Err),
+    }
+}
+
+/// Why the store cannot copy by itself, if that is what a refusal means; else the attempt is over.
+fn unable(job: &Job<'_>, refusal: Refusal) -> Result<String, Halt> {
+    let mut gone = false;
+    if let Refusal::Store(error) = &refusal {
+        if matches!(error.kind, Kind::Denied | Kind::NotImplemented | Kind::Rejected | Kind::TooLarge) {
+            return Ok(error.to_string());
+        }
+        gone = matches!(error.kind, Kind::NoSuchKey | Kind::NoSuchVersion);
+    }
+    let (side, step) = if gone { (Side::Source, Step::Read) } else { (Side::Backup, Step::Write) };
+    Err(job.halt(refusal, side, step))
+}
+
+/// Compares what the store says about the copy with what it says about the source.
+async fn proven(
+    job: &Job<'_>,
+    source: &Source,
+    key: &str,
+    written: Written,
+    parts: u32,
+) -> Result<Tried, Halt> {
+    let size = source.info.size_bytes;
+    let mut crc = source.info.crc64nvme.or(written.crc64nvme);
+    let mut level = VerifyLevel::Receipt;
+    let contradicts = |reported: Option<u64>| matches!((source.info.crc64nvme, reported), (Some(source), Some(copy)) if source != copy);
+    if contradicts(written.crc64nvme) {
+        warn_bad(job, key, "the store reports another checksum for the copy than for its source");
+        return Ok(Tried::Damaged);
+    }
+    let at = job.backup_path(key);
+    let pin = Pin { version: written.version.clone(), etag: None };
+    let said_enough = written.crc64nvme.is_some() || same_md5(source, &written);
+    if !said_enough || job.verify >= VerifyLevel::Head {
+        let site = job.site(Side::Backup);
+        let info: ObjectInfo = job
+            .ask(Side::Backup, || site.store.head(at, &pin))
+            .await
+            .map_err(|r| job.halt(r, Side::Backup, Step::Verify))?;
+        if info.size_bytes != size || contradicts(info.crc64nvme) {
+            warn_bad(job, key, "the store describes another object than it was to copy");
+            return Ok(Tried::Damaged);
+        }
+        crc = crc.or(info.crc64nvme);
+        level = VerifyLevel::Head;
+    }
+    let mut sha256 = source.info.sha256.filter(|_| job.sha256);
+    if job.verify >= VerifyLevel::Readback {
+        let (theirs, source_sha256) = hash(job, Side::Source, job.source_path(), &source.pin, size).await?;
+        let (ours, copy_sha256) = hash(job, Side::Backup, at, &pin, size).await?;
+        if theirs != ours || source_sha256 != copy_sha256 {
+            warn_bad(job, key, "read back, the copy differs from its source");
+            return Ok(Tried::Damaged);
+        }
+        (crc, sha256, level) = (Some(ours.value()), copy_sha256, VerifyLevel::Readback);
+    }
+    let crc = Crc::reported(crc.unwrap_or(0), size);
+    Ok(Tried::Done(Outcome { parts, server_side: true, ..Outcome::new(written, crc, sha256, level) }))
+}

@@ -1,0 +1,162 @@
+//! The version that is copied: found out once, pinned from then on, and described for the backup.
+
+use super::{
+    Step, TransferErrorKind,
+    checksum::{Crc, looks_like_md5, md5_of},
+    failure::{Halt, Refusal, Side, failed},
+    job::Job,
+    key::{BackupKey, SourceName},
+    metadata::{Record, crc_text},
+};
+use crate::store::{GetResponse, ObjectInfo, Payload, Pin, StoreError, StoreErrorKind as Kind, Tag};
+
+/// What is known about the version.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) info: ObjectInfo,
+    pub(super) pin: Pin,
+    pub(super) key: BackupKey,
+    /// Empty where they could not be read; `not_kept` says so.
+    pub(super) tags: Vec<Tag>,
+    pub(super) not_kept: Vec<String>,
+}
+
+/// Opens the object: one request that tells everything and already brings the bytes.
+pub(super) async fn open(job: &Job<'_>) -> Result<GetResponse, Halt> {
+    let pin = Pin { version: job.request.version.clone(), etag: None };
+    let site = job.site(Side::Source);
+    let response = job.ask(Side::Source, || site.store.get(job.source_path(), &pin, None)).await;
+    response.map_err(|refusal| job.halt(refusal, Side::Source, Step::Discover))
+}
+
+/// Looks at the object without opening it.
+pub(super) async fn look(job: &Job<'_>) -> Result<ObjectInfo, Halt> {
+    let pin = Pin { version: job.request.version.clone(), etag: None };
+    let site = job.site(Side::Source);
+    match job.ask(Side::Source, || site.store.head(job.source_path(), &pin)).await {
+        Ok(info) => Ok(info),
+        // A HEAD cannot say what is missing, and "gone" must not be guessed.
+        Err(Refusal::Store(StoreError { kind: Kind::NotFound, .. })) => Ok(open(job).await?.info),
+        Err(refusal) => Err(job.halt(refusal, Side::Source, Step::Discover)),
+    }
+}
+
+impl Source {
+    /// Pins what was found and reads its tags where it has some.
+    pub(super) async fn new(job: &Job<'_>, info: ObjectInfo, tags: TagsWanted) -> Result<Self, Halt> {
+        if info.etag.is_empty() && info.version.is_none() {
+            let message = "the origin sends neither ETag nor version, so nothing can be copied consistently";
+            return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message).into());
+        }
+        job.progress.set_total(info.size_bytes);
+        let pin = Pin {
+            version: info.version.clone().or_else(|| job.request.version.clone()),
+            etag: Some(info.etag.clone()).filter(|e| !e.is_empty()),
+        };
+        let key = BackupKey::new(&job.route.target.prefix, &name(job, &info));
+        let mut source = Self { info, pin, key, tags: Vec::new(), not_kept: Vec::new() };
+        if source.info.locked {
+            source.not_kept.push("object-lock".to_owned());
+        }
+        let has_tags = match tags {
+            TagsWanted::IfCounted => source.info.tag_count.is_some_and(|n| n > 0),
+            TagsWanted::UnlessCountedNone => source.info.tag_count != Some(0),
+            TagsWanted::No => false,
+        };
+        if has_tags {
+            source.read_tags(job).await?;
+        }
+        Ok(source)
+    }
+
+    async fn read_tags(&mut self, job: &Job<'_>) -> Result<(), Halt> {
+        let site = job.site(Side::Source);
+        let version = self.pin.version.as_deref();
+        match job.ask(Side::Source, || site.store.get_tags(job.source_path(), version)).await {
+            Ok(tags) => self.tags = tags,
+            // They exist and may not be read, or nobody knows whether they exist.
+            Err(Refusal::Store(StoreError { kind: Kind::Denied | Kind::NotImplemented, .. })) => {
+                if self.info.tag_count.is_some() {
+                    self.not_kept.push("tags".to_owned());
+                }
+            }
+            Err(refusal) => return Err(job.halt(refusal, Side::Source, Step::Discover)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn name<'s>(&'s self, job: &Job<'s>) -> SourceName<'s> {
+        name(job, &self.info)
+    }
+
+    /// The record of a copy; checksums as far as they are known.
+    pub(super) fn record(&self, job: &Job<'_>, crc: Option<u64>, sha256: Option<[u8; 32]>) -> Record {
+        Record {
+            format: "1".to_owned(),
+            location: job.request.location.clone(),
+            bucket: job.request.bucket.clone(),
+            key: job.request.key.clone(),
+            version: self.info.version.clone(),
+            etag: self.info.etag.clone(),
+            modified: self.info.modified,
+            size_bytes: self.info.size_bytes,
+            crc64nvme: crc.map(crc_text),
+            sha256: sha256.map(hex::encode),
+            tenant: job.request.tenant.clone(),
+            task_id: job.request.task_id.clone(),
+            storage_class: self.info.storage_class.clone(),
+            attributes: self.info.attributes.clone(),
+            tags: self.tags.clone(),
+        }
+    }
+
+    /// Compares what was read with what the origin knows about its object.
+    pub(super) fn check_read(&self, crc: Crc, sha256: Option<[u8; 32]>) -> Result<(), Halt> {
+        let integrity =
+            |message: &str| Err(Halt::Redo(failed(Step::Read, TransferErrorKind::Integrity, message)));
+        if crc.length() != self.info.size_bytes {
+            return integrity("the length read is not the length of the object");
+        }
+        if self.info.crc64nvme.is_some_and(|stored| stored != crc.value()) {
+            return integrity("the bytes read have another CRC-64/NVME than the origin keeps");
+        }
+        if let (Some(stored), Some(ours)) = (self.info.sha256, sha256)
+            && stored != ours
+        {
+            return integrity("the bytes read have another SHA-256 than the origin keeps");
+        }
+        Ok(())
+    }
+
+    /// Whether the bytes contradict the ETag, where it seems to be an MD5 and the origin keeps nothing better. It may be no MD5 after all:
+    /// the same bytes read twice settle that.
+    pub(super) fn etag_doubts(&self, payload: &Payload) -> bool {
+        self.info.crc64nvme.is_none()
+            && !self.info.opaque_etag
+            && looks_like_md5(&self.info.etag)
+            && !self.info.etag.eq_ignore_ascii_case(&hex::encode(md5_of(payload)))
+    }
+}
+
+/// When an object's tags are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TagsWanted {
+    /// After a GET, which says how many there are.
+    IfCounted,
+    /// After a HEAD, which often does not say.
+    UnlessCountedNone,
+    /// The store copies them by itself.
+    No,
+}
+
+fn name<'s>(job: &Job<'s>, info: &'s ObjectInfo) -> SourceName<'s> {
+    SourceName {
+        location: &job.request.location,
+        bucket: &job.request.bucket,
+        key: &job.request.key,
+        version: info.version.as_deref(),
+        etag: &info.etag,
+        size_bytes: info.size_bytes,
+        modified: info.modified,
+    }
+}

@@ -1,0 +1,123 @@
+//! Copies inside one store: no byte passes through the worker, and the proof is as good.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    store::{Operation, StoreErrorKind as Kind, Tag},
+    transfer::VerifyLevel,
+};
+
+const SIZES: [u64; 5] = [0, 5, 4 * PART, 4 * PART + 1, 13 * PART];
+
+async fn inside(setup: Setup) -> Rig {
+    let rig = Rig::with(Setup { same_store: true, ..setup });
+    rig.engine.probe().await;
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_byte_passes_through_the_worker() {
+    let tags = [Tag { key: "a".into(), value: "b".into() }];
+    for size in SIZES {
+        let rig = inside(Setup::default()).await;
+        let attributes = Attributes { content_type: Some("a/b".into()), ..Attributes::default() };
+        rig.origin.seed("uploads", "k", bytes(size, 1), attributes, &tags);
+        let progress = Arc::<ProgressCell>::default();
+        let receipt =
+            rig.engine.copy(&request("k"), Arc::clone(&progress), Stop::default()).await.expect("copied");
+        rig.assert_holds(&receipt, &bytes(size, 1));
+        assert!(receipt.server_side && !receipt.already_present);
+        let stored = rig.backup(&receipt.backup_key);
+        assert_eq!(stored.tags, tags);
+        assert_eq!(
+            Record::from_object(&stored.info).expect("ours").attributes.content_type.as_deref(),
+            Some("a/b")
+        );
+        assert_eq!(rig.origin_faults.calls(Operation::Get), 0);
+        assert_eq!(rig.vault_faults.calls(Operation::Get), 0);
+        let (bytes_done, total, steps) = progress.read();
+        assert_eq!((bytes_done, total), (0, size));
+        assert_eq!(steps, size.div_ceil(4 * PART).max(1), "progress shows by the part");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_copy_inside_changes_nothing_and_a_foreign_object_stays() {
+    for size in SIZES {
+        let rig = inside(Setup::default()).await;
+        rig.upload("k", &bytes(size, 1));
+        let first = rig.copied("k").await;
+        let second = rig.copied("k").await;
+        assert!(second.already_present);
+        assert_eq!(first.backup_key, second.backup_key);
+        rig.assert_holds(&second, &bytes(size, 1));
+        rig.origin.seed("backups", &first.backup_key, b"other".to_vec(), Attributes::default(), &[]);
+        if size != 5 {
+            assert_eq!(rig.fails("k").await, "destination_conflict");
+        }
+        assert_eq!(rig.vault.open_uploads(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_changes_meanwhile_is_copied_in_its_new_state() {
+    for (size, operation) in [(5, Operation::Copy), (13 * PART, Operation::CopyPart)] {
+        let rig = inside(Setup::default()).await;
+        rig.upload("k", &bytes(size, 1));
+        rig.vault_does(Rule::new(operation, rig.overwrite("k", &bytes(size, 2))).on("uploads/k"));
+        let receipt = rig.copied("k").await;
+        rig.assert_holds(&receipt, &bytes(size, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_store_will_not_the_worker_carries_the_bytes() {
+    for kind in [Kind::Denied, Kind::NotImplemented, Kind::Rejected] {
+        for (size, operation) in [(5, Operation::Copy), (13 * PART, Operation::CopyPart)] {
+            let rig = inside(Setup::default()).await;
+            rig.upload("k", &bytes(size, 1));
+            rig.vault_does(Rule::new(operation, Fault::Fail(kind)).times(u32::MAX));
+            let receipt = rig.copied("k").await;
+            assert!(!receipt.server_side);
+            rig.assert_holds(&receipt, &bytes(size, 1));
+            let asked = rig.vault_faults.calls(operation);
+            rig.upload("other", &bytes(size, 2));
+            rig.copied("other").await;
+            assert_eq!(rig.vault_faults.calls(operation), asked, "it is asked once");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_without_checksums_is_believed_by_its_etag_and_read_when_asked() {
+    let plain = MemoryOptions { crc64nvme: false, ..Setup::default().origin };
+    for (verify, reads) in [("receipt", 0), ("readback", 1)] {
+        let rig = inside(Setup { origin: plain, verify, ..Setup::default() }).await;
+        rig.upload("k", &bytes(100, 1));
+        let receipt = rig.copied("k").await;
+        assert_eq!(rig.origin_faults.calls(Operation::Get), reads);
+        assert_eq!(rig.vault_faults.calls(Operation::Get), reads);
+        let crc = if reads == 0 { 0 } else { crc_fast::crc64_nvme(&bytes(100, 1)) };
+        assert_eq!(receipt.crc64nvme, crc, "0 where nobody knows it");
+        assert_eq!(receipt.verified == VerifyLevel::Readback, reads > 0);
+        assert!(rig.copied("k").await.already_present);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sha256_that_the_store_does_not_know_needs_the_bytes() {
+    let rig = inside(Setup { sha256: true, ..Setup::default() }).await;
+    rig.upload("k", &bytes(100, 1));
+    let receipt = rig.copied("k").await;
+    assert!(receipt.sha256.is_some() && !receipt.server_side);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gone_is_gone_and_a_missing_bucket_is_not() {
+    let rig = inside(Setup::default()).await;
+    assert_eq!(rig.fails("never-there").await, "source_gone");
+    let elsewhere = CopyRequest { bucket: "no-such-bucket".into(), ..request("k") };
+    let error = rig.engine.copy(&elsewhere, Arc::default(), Stop::default()).await.expect_err("no bucket");
+    assert_eq!(error.kind.code(), "denied");
+}

@@ -1,0 +1,342 @@
+//! The engine over HTTP, between two embedded stores that go wrong on demand, and between two SeaweedFS servers.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use backhaul_embedded_s3::{Action, Bucket, Credentials, EmbeddedS3, Operation, Options, Rule, Storage};
+use backhaul_runtime::locations::Locations;
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::{bytes, request};
+use crate::{
+    store::{
+        Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store, Tag,
+    },
+    transfer::{
+        Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, RetryPolicy, Stop, TransferError,
+        key::ParsedKey, metadata::Record,
+    },
+};
+
+const MIB: u64 = 1024 * 1024;
+const PART: u64 = 5 * MIB;
+const LARGE: u64 = 2 * PART + 1000;
+
+struct Servers {
+    origin: EmbeddedS3,
+    vault: EmbeddedS3,
+    photos: S3Store,
+    backups: S3Store,
+    engine: Engine,
+    _files: tempfile::TempDir,
+}
+
+async fn server(bucket: &str) -> EmbeddedS3 {
+    EmbeddedS3::start(Options {
+        listen: ([127, 0, 0, 1], 0).into(),
+        storage: Storage::Memory,
+        credentials: vec![Credentials { access_key: "key".into(), secret_key: "secret".into() }],
+        buckets: vec![
+            Bucket { name: bucket.into(), versioned: false },
+            Bucket { name: "versioned".into(), versioned: true },
+        ],
+    })
+    .await
+    .expect("start")
+}
+
+impl Servers {
+    async fn start() -> Self {
+        let (origin, vault) = (server("uploads").await, server("backups").await);
+        let files = tempfile::tempdir().expect("directory");
+        let credentials = files.path().join("credentials");
+        std::fs::write(&credentials, "key\nsecret\n").expect("write");
+        let locations = locations(&origin.endpoint(), &vault.endpoint(), &credentials);
+        let clients = Clients::new(ClientSettings::default()).expect("certificates");
+        let store = |name| clients.store(locations.get(name).expect("there")).expect("credentials");
+        let engine = Engine::new(&locations, settings()).expect("setup");
+        for probe in engine.probe().await {
+            let found = probe.result.expect("reachable");
+            assert!(found.create_only && found.create_only_copy && found.crc64nvme && found.tagging);
+        }
+        let (photos, backups) = (store("photos"), store("vault"));
+        Self { photos, backups, engine, origin, vault, _files: files }
+    }
+
+    async fn upload(&self, key: &str, bytes: &[u8]) {
+        put(&self.photos, "uploads", key, bytes).await;
+    }
+
+    async fn copy(&self, key: &str) -> Result<CopyReceipt, TransferError> {
+        self.engine.copy(&request(key), Arc::default(), Stop::default()).await
+    }
+
+    /// Copies and compares byte for byte.
+    async fn copied(&self, key: &str, bytes: &[u8]) -> CopyReceipt {
+        let receipt = self.copy(key).await.unwrap_or_else(|e| panic!("{key}: {} {e:?}", e.kind.code()));
+        assert!(read(&self.backups, "backups", &receipt.backup_key).await == bytes, "{key} differs");
+        assert_eq!(receipt.crc64nvme, crc_fast::crc64_nvme(bytes));
+        assert_eq!(ParsedKey::parse("copies", &receipt.backup_key).expect("ours").location, "photos");
+        receipt
+    }
+
+    async fn stop(self) {
+        self.origin.shutdown().await;
+        self.vault.shutdown().await;
+    }
+}
+
+fn settings() -> EngineSettings {
+    EngineSettings {
+        part_bytes: PART,
+        copy_part_bytes: PART,
+        memory_bytes: 16 * PART,
+        retry: RetryPolicy { attempts: 4, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
+        idle_timeout: Duration::from_millis(500),
+        client: ClientSettings { first_byte_timeout: Duration::from_secs(2), ..ClientSettings::default() },
+        ..EngineSettings::default()
+    }
+}
+
+fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
+    let credentials = credentials.display();
+    let text = format!(
+        r#"
+        [location.photos]
+        endpoint = "{origin}"
+        path_style = true
+        credentials = {{ file = "{credentials}" }}
+        [[location.photos.read]]
+        bucket = "uploads"
+        tenants = ["*"]
+        [location.photos.backup]
+        location = "vault"
+        bucket = "backups"
+        prefix = "copies"
+        [location.vault]
+        endpoint = "{vault}"
+        path_style = true
+        credentials = {{ file = "{credentials}" }}
+        "#
+    );
+    Locations::parse(&text, Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}"))
+}
+
+async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
+    let body = Payload::from(Bytes::copy_from_slice(bytes));
+    let attributes = Attributes::default();
+    let proof = Proof { crc64nvme: Some(crc_fast::crc64_nvme(bytes)), md5: None };
+    let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: false };
+    store.put(ObjectPath { bucket, key }, put).await.expect("put");
+}
+
+async fn read(store: &S3Store, bucket: &str, key: &str) -> Vec<u8> {
+    let response = store.get(ObjectPath { bucket, key }, &Pin::default(), None).await.expect("get");
+    let mut all = Vec::new();
+    let mut body = response.body;
+    while let Some(piece) = body.next().await {
+        all.extend_from_slice(&piece.expect("body"));
+    }
+    all
+}
+
+#[tokio::test]
+async fn objects_of_all_sizes_and_strange_keys_arrive_over_http() {
+    let servers = Servers::start().await;
+    for size in [0, 1, 100_000, PART - 1, PART, PART + 1, LARGE] {
+        let key = format!("size/{size}");
+        servers.upload(&key, &bytes(size, 1)).await;
+        let receipt = servers.copied(&key, &bytes(size, 1)).await;
+        assert!(!receipt.already_present);
+        assert!(servers.copied(&key, &bytes(size, 1)).await.already_present);
+    }
+    let long = "k".repeat(1024);
+    for key in ["a//b", "/a", "..", "a/../b", "n\nl", "é😀", "sp ace+%2F", "a/", long.as_str()] {
+        servers.upload(key, key.as_bytes()).await;
+        servers.copied(key, key.as_bytes()).await;
+    }
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn what_belongs_to_an_object_arrives_over_http() {
+    let servers = Servers::start().await;
+    let attributes = Attributes {
+        content_type: Some("text/plain; charset=utf-8".into()),
+        content_encoding: Some("gzip".into()),
+        cache_control: Some("max-age=5".into()),
+        expires: Some("Thu, 01 Dec 2033 16:00:00 GMT".into()),
+        metadata: [("name".to_owned(), "=?UTF-8?B?w6k=?= and more".to_owned())].into(),
+        ..Attributes::default()
+    };
+    let tags = [Tag { key: "a b".into(), value: "c+d".into() }];
+    for size in [10, LARGE] {
+        let body = Payload::from(Bytes::from(bytes(size, 1)));
+        let proof = Proof::default();
+        let put = Put { body: &body, proof, attributes: &attributes, tags: &tags, create_only: false };
+        let key = format!("k{size}");
+        servers.photos.put(ObjectPath { bucket: "uploads", key: &key }, put).await.expect("put");
+        let receipt = servers.copied(&key, &bytes(size, 1)).await;
+        assert_eq!(receipt.not_kept, Vec::<String>::new());
+        let at = ObjectPath { bucket: "backups", key: &receipt.backup_key };
+        let info = servers.backups.head(at, &Pin::default()).await.expect("head");
+        let record = Record::from_object(&info).expect("ours");
+        assert_eq!(record.attributes, attributes);
+        assert_eq!((record.key.as_str(), record.tenant.as_str()), (key.as_str(), "tenant-1"));
+        assert_eq!(servers.backups.get_tags(at, None).await.expect("tags"), tags);
+    }
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn an_origin_that_goes_wrong_over_http_is_survived() {
+    let actions = [
+        Action::CutBody { after: 100_000 },
+        Action::StallBody { after: 100_000 },
+        Action::ExtraByte,
+        Action::WrongContentRange,
+        Action::IgnoreRange,
+        Action::LostAnswer,
+        Action::Status { status: 500, code: "InternalError".into(), retry_after: None },
+        Action::Status { status: 503, code: "SlowDown".into(), retry_after: Some(Duration::from_secs(1)) },
+    ];
+    let servers = Servers::start().await;
+    for (size, skips) in [(200_000, 0..1), (LARGE, 0..3)] {
+        for skip in skips {
+            for (i, action) in actions.iter().enumerate() {
+                let key = format!("{size}-{skip}-{i}");
+                servers.upload(&key, &bytes(size, 1)).await;
+                let faults = servers.origin.faults();
+                faults.add(Rule::new(Operation::GetObject, action.clone()).key(&key).skip(skip));
+                servers.copied(&key, &bytes(size, 1)).await;
+            }
+        }
+    }
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_store_that_goes_wrong_over_http_is_survived() {
+    let servers = Servers::start().await;
+    let error = |status, code: &str| Action::Status { status, code: code.into(), retry_after: None };
+    let faults = [
+        (100, Operation::PutObject, Action::LostAnswer),
+        (100, Operation::PutObject, Action::FlipRequestBit { at: 7 }),
+        (100, Operation::PutObject, error(503, "SlowDown")),
+        (LARGE, Operation::UploadPart, Action::LostAnswer),
+        (LARGE, Operation::UploadPart, Action::FlipRequestBit { at: 7 }),
+        (LARGE, Operation::CreateMultipartUpload, error(500, "InternalError")),
+        (LARGE, Operation::CompleteMultipartUpload, Action::LostAnswer),
+        (LARGE, Operation::CompleteMultipartUpload, Action::ErrorInBody { code: "InternalError".into() }),
+        (LARGE, Operation::CompleteMultipartUpload, error(404, "NoSuchUpload")),
+        (LARGE, Operation::CompleteMultipartUpload, error(409, "ConditionalRequestConflict")),
+    ];
+    for (i, (size, operation, action)) in faults.into_iter().enumerate() {
+        let key = format!("k{i}");
+        servers.upload(&key, &bytes(size, 1)).await;
+        let rule = servers.vault.faults().add(Rule::new(operation, action));
+        let receipt = servers.copied(&key, &bytes(size, 1)).await;
+        assert!(!receipt.already_present, "{i}");
+        assert_eq!(servers.vault.faults().fired(rule), 1, "{i}");
+    }
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_rots_at_rest_is_found_and_repaired_when_it_is_read_back() {
+    let servers = Servers::start().await;
+    for (size, operation) in [(100, Operation::PutObject), (LARGE, Operation::UploadPart)] {
+        let key = format!("k{size}");
+        servers.upload(&key, &bytes(size, 1)).await;
+        servers.vault.faults().add(Rule::new(operation, Action::CorruptStored { at: 3 }));
+        let request = CopyRequest { verify: Some(crate::transfer::VerifyLevel::Readback), ..request(&key) };
+        let receipt = servers.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");
+        assert!(receipt.backup_key.ends_with("~r1"), "{}", receipt.backup_key);
+        assert!(read(&servers.backups, "backups", &receipt.backup_key).await == bytes(size, 1));
+    }
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_that_is_overwritten_in_a_loop_is_never_mixed() {
+    let servers = Servers::start().await;
+    let versions: Vec<Vec<u8>> = (0..4).map(|seed| bytes(LARGE, seed)).collect();
+    servers.upload("hot", &versions[0]).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let writer = async {
+        for i in 0_usize.. {
+            if stop.is_cancelled() {
+                break;
+            }
+            servers.upload("hot", &versions[i % 4]).await;
+        }
+    };
+    let copies = async {
+        let mut done = 0;
+        for _ in 0..12 {
+            match servers.copy("hot").await {
+                Ok(receipt) => {
+                    let copy = read(&servers.backups, "backups", &receipt.backup_key).await;
+                    assert!(versions.contains(&copy), "a mixed object");
+                    done += 1;
+                }
+                Err(error) => assert_eq!(error.kind.code(), "source_changed"),
+            }
+        }
+        stop.cancel();
+        done
+    };
+    let ((), done) = tokio::join!(writer, copies);
+    println!("{done} of 12 copies ended between two writes");
+    servers.stop().await;
+}
+
+#[tokio::test]
+async fn one_server_on_both_sides_copies_by_itself() {
+    let server = EmbeddedS3::start(Options {
+        listen: ([127, 0, 0, 1], 0).into(),
+        storage: Storage::Memory,
+        credentials: vec![Credentials { access_key: "key".into(), secret_key: "secret".into() }],
+        buckets: vec![
+            Bucket { name: "uploads".into(), versioned: true },
+            Bucket { name: "backups".into(), versioned: false },
+        ],
+    })
+    .await
+    .expect("start");
+    let files = tempfile::tempdir().expect("directory");
+    let credentials = files.path().join("credentials");
+    std::fs::write(&credentials, "key\nsecret\n").expect("write");
+    let locations = locations(&server.endpoint(), &server.endpoint(), &credentials);
+    let clients = Clients::new(ClientSettings::default()).expect("certificates");
+    let store = clients.store(locations.get("photos").expect("there")).expect("credentials");
+    let engine = Engine::new(&locations, settings()).expect("setup");
+    engine.probe().await;
+    for size in [0, 100, LARGE] {
+        let key = format!("strange//é {size}/");
+        put(&store, "uploads", &key, &bytes(size, 1)).await;
+        server.faults().reset_requests();
+        let receipt = engine.copy(&request(&key), Arc::default(), Stop::default()).await.expect("copied");
+        assert!(receipt.server_side && !receipt.source_version.is_empty());
+        assert_eq!(receipt.crc64nvme, crc_fast::crc64_nvme(&bytes(size, 1)));
+        assert_eq!(server.faults().requests(Operation::GetObject), 0);
+        assert!(read(&store, "backups", &receipt.backup_key).await == bytes(size, 1));
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_backup_bucket_that_does_not_exist_is_told_and_not_waited_for() {
+    let (origin, vault) = (server("uploads").await, server("another").await);
+    let files = tempfile::tempdir().expect("directory");
+    let credentials = files.path().join("credentials");
+    std::fs::write(&credentials, "key\nsecret\n").expect("write");
+    let locations = locations(&origin.endpoint(), &vault.endpoint(), &credentials);
+    let engine = Engine::new(&locations, settings()).expect("setup");
+    assert!(engine.probe().await[0].result.is_err());
+    let error = engine.copy(&request("k"), Arc::default(), Stop::default()).await.expect_err("no bucket");
+    assert_eq!(error.kind.code(), "denied");
+    assert!(error.message.contains("`vault`") && error.message.contains("NoSuchBucket"), "{}", error.message);
+    origin.shutdown().await;
+    vault.shutdown().await;
+}
