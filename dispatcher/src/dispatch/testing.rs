@@ -20,7 +20,7 @@ use backhaul_proto::v1::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::DuplexStream,
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -60,6 +60,10 @@ pub(crate) struct Probe {
     panics_in_sweep: AtomicBool,
     /// Calls are never answered.
     hangs: AtomicBool,
+    /// Leases are given, and their answer waits.
+    holds_leases: watch::Sender<bool>,
+    /// Told of submits and sweeps only: a real queue need not tell of more.
+    ready: Arc<Notify>,
 }
 
 /// A dispatcher with everything around it but callers.
@@ -91,6 +95,8 @@ impl Probe {
             loses_answers: AtomicBool::new(false),
             panics_in_sweep: AtomicBool::new(false),
             hangs: AtomicBool::new(false),
+            holds_leases: watch::Sender::new(false),
+            ready: Arc::new(Notify::new()),
         }
     }
 
@@ -108,6 +114,10 @@ impl Probe {
 
     pub(crate) fn set_hanging(&self, hangs: bool) {
         self.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    pub(crate) fn hold_leases(&self, holds: bool) {
+        self.holds_leases.send_replace(holds);
     }
 
     async fn maybe_hang(&self) {
@@ -128,7 +138,7 @@ impl Probe {
     /// Submits tasks by key, with the size hint in MiB behind a colon.
     pub(crate) async fn put(&self, keys: &[&str]) -> Vec<TaskId> {
         let tasks = keys.iter().map(|key| new_task(key)).collect();
-        self.inner.submit(tasks).await.into_iter().map(|submitted| submitted.unwrap().id).collect()
+        self.submit(tasks).await.into_iter().map(|submitted| submitted.unwrap().id).collect()
     }
 
     pub(crate) async fn state(&self, id: &TaskId) -> TaskState {
@@ -167,7 +177,9 @@ pub(crate) fn new_task(text: &str) -> NewTask {
 #[async_trait]
 impl TaskQueue for Probe {
     async fn submit(&self, tasks: Vec<NewTask>) -> Vec<Result<Submitted, QueueError>> {
-        self.inner.submit(tasks).await
+        let submitted = self.inner.submit(tasks).await;
+        self.ready.notify_one();
+        submitted
     }
 
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError> {
@@ -189,6 +201,7 @@ impl TaskQueue for Probe {
             return error;
         }
         let leased = self.inner.lease(request).await;
+        self.holds_leases.subscribe().wait_for(|holds| !holds).await.unwrap();
         if self.loses_answers.load(Ordering::SeqCst) {
             return Err(QueueError::Unavailable("answer lost for a test".into()));
         }
@@ -214,7 +227,11 @@ impl TaskQueue for Probe {
     async fn sweep(&self) -> Result<SweepReport, QueueError> {
         self.maybe_hang().await;
         assert!(!self.panics_in_sweep.load(Ordering::SeqCst), "a bug in the queue, for a test");
-        self.inner.sweep().await
+        let report = self.inner.sweep().await?;
+        if report.promoted + report.unaccepted > 0 {
+            self.ready.notify_one();
+        }
+        Ok(report)
     }
 
     async fn depths(&self) -> Result<Depths, QueueError> {
@@ -226,7 +243,7 @@ impl TaskQueue for Probe {
     }
 
     fn ready(&self) -> Arc<Notify> {
-        self.inner.ready()
+        Arc::clone(&self.ready)
     }
 }
 

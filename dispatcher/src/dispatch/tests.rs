@@ -26,6 +26,11 @@ fn id(task: &pb::Assignment) -> TaskId {
     TaskId::parse(&task.task_id).unwrap()
 }
 
+/// Settings under which only hints make the feeder look.
+fn without_polls() -> StreamSettings {
+    StreamSettings { poll_every: Duration::from_secs(1_000_000), ..StreamSettings::default() }
+}
+
 fn reason(status: &tonic::Status) -> String {
     let info = status.get_details_error_info().unwrap();
     assert_eq!(info.domain, "backhaul");
@@ -159,7 +164,7 @@ async fn a_worker_that_does_not_read_gets_few_tasks_and_others_get_the_rest() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unanswered_assignment_goes_to_another_worker() {
-    let house = House::new();
+    let house = House::with(without_polls());
     let mut frozen = house.worker("frozen", 1).await;
     house.queue.put(&["a"]).await;
     let tasks = frozen.tasks().await;

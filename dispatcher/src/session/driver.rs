@@ -436,3 +436,6 @@ async fn sleep_to(deadline: Option<Instant>) {
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,11 +30,6 @@ impl Outbox {
         self.welcome = Some(welcome);
     }
 
-    /// True when Welcome has been sent or is about to be.
-    pub(crate) const fn is_open(&self) -> bool {
-        self.welcomed || self.welcome.is_some()
-    }
-
     /// Asks the worker to move. Only the newest counts.
     pub(crate) const fn drain(&mut self, drain: Drain) {
         self.drain = Some(drain);

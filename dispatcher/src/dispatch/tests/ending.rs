@@ -149,3 +149,18 @@ async fn a_silent_worker_is_cut_off_and_one_that_leaves_is_not_blamed() {
     leaving.close();
     assert!(leaving.end().await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_introduces_itself_during_a_shutdown_is_told_at_once() {
+    let mut house = House::new();
+    let mut late = house.connect().await.unwrap();
+    house.stop.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    late.say(FromWorker::Hello(hello("late", 5))).await;
+    assert!(matches!(late.hear().await, FromDispatcher::Welcome(_)));
+    let FromDispatcher::Drain(drain) = late.hear().await else { panic!("a Drain") };
+    assert_eq!(drain.reason(), pb::DrainReason::Shutdown);
+    late.close();
+    assert!(late.end().await.is_ok());
+    assert_eq!(house.ended().await, Ok(()));
+}

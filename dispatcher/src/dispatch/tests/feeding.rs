@@ -4,12 +4,7 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn fifty_idle_workers_cost_one_look_a_task_and_nothing_without_credit() {
-    let settings = StreamSettings {
-        poll_every: Duration::from_secs(3_600),
-        accept_within: Duration::from_secs(3_600),
-        ..StreamSettings::default()
-    };
-    let house = House::with(settings);
+    let house = House::with(StreamSettings { accept_within: Duration::from_secs(3_600), ..without_polls() });
     let mut workers = Vec::new();
     for n in 0..50 {
         workers.push(house.worker(&format!("w{n}"), 0).await);
@@ -114,4 +109,36 @@ async fn a_queue_that_hangs_holds_up_nobody_for_longer_than_its_time_limit() {
     assert!(matches!(worker.end().await, Err(status) if status.code() == Code::Unavailable));
     assert_eq!(house.ended().await, Ok(()));
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_leased_for_a_worker_that_has_gone_are_handed_to_another_at_once() {
+    let house = House::with(without_polls());
+    let gone = house.worker("gone", 10).await;
+    house.queue.hold_leases(true);
+    house.queue.put(&["a"]).await;
+    eventually("it is asked for", || house.queue.lease_calls().len() == 1).await;
+    drop(gone);
+    eventually("it has gone", || house.dispatch.stats().sessions == 0).await;
+    let mut other = house.worker("other", 10).await;
+    house.queue.hold_leases(false);
+    assert_eq!(key(&other.take(1).await[0]), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_one_worker_refuses_goes_to_another_without_a_poll() {
+    let house = House::with(without_polls());
+    let mut busy = house.worker("busy", 1).await;
+    house.queue.put(&["a"]).await;
+    let tasks = busy.tasks().await;
+    let mut other = house.worker("other", 1).await;
+    let accepts = vec![pb::Accept {
+        task_id: tasks[0].task_id.clone(),
+        lease: tasks[0].lease.clone(),
+        refusal: pb::AcceptRefusal::Busy.into(),
+    }];
+    let start = Instant::now();
+    busy.say(FromWorker::Accepts(pb::Accepts { accepts })).await;
+    assert_eq!(other.take(1).await[0].task_id, tasks[0].task_id);
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }

@@ -66,7 +66,7 @@ impl Session {
 
     /// Welcomes the worker. It takes tasks from now on, unless the stream drains already.
     pub(super) fn welcome(&mut self, now: Instant, held: Vec<LeaseUpdate>) {
-        if self.is_mute || self.outbox.is_open() {
+        if self.is_mute {
             return;
         }
         self.outbox.welcome(Welcome {

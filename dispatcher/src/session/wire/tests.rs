@@ -19,10 +19,7 @@ fn hello() -> pb::Hello {
 }
 
 fn reason(event: Event) -> Option<CloseReason> {
-    match event {
-        Event::Broken(reason) => Some(reason),
-        _ => None,
-    }
+    if let Event::Broken(reason) = event { Some(reason) } else { None }
 }
 
 fn lease() -> Bytes {
@@ -35,10 +32,8 @@ fn result(outcome: Option<pb::task_result::Outcome>) -> Event {
 }
 
 fn outcome(event: Event) -> Outcome {
-    match event {
-        Event::Results(mut reports) => reports.remove(0).outcome,
-        other => panic!("unexpected {other:?}"),
-    }
+    let Event::Results(mut reports) = event else { panic!("unexpected {event:?}") };
+    reports.remove(0).outcome
 }
 
 #[test]

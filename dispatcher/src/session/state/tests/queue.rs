@@ -272,3 +272,36 @@ fn a_cancel_goes_to_the_worker_that_holds_the_copy() {
         "what was not sent needs no message, what is unknown no answer"
     );
 }
+
+#[test]
+fn a_result_that_overtakes_the_answer_to_a_heartbeat_keeps_its_own_answer() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.accepts("a");
+    rig.beats(1, "a");
+    rig.done("a");
+    assert_eq!(rig.drain(), ["settle a=done", "renew Heartbeat(1) a"]);
+    rig.says(Event::Renewed(RenewFor::Heartbeat(1), vec![Ok(RenewOutcome::Lost)]));
+    assert_eq!(rig.drain(), ["LEASES 1 a=Lost"]);
+    assert_eq!(
+        rig.session.standing().outstanding,
+        1,
+        "its credit is free when its Confirm is sent, not before"
+    );
+    rig.stored(1);
+    assert_eq!(rig.drain(), ["CONFIRM a=Stored"]);
+    assert_eq!(rig.session.standing().outstanding, 0);
+}
+
+#[test]
+fn a_heartbeat_that_lists_what_is_being_settled_does_not_bring_it_back() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.done("x");
+    rig.beats(1, "x");
+    assert_eq!(rig.session.standing().outstanding, 0);
+    rig.drain();
+    rig.stored(1);
+    rig.kept(RenewFor::Heartbeat(1), 1);
+    assert_eq!(rig.session.standing().outstanding, 0);
+}
