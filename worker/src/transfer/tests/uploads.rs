@@ -200,10 +200,18 @@ async fn a_hand_back_before_anything_was_done_keeps_the_upload_of_before() {
     rig.vault_faults.clear();
     rig.origin_does(Rule::new(Operation::Get, Fault::Hang).times(u32::MAX));
     let request = CopyRequest { resume_upload_id: handed.clone(), ..request("k") };
-    let never = Rule::new(Operation::AbortUpload, Fault::Hang).times(0);
-    let progress = stopped_with(&rig, request, never, true).await;
-    assert_eq!(progress.upload_id(), handed);
-    assert_eq!(rig.vault.open_uploads().len(), 1);
+    let hangs = [
+        Rule::new(Operation::AbortUpload, Fault::Hang).times(0),
+        Rule::new(Operation::Head, Fault::Hang).times(u32::MAX),
+        Rule::new(Operation::ListParts, Fault::Hang).times(u32::MAX),
+    ];
+    for hang in hangs {
+        let progress = stopped_with(&rig, request.clone(), hang, true).await;
+        assert_eq!(progress.upload_id(), handed);
+        assert_eq!(rig.vault.open_uploads().len(), 1);
+        rig.origin_faults.clear();
+        rig.vault_faults.clear();
+    }
 }
 
 impl Rig {
