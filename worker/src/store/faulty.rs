@@ -40,6 +40,8 @@ pub enum Fault {
     Delay(Duration),
     /// Something else happens first, then the call goes through.
     Before(Arc<dyn Fn() + Send + Sync>),
+    /// The call goes through, then something else happens.
+    After(Arc<dyn Fn() + Send + Sync>),
     /// Waits until all have come, then the call goes through.
     Meet(Arc<Barrier>),
     /// GET: the body breaks off with an error.
@@ -70,6 +72,8 @@ pub enum Fault {
     ShiftRange,
     /// GET: another ETag, and no 412.
     OtherEtag,
+    /// CopyObject: the answer names another checksum.
+    OtherChecksum,
     /// PUT and UploadPart: one bit is wrong when it reaches the store.
     FlipUpload,
     /// PUT and UploadPart: one bit is wrong, and the checksum is wrong alike, so that the store keeps it.
@@ -187,6 +191,11 @@ impl FaultyStore {
                 act();
                 call(None).await
             }
+            Some(Fault::After(act)) => {
+                let result = call(None).await;
+                act();
+                result
+            }
             Some(Fault::Meet(barrier)) => {
                 barrier.wait().await;
                 call(None).await
@@ -238,7 +247,14 @@ impl ObjectStore for FaultyStore {
         to: ObjectPath<'_>,
         write: &WriteOptions<'_>,
     ) -> Result<Written, StoreError> {
-        self.around(Operation::Copy, to.key, |_| self.inner.copy(from, pin, to, write)).await
+        self.around(Operation::Copy, to.key, |fault| async move {
+            let mut written = self.inner.copy(from, pin, to, write).await?;
+            if matches!(fault, Some(Fault::OtherChecksum)) {
+                written.crc64nvme = written.crc64nvme.map(|crc| !crc);
+            }
+            Ok(written)
+        })
+        .await
     }
 
     async fn create_upload(
@@ -336,8 +352,10 @@ fn spoil(mut response: GetResponse, fault: &Fault) -> GetResponse {
         | Fault::Hang
         | Fault::Delay(_)
         | Fault::Before(_)
+        | Fault::After(_)
         | Fault::Meet(_)
         | Fault::IgnoreRange
+        | Fault::OtherChecksum
         | Fault::FlipUpload
         | Fault::FlipUploadUnnoticed => {}
     }
@@ -377,6 +395,7 @@ impl fmt::Debug for Fault {
             Self::Hang => "Hang",
             Self::Delay(_) => "Delay",
             Self::Before(_) => "Before",
+            Self::After(_) => "After",
             Self::Meet(_) => "Meet",
             Self::CutBody { .. } => "CutBody",
             Self::EndBody { .. } => "EndBody",
@@ -386,6 +405,7 @@ impl fmt::Debug for Fault {
             Self::IgnoreRange => "IgnoreRange",
             Self::ShiftRange => "ShiftRange",
             Self::OtherEtag => "OtherEtag",
+            Self::OtherChecksum => "OtherChecksum",
             Self::FlipUpload => "FlipUpload",
             Self::FlipUploadUnnoticed => "FlipUploadUnnoticed",
         })

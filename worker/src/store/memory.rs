@@ -25,6 +25,10 @@ pub struct MemoryOptions {
     pub versioning: bool,
     /// Honours `If-None-Match: *`; otherwise it overwrites and says nothing, like some real stores.
     pub create_only: bool,
+    /// Honours `If-Match` on reads; otherwise it sends what is there, like some real stores.
+    pub pins: bool,
+    /// ETags are MD5s; otherwise they only differ from each other.
+    pub md5_etags: bool,
     /// Checks, keeps and reports CRC-64/NVME.
     pub crc64nvme: bool,
     /// Has tags; otherwise a write with tags is refused.
@@ -77,6 +81,8 @@ impl Default for MemoryOptions {
         Self {
             versioning: true,
             create_only: true,
+            pins: true,
+            md5_etags: true,
             crc64nvme: true,
             tagging: true,
             copying: true,
@@ -178,7 +184,11 @@ impl MemoryStore {
         let version = versioning.then(|| format!("v{clock}"));
         let info = ObjectInfo {
             size_bytes: bytes.len() as u64,
-            etag: etag.unwrap_or_else(|| hex::encode(Md5::digest(&bytes))),
+            etag: match etag {
+                _ if !self.options.md5_etags => format!("etag-{clock}"),
+                Some(etag) => etag,
+                None => hex::encode(Md5::digest(&bytes)),
+            },
             version: version.clone(),
             modified: Some((clock, 0)),
             crc64nvme: crc.then(|| crc_fast::crc64_nvme(&bytes)),
@@ -197,6 +207,7 @@ impl MemoryStore {
     }
 
     fn find(
+        &self,
         state: &State,
         operation: Operation,
         at: ObjectPath<'_>,
@@ -212,7 +223,8 @@ impl MemoryStore {
             Some(id) => versions.iter().find(|v| v.info.version.as_ref() == Some(id)),
         };
         let found = found.ok_or_else(|| missing(Kind::NoSuchVersion))?;
-        if pin.etag.as_ref().is_some_and(|etag| *etag != found.info.etag) {
+        let pinned = pin.etag.as_ref().filter(|_| self.options.pins);
+        if pinned.is_some_and(|etag| *etag != found.info.etag) {
             return Err(fail(Kind::PreconditionFailed));
         }
         Ok(found.clone())
@@ -300,7 +312,7 @@ pub(super) fn flipped(bytes: &Bytes, at: usize) -> Bytes {
 #[async_trait]
 impl ObjectStore for MemoryStore {
     async fn head(&self, at: ObjectPath<'_>, pin: &Pin) -> Result<ObjectInfo, StoreError> {
-        Ok(Self::find(&self.state(), Operation::Head, at, pin)?.info)
+        Ok(self.find(&self.state(), Operation::Head, at, pin)?.info)
     }
 
     async fn get(
@@ -309,7 +321,7 @@ impl ObjectStore for MemoryStore {
         pin: &Pin,
         range: Option<ByteRange>,
     ) -> Result<GetResponse, StoreError> {
-        let found = Self::find(&self.state(), Operation::Get, at, pin)?;
+        let found = self.find(&self.state(), Operation::Get, at, pin)?;
         let total = found.bytes.len() as u64;
         let (bytes, sent) = match range {
             None => (found.bytes, None),
@@ -337,7 +349,7 @@ impl ObjectStore for MemoryStore {
             return Err(StoreError::new(Operation::GetTags, Kind::NotImplemented, ""));
         }
         let pin = Pin { version: version.map(str::to_owned), etag: None };
-        Ok(Self::find(&self.state(), Operation::GetTags, at, &pin)?.tags)
+        Ok(self.find(&self.state(), Operation::GetTags, at, &pin)?.tags)
     }
 
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
@@ -361,7 +373,7 @@ impl ObjectStore for MemoryStore {
             return Err(StoreError::new(Operation::Copy, Kind::NotImplemented, ""));
         }
         let mut state = self.state();
-        let found = Self::find(&state, Operation::Copy, from, pin)?;
+        let found = self.find(&state, Operation::Copy, from, pin)?;
         self.may_create(&state, Operation::Copy, to, write.create_only)?;
         self.may_carry(Operation::Copy, write.attributes, &[])?;
         let crc = self.options.crc64nvme && (write.crc64nvme || found.info.crc64nvme.is_some());
@@ -418,7 +430,7 @@ impl ObjectStore for MemoryStore {
             return Err(StoreError::new(Operation::CopyPart, Kind::NotImplemented, ""));
         }
         let mut state = self.state();
-        let found = Self::find(&state, Operation::CopyPart, from, pin)?;
+        let found = self.find(&state, Operation::CopyPart, from, pin)?;
         if range.end() > found.info.size_bytes {
             return Err(StoreError::new(Operation::CopyPart, Kind::InvalidRange, ""));
         }

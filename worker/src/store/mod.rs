@@ -18,6 +18,8 @@ mod s3_error;
 mod s3_shapes;
 #[cfg(test)]
 mod s3_tests;
+#[cfg(test)]
+mod s3_wire_tests;
 
 use std::{collections::BTreeMap, fmt, pin::Pin as PinBox};
 

@@ -185,7 +185,10 @@ impl Engine {
         let mut restarts = 0;
         loop {
             let halt = match Box::pin(once(job, &mut leftover)).await {
-                Ok(receipt) => return Ok(receipt),
+                Ok(receipt) => {
+                    drop_leftover(job, &mut leftover).await;
+                    return Ok(receipt);
+                }
                 Err(halt) => halt,
             };
             let error = match halt {
@@ -212,9 +215,7 @@ impl Engine {
                 }
                 Halt::Redo(error) | Halt::Failed(error) => error,
             };
-            if let Some(upload) = leftover.take() {
-                upload::abort(job, &upload).await;
-            }
+            drop_leftover(job, &mut leftover).await;
             return Err(error);
         }
     }
@@ -270,7 +271,6 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
                 TagsWanted::No
             };
             let source = Source::new(job, info, tags).await?;
-            drop_leftover(job, leftover).await;
             match Box::pin(server_side::copy(job, capabilities, source)).await? {
                 Inside::Copied(receipt) => return Ok(*receipt),
                 Inside::Unable(why) => {
@@ -289,16 +289,15 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
     let info = response.info.clone();
     if info.size_bytes <= job.settings.part_bytes {
         let source = Source::new(job, info, TagsWanted::IfCounted).await?;
-        drop_leftover(job, leftover).await;
         return Box::pin(small::copy(job, capabilities, source, response)).await;
     }
     // Its parts are read by ranges; the connection is worth less than reading the first part alone.
     drop(response);
     let source = Source::new(job, info, TagsWanted::IfCounted).await?;
-    Box::pin(large::copy(job, capabilities, source, leftover.take())).await
+    Box::pin(large::copy(job, capabilities, source, leftover)).await
 }
 
-/// Aborts an upload that this way of copying cannot go on with.
+/// Aborts the upload of an earlier attempt that nobody goes on with.
 async fn drop_leftover(job: &Job<'_>, leftover: &mut Option<Upload>) {
     if let Some(upload) = leftover.take() {
         upload::abort(job, &upload).await;

@@ -43,7 +43,7 @@ pub(super) async fn copy(
     job: &Job<'_>,
     capabilities: Capabilities,
     mut source: Source,
-    mut leftover: Option<Upload>,
+    leftover: &mut Option<Upload>,
 ) -> Result<CopyReceipt, Halt> {
     let plan = PartPlan::new(
         source.info.size_bytes,
@@ -58,18 +58,12 @@ pub(super) async fn copy(
     for repair in 0..=REPAIRS {
         let key = source.key.object(repair);
         if let Some(found) = examine(job, &source, &key, None).await? {
-            let settled = settle(found, &key);
-            if !matches!(settled, Ok(None))
-                && let Some(upload) = leftover.take()
-            {
-                abort(job, &upload).await;
-            }
-            match settled? {
+            match settle(found, &key)? {
                 Some(outcome) => return Ok(receipt(job, &source, key, outcome)),
                 None => continue,
             }
         }
-        if let Some(outcome) = upload(job, capabilities, &source, &plan, repair, leftover.take()).await? {
+        if let Some(outcome) = upload(job, capabilities, &source, &plan, repair, leftover).await? {
             return Ok(receipt(job, &source, key, outcome));
         }
     }
@@ -83,7 +77,7 @@ async fn upload(
     source: &Source,
     plan: &PartPlan,
     repair: u32,
-    leftover: Option<Upload>,
+    leftover: &mut Option<Upload>,
 ) -> Result<Option<Outcome>, Halt> {
     let key = source.key.object(repair);
     let (upload, held) = match take_up(job, plan, &key, leftover).await? {
@@ -105,21 +99,20 @@ async fn upload(
     end(job, &upload, result).await
 }
 
-/// Resumes the upload of an earlier attempt, or aborts it.
+/// Resumes the upload of an earlier attempt, or aborts it. Until one of both is done it stays in `leftover`, so that it is not forgotten
+/// when the copy ends before.
 async fn take_up(
     job: &Job<'_>,
     plan: &PartPlan,
     key: &str,
-    leftover: Option<Upload>,
+    leftover: &mut Option<Upload>,
 ) -> Result<Option<(Upload, BTreeMap<u32, PartListed>)>, Halt> {
-    let Some(upload) = leftover else { return Ok(None) };
-    if upload.key == key
-        && let Some(held) = resumable(job, &upload, plan).await?
-    {
-        return Ok(Some((upload, held)));
+    let Some(upload) = leftover.as_ref() else { return Ok(None) };
+    let held = if upload.key == key { resumable(job, upload, plan).await? } else { None };
+    if held.is_none() {
+        abort(job, upload).await;
     }
-    abort(job, &upload).await;
-    Ok(None)
+    Ok(leftover.take().zip(held))
 }
 
 /// Moves the parts, completes the upload and proves the object.

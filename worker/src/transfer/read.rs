@@ -94,6 +94,7 @@ async fn once(
     let mut fresh = Vec::new();
     let mut received = 0;
     let ended = loop {
+        let complete = received == rest.length;
         match timeout(job.settings.idle_timeout, body.next()).await {
             Ok(Some(Ok(piece))) => {
                 received += piece.len() as u64;
@@ -105,8 +106,9 @@ async fn once(
                     fresh.push(piece);
                 }
             }
+            // Whatever befalls a body behind its last byte; it was only watched for bytes too many.
+            Ok(None | Some(Err(_))) | Err(_) if complete => break Ok(()),
             Ok(Some(Err(error))) => break Err(error),
-            Ok(None) if received == rest.length => break Ok(()),
             Ok(None) => {
                 let message = format!("the body ended after {received} of {} bytes", rest.length);
                 break Err(StoreError::new(Operation::Get, Kind::Connection, message));

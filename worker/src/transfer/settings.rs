@@ -95,7 +95,7 @@ impl Default for EngineSettings {
         Self {
             memory_bytes: 256 * MIB,
             part_bytes: 8 * MIB,
-            copy_part_bytes: 512 * MIB,
+            copy_part_bytes: 128 * MIB,
             window: 8,
             restarts: 3,
             retry: RetryPolicy::default(),

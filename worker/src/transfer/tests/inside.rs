@@ -121,3 +121,31 @@ async fn gone_is_gone_and_a_missing_bucket_is_not() {
     let error = rig.engine.copy(&elsewhere, Arc::default(), Stop::default()).await.expect_err("no bucket");
     assert_eq!(error.kind.code(), "denied");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_not_its_source_is_made_again_under_a_repair_key() {
+    let rig = inside(Setup::default()).await;
+    rig.upload("k", &bytes(100, 1));
+    rig.vault_does(Rule::new(Operation::Copy, Fault::OtherChecksum).on("/k~"));
+    let receipt = rig.copied("k").await;
+    assert!(receipt.backup_key.ends_with("~r1") && receipt.server_side);
+    rig.assert_holds(&receipt, &bytes(100, 1));
+
+    let rig = inside(Setup { verify: "readback", ..Setup::default() }).await;
+    rig.upload("k", &bytes(100, 1));
+    rig.vault_does(Rule::new(Operation::Copy, rig.rot("/k~")).on("/k~"));
+    let receipt = rig.copied("k").await;
+    assert!(receipt.backup_key.ends_with("~r1") && receipt.server_side);
+    rig.assert_holds(&receipt, &bytes(100, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_whose_copies_overwrite_is_looked_at_first() {
+    let weak = MemoryOptions { create_only: false, ..Setup::default().origin };
+    let rig = inside(Setup { origin: weak, ..Setup::default() }).await;
+    rig.upload("k", &bytes(100, 1));
+    let key = rig.copied("k").await.backup_key;
+    rig.origin.seed("backups", &key, b"other".to_vec(), Attributes::default(), &[]);
+    assert_eq!(rig.fails("k").await, "destination_conflict");
+    assert_eq!(rig.backup(&key).bytes, b"other"[..]);
+}

@@ -131,6 +131,16 @@ impl Rig {
         self.vault_faults.add(rule);
     }
 
+    /// A fault that spoils the copies of a key at rest, after a request.
+    fn rot(&self, key_part: &str) -> Fault {
+        let (vault, key_part) = (Arc::clone(&self.vault), key_part.to_owned());
+        Fault::After(Arc::new(move || {
+            for key in vault.keys("backups").iter().filter(|k| k.contains(&key_part)) {
+                vault.rot("backups", key);
+            }
+        }))
+    }
+
     /// A fault that replaces the source at the moment of a request.
     fn overwrite(&self, key: &str, bytes: &[u8]) -> Fault {
         let (origin, key) = (Arc::clone(&self.origin), key.to_owned());

@@ -1,4 +1,4 @@
-//! The engine over HTTP, between two embedded stores that go wrong on demand, and between two SeaweedFS servers.
+//! The engine over HTTP, between two embedded stores that go wrong on demand.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -150,13 +150,40 @@ async fn a_copy_that_is_handed_back_is_gone_on_with_at_the_part() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upload_of_another_version_is_aborted_and_not_gone_on_with() {
+    for crc64nvme in [true, false] {
+        let origin = MemoryOptions { crc64nvme, ..Setup::default().origin };
+        let rig = rig_with(Setup { origin, ..Setup::default() }).await;
+        let handed = stopped(&rig, hang_at_part(4), true).await.upload_id();
+        rig.vault_faults.clear();
+        rig.upload("k", &bytes(SIZE, 2));
+        let request = CopyRequest { resume_upload_id: handed, ..request("k") };
+        let receipt = rig.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");
+        rig.assert_holds(&receipt, &bytes(SIZE, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_with_parts_of_another_size_is_aborted_and_not_gone_on_with() {
     let rig = ready().await;
     let handed = stopped(&rig, hang_at_part(4), true).await.upload_id();
     rig.vault_faults.clear();
-    rig.upload("k", &bytes(SIZE, 2));
+    let uploaded = rig.vault_faults.calls(Operation::UploadPart);
+    let larger = EngineSettings { part_bytes: 2 * PART, memory_bytes: 2 * MEMORY, ..settings() };
+    let vault = Arc::clone(&rig.vault_faults);
+    let origin = Arc::clone(&rig.origin_faults);
+    let engine = Engine::with_stores(&locations(Setup::default()), larger, |location| {
+        Some(if location.name == "photos" {
+            Arc::clone(&origin) as Arc<dyn ObjectStore>
+        } else {
+            Arc::clone(&vault) as _
+        })
+    });
     let request = CopyRequest { resume_upload_id: handed, ..request("k") };
-    let receipt = rig.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");
-    rig.assert_holds(&receipt, &bytes(SIZE, 2));
+    let copy = engine.expect("setup").copy(&request, Arc::default(), Stop::default()).await;
+    let receipt = copy.expect("copied");
+    rig.assert_holds(&receipt, &bytes(SIZE, 1));
+    assert_eq!(receipt.parts, 4);
+    assert_eq!(rig.vault_faults.calls(Operation::UploadPart) - uploaded, 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,10 +227,18 @@ async fn a_hand_back_before_anything_was_done_keeps_the_upload_of_before() {
     rig.vault_faults.clear();
     rig.origin_does(Rule::new(Operation::Get, Fault::Hang).times(u32::MAX));
     let request = CopyRequest { resume_upload_id: handed.clone(), ..request("k") };
-    let never = Rule::new(Operation::AbortUpload, Fault::Hang).times(0);
-    let progress = stopped_with(&rig, request, never, true).await;
-    assert_eq!(progress.upload_id(), handed);
-    assert_eq!(rig.vault.open_uploads().len(), 1);
+    let hangs = [
+        Rule::new(Operation::AbortUpload, Fault::Hang).times(0),
+        Rule::new(Operation::Head, Fault::Hang).times(u32::MAX),
+        Rule::new(Operation::ListParts, Fault::Hang).times(u32::MAX),
+    ];
+    for hang in hangs {
+        let progress = stopped_with(&rig, request.clone(), hang, true).await;
+        assert_eq!(progress.upload_id(), handed);
+        assert_eq!(rig.vault.open_uploads().len(), 1);
+        rig.origin_faults.clear();
+        rig.vault_faults.clear();
+    }
 }
 
 impl Rig {

@@ -178,3 +178,50 @@ async fn a_store_that_refuses_writes_is_told_and_leaves_nothing() {
         assert_eq!(rig.backups(), Vec::<String>::new());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_rots_as_soon_as_it_is_written_is_not_called_done() {
+    for (size, operation) in [(PART, Operation::Put), (5 * PART, Operation::CompleteUpload)] {
+        let rig = Rig::with(Setup { verify: "readback", ..Setup::default() });
+        rig.engine.probe().await;
+        rig.upload("k", &bytes(size, 1));
+        rig.vault_does(Rule::new(operation, rig.rot("/k~")));
+        let receipt = rig.copied("k").await;
+        assert!(receipt.backup_key.ends_with("~r1"));
+        rig.assert_holds(&receipt, &bytes(size, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_says_nothing_about_what_it_wrote_is_read_back() {
+    let vault = MemoryOptions { crc64nvme: false, md5_etags: false, ..Setup::default().vault };
+    for (size, operation) in [(PART, Operation::Put), (5 * PART, Operation::CompleteUpload)] {
+        let rig = Rig::with(Setup { vault, ..Setup::default() });
+        rig.engine.probe().await;
+        rig.upload("k", &bytes(size, 1));
+        let receipt = rig.copied("k").await;
+        assert_eq!(receipt.verified, crate::transfer::VerifyLevel::Readback);
+        rig.upload("rotten", &bytes(size, 2));
+        rig.vault_does(Rule::new(operation, rig.rot("/rotten~")));
+        let receipt = rig.copied("rotten").await;
+        assert!(receipt.backup_key.ends_with("~r1"));
+        rig.assert_holds(&receipt, &bytes(size, 2));
+        assert!(rig.copied("k").await.already_present);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_creation_is_not_atomic_the_engine_looks_again_before_it_completes() {
+    let vault = MemoryOptions { create_only: false, ..Setup::default().vault };
+    let key = key_of(5 * PART).await;
+    let rig = Rig::with(Setup { vault, ..Setup::default() });
+    rig.upload("k", &bytes(5 * PART, 1));
+    let (store, taken) = (Arc::clone(&rig.vault), key.clone());
+    let take = Fault::Before(Arc::new(move || {
+        store.seed("backups", &taken, b"other".to_vec(), Attributes::default(), &[]);
+    }));
+    rig.vault_does(Rule::new(Operation::UploadPart, take).after(2));
+    assert_eq!(rig.fails("k").await, "destination_conflict");
+    assert_eq!(rig.backup(&key).bytes, b"other"[..]);
+    assert_eq!(rig.vault.open_uploads(), Vec::<String>::new());
+}
