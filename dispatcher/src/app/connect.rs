@@ -27,8 +27,8 @@ pub(super) async fn connect(config: &Config) -> Result<Arc<RedisQueue>, AppError
     let mut wait = FIRST_WAIT;
     let mut is_told = false;
     loop {
-        let options =
-            RedisOptions { durability: config.durability, ..RedisOptions::new(config.redis_url.expose()) };
+        let mut options = RedisOptions::new(config.redis_url.expose());
+        options.durability = config.durability;
         match RedisQueue::connect(options, config.queue.clone(), QueueClock::Server).await {
             Ok(queue) => {
                 if is_told {
