@@ -223,7 +223,7 @@ async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(
 pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
     StreamSettings {
         lease: config.queue.lease,
-        accept_within: config.queue.accept_within,
+        accept_within: config.queue.accept_within * 2 / 3,
         heartbeat_every: config.queue.lease / 3,
         hello_within: config.hello_within,
         max_streams: config.max_streams,

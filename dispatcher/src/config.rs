@@ -314,7 +314,8 @@ impl Flags {
             queue: QueueSettings {
                 shards: self.shards,
                 lease: self.lease,
-                accept_within: self.accept_within,
+                // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
+                accept_within: (self.accept_within * 3 / 2).min(self.lease),
                 max_crashes: self.max_crashes,
                 max_returns: self.max_returns,
                 retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },

@@ -80,7 +80,8 @@ pub(crate) fn timestamp(at: UnixMs) -> Timestamp {
 }
 
 fn without_receipt(record: TaskRecord, receipt: Option<pb::Receipt>) -> pb::Backup {
-    let progress = (record.state == TaskState::Working).then_some(pb::Progress {
+    let is_running = record.state == TaskState::Working && record.accepted;
+    let progress = is_running.then_some(pb::Progress {
         bytes_done: record.progress.bytes_done,
         bytes_total: record.progress.bytes_total,
     });
@@ -199,6 +200,8 @@ mod tests {
     fn progress_is_shown_only_while_a_copy_runs() {
         let mut working = TaskRecord { state: TaskState::Working, ..record("k") };
         working.progress.bytes_done = 3;
+        assert_eq!(backup(working.clone()).unwrap().progress, None, "nobody has accepted it");
+        working.accepted = true;
         assert_eq!(backup(working).unwrap().progress.unwrap().bytes_done, 3);
         assert_eq!(backup(record("k")).unwrap().progress, None);
     }
