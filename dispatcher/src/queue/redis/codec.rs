@@ -280,6 +280,15 @@ pub(super) fn flags(record: &TaskRecord) -> u8 {
     flag(record.accepted, ACCEPTED) | flag(record.dirty, DIRTY) | flag(record.cancel_requested, CANCEL)
 }
 
+/// Pending tasks by band in a shard's `meta`, which `lua/_shard.lua` lays out; `None` when it is something else.
+pub(super) fn pending(mut meta: &[u8]) -> Option<[u64; 3]> {
+    if meta.len() != 2 * 6 + 8 * 7 {
+        return None;
+    }
+    meta.advance(2 * 6 + 2 * 7);
+    Some([meta.get_uint(7), meta.get_uint(7), meta.get_uint(7)])
+}
+
 /// `value`, or the greatest that scripts can count with.
 pub(super) fn exact(value: u64) -> u64 {
     value.min(MAX_EXACT)

@@ -183,15 +183,15 @@ impl Shared {
     /// Pending tasks of each shard by band.
     pub(super) async fn pending(&self) -> Result<Vec<[u64; 3]>, QueueError> {
         let calls = (0..self.settings.shards).map(|shard| {
-            let mut command = redis::cmd("HMGET");
-            command.arg(keys::meta(shard)).arg(&["pending0", "pending1", "pending2"]);
+            let mut command = redis::cmd("GET");
+            command.arg(keys::meta(shard));
             command
         });
         let mut all = Vec::with_capacity(usize::from(self.settings.shards));
         for answer in self.send(calls.collect()).await? {
-            let bands: [Option<u64>; 3] = redis::from_redis_value(answer?)
-                .map_err(|_| error::unexpected("the counters of a shard are no numbers"))?;
-            all.push(bands.map(Option::unwrap_or_default));
+            let meta = value::bytes(answer?);
+            let bands = meta.map_or(Some([0; 3]), |meta| codec::pending(&meta));
+            all.push(bands.ok_or_else(|| error::unexpected("the counters of a shard are damaged"))?);
         }
         Ok(all)
     }

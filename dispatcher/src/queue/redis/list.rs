@@ -301,10 +301,10 @@ fn waiting(shard: u16, tenant: &str) -> Cmd {
     command
 }
 
-/// A tenant's pending tasks by band: the last three of five counts of five bytes.
+/// A tenant's pending tasks by band: the last three of five counts, of five bytes each.
 fn counts(answer: Value) -> Result<[u64; 3], QueueError> {
     let Some(packed) = value::bytes(answer) else { return Ok([0; 3]) };
-    if packed.len() != 25 {
+    if packed.len() != 26 {
         return Err(error::unexpected("a tenant's counts are damaged"));
     }
     let count = |at: usize| packed[at..at + 5].iter().fold(0, |count, byte| count << 8 | u64::from(*byte));

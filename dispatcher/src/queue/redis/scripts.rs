@@ -1,7 +1,8 @@
 //! The Lua scripts: their texts, how one is called, and how its answer is read.
 //!
-//! Each file in `lua/` is one move; the files that begin with an underscore are what several share, put before each by
-//! [`Script::text`]. What the integers in an answer mean is in the script's header and in the module that calls it.
+//! Each file in `lua/` is one move; the files that begin with an underscore are what several share, put before each by `text`. What the integers in an answer mean is in the script's header and in the module that calls it.
+
+mod text;
 
 use std::sync::LazyLock;
 
@@ -89,10 +90,8 @@ impl Script {
         }
     }
 
-    /// The first line names the flags and has to stay the first; the shared parts come between it and the rest.
     fn assemble(self) -> String {
         let (flags, body) = self.source().split_once('\n').unwrap_or((self.source(), ""));
-        let shared = [include_str!("lua/_record.lua"), include_str!("lua/_shard.lua")];
         let ends = match self {
             Self::Complete | Self::Fail | Self::Expire => include_str!("lua/_ends.lua"),
             Self::Submit
@@ -103,7 +102,7 @@ impl Script {
             | Self::Promote
             | Self::Reap => "",
         };
-        [flags, shared[0], shared[1], ends, body].join("\n")
+        text::assemble(flags, &[include_str!("lua/_record.lua"), include_str!("lua/_shard.lua"), ends, body])
     }
 }
 

@@ -1,11 +1,11 @@
 -- The packed record of a task: a fixed head, then nine texts whose lengths the head holds. codec.rs has the same layout.
 --
--- The head begins with its version and the front, which the most frequent moves (lease, renew, complete) rewrite without looking at
+-- The head begins with its version and the front (FRONT of it), which the most frequent moves (lease, renew, complete) rewrite without looking at
 -- the rest: making a long string costs a script more than anything else. All other moves decode the record into an array, with
 -- the fields below by number and the texts in place of their lengths, and encode it again.
 local FRONT = '>BBBBI6c16I6I7I7I7I2I2I2BI2'
 local LINE_AT, HEAD_BYTES, FRONT_BYTES = 105, 107, 63
-local HEAD = FRONT .. 'I4I4I2I6I7I5I7I3I2BBBB'
+local HEAD = '>BBBBI6c16I6I7I7I7I2I2I2BI2I4I4I2I6I7I5I7I3I2BBBB'
 local VERSION = '\1'
 local STATE, REASON, FLAGS, LAST, AT, TOKEN, DEADLINE, BYTES_DONE, BYTES_TOTAL, STEPS, RETURNS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 local UPLOAD, WORKER, SESSION, RECEIPT = 12, 13, 14, 15
@@ -19,7 +19,7 @@ local INDEX = {'working:scheduled', false, 'working', 'delay', 'done', 'dead', '
 local ACCEPTED, DIRTY, CANCEL, LATEST = 1, 2, 4, 8
 -- How the newest lease ended (LAST): 0 not yet, a kind of report, or by running out.
 local OPEN, REPORTED_DONE, REPORTED_FAILED, HANDED_BACK, STOPPED, RAN_OUT = 0, 1, 2, 3, 4, 5
-local NO_TOKEN = string.rep('\0', 16)
+local NO_TOKEN = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 
 -- Where the texts end that come before worker, session and receipt; false when `raw` is no record. The lengths are as in the front.
 local function body_end(raw, state, upload, worker, session, receipt)

@@ -7,25 +7,28 @@
 -- KEYS[1]  meta of the shard, for every script
 -- ARGV[1]  time in ms in tests, 0 for the server's, for every script
 local PREFIX = string.sub(KEYS[1], 1, -5)
-local meta = redis.call('HMGET', KEYS[1], 'clk', 'off', 'seq', 'unfinished', 'pending0', 'pending1', 'pending2',
-  'time0', 'time1', 'time2')
-local clk, seq, unfinished = tonumber(meta[1]) or 0, tonumber(meta[3]) or 0, tonumber(meta[4]) or 0
--- Pending tasks of each band.
-local pending = {[0] = tonumber(meta[5]) or 0, tonumber(meta[6]) or 0, tonumber(meta[7]) or 0}
--- Virtual time of each band: where the tenant that was served last began.
-local band_time = {[0] = tonumber(meta[8]) or 0, tonumber(meta[9]) or 0, tonumber(meta[10]) or 0}
+-- What a shard knows about itself, in one value, because every call reads and writes it: clock (ms), what is added to the
+-- server's, newest place in line, unfinished tasks, pending tasks of each band, virtual time of each band (where the tenant that
+-- was served last began).
+local META = '>I6I6I7I7I7I7I7I7I7I7'
+local meta = redis.call('GET', KEYS[1])
+local clk, off, seq, unfinished, pending, band_time = 0, 0, 0, 0, {[0] = 0, 0, 0}, {[0] = 0, 0, 0}
+if meta then
+  clk, off, seq, unfinished, pending[0], pending[1], pending[2], band_time[0], band_time[1], band_time[2] =
+    struct.unpack(META, meta)
+end
 
 -- Time of the shard in ms: the server's, or the caller's in tests; never earlier than it was, whichever server answers.
 local now, behind = tonumber(ARGV[1]), 0
 if now == 0 then
   local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + (tonumber(meta[2]) or 0)
+  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + off
   behind = math.max(clk - now, 0)
 end
 now = math.max(now, clk)
 
 local sets, dels, adds, removals, stats = {}, {}, {}, {}, {}
-local tenants, lines, announce = {}, {}, false
+local tenants, lines, formatted, announce = {}, {}, {}, false
 
 local function id_of(key)
   return string.sub(key, -32)
@@ -45,12 +48,13 @@ local function put(key, r)
   put_raw(key, encode(r))
 end
 
--- Puts an entry into an index, or moves it there.
+-- Puts an entry into an index, or moves it there. Most entries of a call share a few times: each is formatted once.
 local function add(index, score, id)
-  local list = adds[index]
+  local list, text = adds[index], formatted[score]
   if not list then list = {} adds[index] = list end
-  list[#list + 1] = score
-  list[#list + 1] = id
+  if not text then text = string.format('%.0f', score) formatted[score] = text end
+  local n = #list
+  list[n + 1], list[n + 2] = text, id
 end
 
 local function remove(index, id)
@@ -63,14 +67,16 @@ local function count(field, by)
   stats[field] = (stats[field] or 0) + by
 end
 
--- What is counted for a tenant: kept (unfinished and dead) tasks, leases, pending tasks by band.
-local COUNTS = '>I5I5I5I5I5'
+-- What is counted for a tenant: kept (unfinished and dead) tasks, leases, pending tasks by band, and whether it has left rings.
+local COUNTS, COUNTS_BYTES = '>I5I5I5I5I5B', 26
 
 local function tenant(name)
   local t = tenants[name]
   if not t then
-    t = {name = name, raw = redis.call('HGET', PREFIX .. 'tenants', name), kept = 0, leases = 0, lines = {}, [0] = 0, 0, 0}
-    if t.raw and #t.raw == 25 then t.kept, t.leases, t[0], t[1], t[2] = struct.unpack(COUNTS, t.raw) end
+    t = {name = name, raw = redis.call('HGET', PREFIX .. 'tenants', name), kept = 0, leases = 0, parked = 0, lines = {}, [0] = 0, 0, 0}
+    if t.raw and #t.raw == COUNTS_BYTES then
+      t.kept, t.leases, t[0], t[1], t[2], t.parked = struct.unpack(COUNTS, t.raw)
+    end
     tenants[name] = t
   end
   return t
@@ -225,31 +231,22 @@ local function unpark(name)
 end
 
 local function commit_tenant(t)
-  local raw = struct.pack(COUNTS, t.kept, t.leases, t[0], t[1], t[2])
+  if t.freed and t.parked == 1 then
+    unpark(t.name)
+    t.parked = 0
+  end
+  local raw = struct.pack(COUNTS, t.kept, t.leases, t[0], t[1], t[2], t.parked)
   if t.kept + t.leases + t[0] + t[1] + t[2] == 0 then
     redis.call('HDEL', PREFIX .. 'tenants', t.name)
   elseif raw ~= t.raw then
     redis.call('HSET', PREFIX .. 'tenants', t.name, raw)
   end
-  if t.freed then unpark(t.name) end
 end
 
 local function commit_meta()
-  local changed = {}
-  local function note(field, old, new)
-    if tonumber(old) ~= new then
-      changed[#changed + 1] = field
-      changed[#changed + 1] = new
-    end
-  end
-  note('clk', meta[1], now)
-  note('seq', meta[3], seq)
-  note('unfinished', meta[4], unfinished)
-  for band = 0, 2 do
-    note('pending' .. band, meta[5 + band], pending[band])
-    note('time' .. band, meta[8 + band], band_time[band])
-  end
-  if #changed > 0 then redis.call('HSET', KEYS[1], unpack(changed)) end
+  local changed = struct.pack(META, now, off, seq, unfinished, pending[0], pending[1], pending[2], band_time[0], band_time[1],
+    band_time[2])
+  if changed ~= meta then redis.call('SET', KEYS[1], changed) end
 end
 
 -- Writes everything. Returns how much is pending in each band, with which every answer begins.

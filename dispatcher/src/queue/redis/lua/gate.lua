@@ -18,7 +18,7 @@
 -- Keeps: after an outage, in which nobody could renew, no lease ends for the time of a lease.
 local sweep_every, outage, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local batch = tonumber(ARGV[8])
-local state = redis.call('HMGET', KEYS[1], 'swept', 'complete', 'amnesty')
+local state = redis.call('HMGET', PREFIX .. 'sweep', 'swept', 'complete', 'amnesty')
 local swept, amnesty = tonumber(state[1]), tonumber(state[3]) or 0
 if swept and state[2] == '1' and swept + sweep_every > now then return {0, 0, 0, -1} end
 if not swept or now - swept > outage then amnesty = now + grace end
@@ -45,7 +45,8 @@ due('dead', now - tonumber(ARGV[7]))
 out[3] = more and 1 or 0
 out[4] = until_next(now < amnesty)
 
-redis.call('HSET', KEYS[1], 'clk', now, 'swept', now, 'complete', more and 0 or 1, 'amnesty', amnesty)
+redis.call('HSET', PREFIX .. 'sweep', 'swept', now, 'complete', more and 0 or 1, 'amnesty', amnesty)
 -- After a failover to a server whose clock is behind, the difference is added from now on, so that time does not stand still.
-if behind > 0 then redis.call('HSET', KEYS[1], 'off', (tonumber(meta[2]) or 0) + behind) end
+off = off + behind
+commit_meta()
 return out

@@ -59,14 +59,24 @@ if memo and #memo >= MEMO_HEAD then
   end
 end
 
+-- A name as numbers of six bytes each, which compare like its bytes. A heap compares names far too often to do that byte by byte.
+local function spelling(name)
+  local numbers = {}
+  for i = 1, #name, 6 do
+    local piece = string.sub(name, i, i + 5)
+    numbers[#numbers + 1] = struct.unpack('>I6', piece .. string.rep('\0', 6 - #piece))
+  end
+  return numbers
+end
+
 -- True when a comes before b: by turn, then by name in byte order.
 local function before(a, b)
   if a.turn ~= b.turn then return a.turn < b.turn end
-  local x, y = a.tenant, b.tenant
-  local i, n = 1, math.min(#x, #y)
-  while i <= n and string.byte(x, i) == string.byte(y, i) do i = i + 1 end
-  if i > n then return #x < #y end
-  return string.byte(x, i) < string.byte(y, i)
+  local x, y = a.spelling, b.spelling
+  for i = 1, math.min(#x, #y) do
+    if x[i] ~= y[i] then return x[i] < y[i] end
+  end
+  return #a.tenant < #b.tenant
 end
 
 -- Tenants that wait, the next one first: a binary heap, because a band can have very many.
@@ -110,14 +120,15 @@ local function read_on(ring)
   ring.read = ring.read + #page / 2
   ring.more = #page / 2 == PAGE
   if #page == 0 then return end
-  ring.last = {turn = tonumber(page[#page]), tenant = page[#page - 1]}
+  local last = page[#page - 1]
+  ring.last = {turn = tonumber(page[#page]), tenant = last, spelling = spelling(last)}
   local names = {}
   for i = 1, #page, 2 do names[#names + 1] = page[i] end
   local turns = redis.call('ZMSCORE', PREFIX .. 'pending:turns:' .. band, unpack(names))
   for i, name in ipairs(names) do
     local c = seen[name]
     if not c then
-      c = {tenant = name, turn = tonumber(turns[i] or page[i * 2]), queues = {}, rings = {}}
+      c = {tenant = name, spelling = spelling(name), turn = tonumber(turns[i] or page[i * 2]), queues = {}, rings = {}}
       seen[name] = c
       push(c)
     end
@@ -172,6 +183,7 @@ local function lease(raw, body, front, id, c, location)
   local token = string.sub(ARGV[12], #given * 16 + 1, #given * 16 + 16)
   local t = tenant(c.tenant)
   local l = line(t, band)
+  l.turn = c.turn
   leave_queue(l, location, id)
   count_state(t, PENDING, -1)
   count_state(t, WORKING, 1)
@@ -223,9 +235,11 @@ end
 while #given < max_tasks and not over do
   local c = next_tenant()
   if not c then break end
-  if tenant(c.tenant).leases < cap then
+  local t = tenant(c.tenant)
+  if t.leases < cap then
     if serve(c, math.min(math.ceil((max_tasks - #given) / (#heap + 1)), 100)) then push(c) end
   else
+    t.parked = 1
     for _, location in ipairs(c.rings) do parked[#parked + 1] = {c.tenant, band .. ':' .. location} end
   end
 end
@@ -234,7 +248,7 @@ if #given > 0 then
   redis.call('SET', KEYS[2], struct.pack('>I8I6B', request, now, part) .. remembered .. table.concat(given), 'PX', MEMO_MS)
   count('leased', #given)
 end
-if #lines > 0 then
+if #lines + #parked > 0 then
   commit()
   redis.call('ZREMRANGEBYSCORE', PREFIX .. 'pending:rested:' .. band, '-inf', band_time[band])
 end
