@@ -4,7 +4,10 @@
 //! checksum headers, some accept wrong ones. The scratch objects are a few bytes under `<prefix>/.backhaul/probe/`; the worker has no
 //! right to delete, so a lifecycle rule on that prefix may clean up.
 
-use super::route::Target;
+use super::{
+    checksum::{Crc, md5_of},
+    route::Target,
+};
 use crate::store::{
     Attributes, ObjectPath, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, WriteOptions,
     Written,
@@ -65,25 +68,24 @@ impl Target {
         let one = Payload::from(Bytes::from_static(b"1"));
         let other = Payload::from(Bytes::from_static(b"2"));
         let (first, second) = tokio::join!(
-            self.put(&key, &one, Proof::default(), &[], true),
-            self.put(&key, &other, Proof::default(), &[], true)
+            self.put(&key, &one, md5(&one), &[], true),
+            self.put(&key, &other, md5(&other), &[], true)
         );
         let lost = match (first, second) {
             (Ok(_), Ok(_)) => return Ok(false),
-            (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => lost,
-            (Err(error), Err(_)) if is_unable(error.kind) => return Ok(false),
-            (Err(error), Err(_)) => return Err(error),
+            (Ok(_), Err(lost)) | (Err(lost), Ok(_) | Err(_)) => lost,
         };
         if is_unable(lost.kind) {
+            // Either conditional writes or all writes are refused.
+            self.put(&format!("{root}-plain"), &one, md5(&one), &[], false).await?;
             return Ok(false);
         }
         if !matches!(lost.kind, Kind::PreconditionFailed | Kind::Conflict) {
             return Err(lost);
         }
-        match self.put(&key, &other, Proof::default(), &[], true).await {
+        match self.put(&key, &other, md5(&other), &[], true).await {
             Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),
             Ok(_) => Ok(false),
-            Err(error) if is_unable(error.kind) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -92,7 +94,7 @@ impl Target {
     async fn probe_crc(&self, root: &str, create_only: bool) -> Result<bool, StoreError> {
         let body = Payload::from(Bytes::from_static(b"123456789"));
         let proof = |crc| Proof { crc64nvme: Some(crc), md5: None };
-        let right = 0xae8b_1486_0a79_9888;
+        let right = Crc::of(&body).value();
         let key = format!("{root}-crc");
         match self.put(&key, &body, proof(right), &[], create_only).await {
             Ok(written) if written.crc64nvme == Some(right) => {}
@@ -111,7 +113,7 @@ impl Target {
         let tags = [Tag { key: "backhaul".into(), value: "probe".into() }];
         let key = format!("{root}-tags");
         let body = Payload::default();
-        match self.put(&key, &body, Proof::default(), &tags, create_only).await {
+        match self.put(&key, &body, md5(&body), &tags, create_only).await {
             Ok(_) => {}
             Err(error) if is_unable(error.kind) || error.kind == Kind::Denied => return Ok(false),
             Err(error) => return Err(error),
@@ -146,6 +148,11 @@ impl Target {
         let put = Put { body, proof, attributes: &attributes, tags, create_only };
         self.site.store.put(ObjectPath { bucket: &self.bucket, key }, put).await
     }
+}
+
+/// Every store takes an MD5, and buckets with a retention want one or a checksum.
+fn md5(body: &Payload) -> Proof {
+    Proof { crc64nvme: None, md5: Some(md5_of(body)) }
 }
 
 /// The store does not know what was asked, in one of the ways in which stores say so.
@@ -199,6 +206,17 @@ mod tests {
         assert!(!probed(MemoryOptions { crc64nvme: false, ..strong }).await.crc64nvme);
         assert!(!probed(MemoryOptions { tagging: false, ..strong }).await.tagging);
         assert!(!probed(MemoryOptions { copying: false, ..strong }).await.create_only_copy);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_refuses_conditions_is_not_taken_for_one_that_refuses_writes() {
+        for (refused, ends) in [(2, true), (u32::MAX, false)] {
+            let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+            let faulty = Arc::new(FaultyStore::new(memory));
+            faulty.add(Rule::new(Operation::Put, Fault::Fail(Kind::Rejected)).times(refused));
+            let found = target(faulty).capabilities().await;
+            assert_eq!(found.is_ok_and(|f| !f.create_only), ends);
+        }
     }
 
     #[tokio::test]

@@ -2,6 +2,21 @@
 //!
 //! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless it hands its
 //! id to the next attempt. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
+//!
+//! # The way of a copy
+//!
+//! `engine` finds the route and begins again where the source changed; `source` finds out what is to be copied and pins it. Then one of
+//! three strategies: `small` (one GET, one PUT), `large` (ranges and parts side by side, over an `upload`), `server_side` (the store copies
+//! by itself). All read through `read`, look at taken keys through `existing`, and prove what they wrote through `verify`.
+//!
+//! What can be decided without I/O is decided apart from it: `plan` (parts), [`key`] (names), [`metadata`] (what a restore needs),
+//! `checksum`, `retry`, `failure` (what a refusal means), and the arithmetic of `gate` (requests at once) and `permits` (memory).
+//! `capability` finds out what a backup store can do, once.
+//!
+//! # What the buckets need
+//!
+//! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a worker that was killed between
+//! two heartbeats. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
 
 mod capability;
 mod checksum;
@@ -136,7 +151,8 @@ pub struct CopyReceipt {
     pub backup_etag: String,
     /// Length in bytes, counted.
     pub size_bytes: u64,
-    /// CRC-64/NVME over the whole object.
+    /// CRC-64/NVME over the whole object. 0 where a store copied by itself and keeps no such checksum: then equal ETags are the proof,
+    /// or both objects were read.
     pub crc64nvme: u64,
     /// SHA-256 over the whole object, where it was asked for.
     pub sha256: Option<[u8; 32]>,

@@ -92,8 +92,8 @@ fn settings() -> EngineSettings {
         copy_part_bytes: PART,
         memory_bytes: 16 * PART,
         retry: RetryPolicy { attempts: 4, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
-        idle_timeout: Duration::from_millis(500),
-        client: ClientSettings { first_byte_timeout: Duration::from_secs(2), ..ClientSettings::default() },
+        idle_timeout: Duration::from_millis(300),
+        client: ClientSettings { first_byte_timeout: Duration::from_secs(1), ..ClientSettings::default() },
         ..EngineSettings::default()
     }
 }
@@ -197,19 +197,20 @@ async fn an_origin_that_goes_wrong_over_http_is_survived() {
         Action::WrongContentRange,
         Action::IgnoreRange,
         Action::LostAnswer,
+        Action::Hang,
         Action::Status { status: 500, code: "InternalError".into(), retry_after: None },
         Action::Status { status: 503, code: "SlowDown".into(), retry_after: Some(Duration::from_secs(1)) },
     ];
     let servers = Servers::start().await;
-    for (size, skips) in [(200_000, 0..1), (LARGE, 0..3)] {
-        for skip in skips {
-            for (i, action) in actions.iter().enumerate() {
-                let key = format!("{size}-{skip}-{i}");
-                servers.upload(&key, &bytes(size, 1)).await;
-                let faults = servers.origin.faults();
-                faults.add(Rule::new(Operation::GetObject, action.clone()).key(&key).skip(skip));
-                servers.copied(&key, &bytes(size, 1)).await;
-            }
+    // The first read of a large object only discovers; the third is one of a part.
+    for (size, skip) in [(200_000, 0), (LARGE, 2)] {
+        for (i, action) in actions.iter().enumerate() {
+            let key = format!("{size}-{i}");
+            servers.upload(&key, &bytes(size, 1)).await;
+            let rule = Rule::new(Operation::GetObject, action.clone()).key(&key).skip(skip);
+            let rule = servers.origin.faults().add(rule);
+            servers.copied(&key, &bytes(size, 1)).await;
+            assert_eq!(servers.origin.faults().fired(rule), 1);
         }
     }
     servers.stop().await;
@@ -221,6 +222,7 @@ async fn a_backup_store_that_goes_wrong_over_http_is_survived() {
     let error = |status, code: &str| Action::Status { status, code: code.into(), retry_after: None };
     let faults = [
         (100, Operation::PutObject, Action::LostAnswer),
+        (100, Operation::PutObject, Action::Hang),
         (100, Operation::PutObject, Action::FlipRequestBit { at: 7 }),
         (100, Operation::PutObject, error(503, "SlowDown")),
         (LARGE, Operation::UploadPart, Action::LostAnswer),
@@ -273,7 +275,7 @@ async fn an_object_that_is_overwritten_in_a_loop_is_never_mixed() {
     };
     let copies = async {
         let mut done = 0;
-        for _ in 0..12 {
+        for _ in 0..6 {
             match servers.copy("hot").await {
                 Ok(receipt) => {
                     let copy = read(&servers.backups, "backups", &receipt.backup_key).await;
@@ -287,7 +289,7 @@ async fn an_object_that_is_overwritten_in_a_loop_is_never_mixed() {
         done
     };
     let ((), done) = tokio::join!(writer, copies);
-    println!("{done} of 12 copies ended between two writes");
+    println!("{done} of 6 copies ended between two writes");
     servers.stop().await;
 }
 

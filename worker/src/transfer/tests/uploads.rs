@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    store::{Operation, StoreErrorKind as Kind},
+    store::{ObjectPath, Operation, Payload, Proof, StoreErrorKind as Kind, UploadRef},
     transfer::TransferErrorKind,
 };
 
@@ -184,6 +184,22 @@ async fn an_upload_with_parts_of_another_size_is_aborted_and_not_gone_on_with() 
     rig.assert_holds(&receipt, &bytes(SIZE, 1));
     assert_eq!(receipt.parts, 4);
     assert_eq!(rig.vault_faults.calls(Operation::UploadPart) - uploaded, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_somebody_has_replaced_is_found_when_it_is_read_again() {
+    let rig = rig_with(Setup { sha256: true, ..Setup::default() }).await;
+    let handed = stopped(&rig, hang_at_part(4), true).await.upload_id();
+    rig.vault_faults.clear();
+    let (_, id) = handed.split_once('/').expect("version and id");
+    let stem = format!("copies/photos/uploads/k~{}", handed.split_once('/').expect("version").0);
+    let upload = UploadRef { at: ObjectPath { bucket: "backups", key: &stem }, id };
+    let other = Payload::from(Bytes::from(bytes(PART, 9)));
+    rig.vault.upload_part(upload, 1, &other, Proof::default()).await.expect("replaced");
+    let request = CopyRequest { resume_upload_id: handed.clone(), ..request("k") };
+    let receipt = rig.engine.copy(&request, Arc::default(), Stop::default()).await.expect("copied");
+    rig.assert_holds(&receipt, &bytes(SIZE, 1));
+    assert_eq!(rig.vault_faults.calls(Operation::CreateUpload), 1, "the upload is kept, the part is not");
 }
 
 #[tokio::test(start_paused = true)]

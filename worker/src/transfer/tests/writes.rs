@@ -110,6 +110,7 @@ async fn a_store_that_keeps_other_bytes_than_it_was_sent_is_caught() {
     rig.vault_does(Rule::new(Operation::UploadPart, Fault::FlipUploadUnnoticed).on("/large"));
     let receipt = rig.copied("large").await;
     rig.assert_holds(&receipt, &bytes(3 * PART, 1));
+    assert_eq!(rig.vault_faults.calls(Operation::CompleteUpload), 1, "found at the part already");
 }
 
 #[tokio::test(start_paused = true)]
