@@ -298,7 +298,10 @@ async fn an_aborted_upload_is_gone(s: &Subject) {
     let id = s.create(&key).await;
     let upload = UploadRef { at: s.at(&key), id: &id };
     let part = s.part(&key, &id, 1, b"x").await;
+    let _other = s.create(&format!("{key}-and-more")).await;
+    assert_eq!(s.store.list_uploads(s.at(&key)).await.expect("list"), [id.clone()]);
     s.store.abort_upload(upload).await.expect("abort");
+    assert_eq!(s.store.list_uploads(s.at(&key)).await.expect("list"), [""; 0]);
     s.store.abort_upload(upload).await.expect("abort again");
     let completion = Completion { size_bytes: 1, crc64nvme: None, create_only: true };
     let error = s.store.complete_upload(upload, &[part], completion).await.expect_err("gone");

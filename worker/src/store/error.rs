@@ -42,6 +42,8 @@ pub enum Operation {
     UploadPart,
     /// [`super::ObjectStore::copy_part`]
     CopyPart,
+    /// [`super::ObjectStore::list_uploads`]
+    ListUploads,
     /// [`super::ObjectStore::list_parts`]
     ListParts,
     /// [`super::ObjectStore::complete_upload`]
@@ -211,6 +213,7 @@ impl Operation {
             Self::CreateUpload => "CreateMultipartUpload",
             Self::UploadPart => "UploadPart",
             Self::CopyPart => "UploadPartCopy",
+            Self::ListUploads => "ListMultipartUploads",
             Self::ListParts => "ListParts",
             Self::CompleteUpload => "CompleteMultipartUpload",
             Self::AbortUpload => "AbortMultipartUpload",

@@ -293,6 +293,10 @@ impl ObjectStore for FaultyStore {
         .await
     }
 
+    async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
+        self.around(Operation::ListUploads, at.key, |_| self.inner.list_uploads(at)).await
+    }
+
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
         self.around(Operation::ListParts, upload.at.key, |_| self.inner.list_parts(upload, after)).await
     }

@@ -2,6 +2,8 @@
 //!
 //! The conformance suite runs on it and on real servers, so it is a model and not a guess. Its clock is a counter.
 
+mod options;
+
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -12,34 +14,12 @@ use bytes::Bytes;
 use futures_util::stream;
 use md5::{Digest as _, Md5};
 
+pub use self::options::MemoryOptions;
 use super::{
     Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
     Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError,
     StoreErrorKind as Kind, Tag, UploadRef, WriteOptions, Written,
 };
-
-/// What the store can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MemoryOptions {
-    /// Keeps every version of a key, in buckets whose names begin with `versioned`.
-    pub versioning: bool,
-    /// Honours `If-None-Match: *`; otherwise it overwrites and says nothing, like some real stores.
-    pub create_only: bool,
-    /// Honours `If-Match` on reads; otherwise it sends what is there, like some real stores.
-    pub pins: bool,
-    /// ETags are MD5s; otherwise they only differ from each other.
-    pub md5_etags: bool,
-    /// Checks, keeps and reports CRC-64/NVME.
-    pub crc64nvme: bool,
-    /// Has tags; otherwise a write with tags is refused.
-    pub tagging: bool,
-    /// Has server-side copies.
-    pub copying: bool,
-    /// Smallest part but for the last.
-    pub min_part_bytes: u64,
-    /// Bytes of a piece of a body.
-    pub piece_bytes: usize,
-}
 
 /// A store in memory.
 #[derive(Debug)]
@@ -74,22 +54,6 @@ struct Upload {
     tags: Vec<Tag>,
     crc64nvme: bool,
     parts: BTreeMap<u32, (Bytes, PartWritten)>,
-}
-
-impl Default for MemoryOptions {
-    fn default() -> Self {
-        Self {
-            versioning: true,
-            create_only: true,
-            pins: true,
-            md5_etags: true,
-            crc64nvme: true,
-            tagging: true,
-            copying: true,
-            min_part_bytes: 1,
-            piece_bytes: 64 * 1024,
-        }
-    }
 }
 
 impl MemoryStore {
@@ -438,6 +402,12 @@ impl ObjectStore for MemoryStore {
         let part = self.part(&bytes, number);
         upload_of(&mut state, Operation::CopyPart, upload)?.parts.insert(number, (bytes, part.clone()));
         Ok(part)
+    }
+
+    async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
+        let state = self.state();
+        let open = state.uploads.iter().filter(|(_, u)| u.bucket == at.bucket && u.key == at.key);
+        Ok(open.map(|(id, _)| id.clone()).collect())
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

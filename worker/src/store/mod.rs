@@ -114,6 +114,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug + 'static {
         range: ByteRange,
     ) -> Result<PartWritten, StoreError>;
 
+    /// Ids of the uploads in progress for one key, at most 1,000.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError>;
+
     /// Lists up to 1,000 parts of an upload with a number above `after`, in order.
     ///
     /// # Errors

@@ -280,6 +280,20 @@ impl ObjectStore for S3Store {
         )
     }
 
+    async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
+        let output = self
+            .client
+            .list_multipart_uploads()
+            .bucket(at.bucket)
+            .prefix(at.key)
+            .send()
+            .await
+            .map_err(|e| from_sdk(Operation::ListUploads, e))?;
+        // Longer keys with this prefix come after it, so the first page has all there are for it.
+        let ours = output.uploads().iter().filter(|u| u.key() == Some(at.key));
+        Ok(ours.filter_map(|u| u.upload_id().map(ToOwned::to_owned)).collect())
+    }
+
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
         let output = self
             .client

@@ -20,7 +20,7 @@ use super::{
     receipt::{Outcome, receipt},
     small::{REPAIRS, gave_up, warn_bad, write_manifest},
     source::Source,
-    upload::{Completed, Upload, abort, complete, create, end, handle, redo, resumable},
+    upload::{Completed, Upload, abort, complete, create, end, handle, orphans, redo, resumable},
     verify::{Expected, Proof as Proven, prove},
 };
 use crate::store::{PartListed, PartWritten, Proof, StoreErrorKind as Kind, WriteOptions};
@@ -99,20 +99,33 @@ async fn upload(
     end(job, &upload, result).await
 }
 
-/// Resumes the upload of an earlier attempt, or aborts it. Until one of both is done it stays in `leftover`, so that it is not forgotten
-/// when the copy ends before.
+/// Resumes an upload that an earlier attempt left for this key, and aborts all others. The one that it was told of stays in `leftover`
+/// until it is resumed or aborted, so that it is not forgotten when the copy ends before.
 async fn take_up(
     job: &Job<'_>,
     plan: &PartPlan,
     key: &str,
     leftover: &mut Option<Upload>,
 ) -> Result<Option<(Upload, BTreeMap<u32, PartListed>)>, Halt> {
-    let Some(upload) = leftover.as_ref() else { return Ok(None) };
-    let held = if upload.key == key { resumable(job, upload, plan).await? } else { None };
-    if held.is_none() {
-        abort(job, upload).await;
+    let mut taken = None;
+    if let Some(upload) = leftover.as_ref() {
+        let held = if upload.key == key { resumable(job, upload, plan).await? } else { None };
+        if held.is_none() {
+            abort(job, upload).await;
+        }
+        taken = leftover.take().zip(held);
     }
-    Ok(leftover.take().zip(held))
+    for orphan in orphans(job, key).await? {
+        if taken.as_ref().is_some_and(|(upload, _)| *upload == orphan) {
+            continue;
+        }
+        let held = if taken.is_none() { resumable(job, &orphan, plan).await? } else { None };
+        match held {
+            Some(held) => taken = Some((orphan, held)),
+            None => abort(job, &orphan).await,
+        }
+    }
+    Ok(taken)
 }
 
 /// Moves the parts, completes the upload and proves the object.

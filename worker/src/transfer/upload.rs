@@ -1,7 +1,7 @@
 //! The life of a multipart upload: created or resumed, completed once, or aborted.
 //!
-//! Every exit but success and a hand-back aborts it. What a killed process leaves is the business of the bucket's lifecycle rule
-//! (`AbortIncompleteMultipartUpload`), and of the next attempt, which is told the id.
+//! Every exit but success and a hand-back aborts it. What a killed process leaves is taken up by the next attempt, which is told the id
+//! or finds it by its key; without one it is the business of the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -65,6 +65,20 @@ pub(super) fn leftover(job: &Job<'_>) -> Option<Upload> {
     let prefix = &job.route.target.prefix;
     let key = BackupKey::with_version(prefix, &request.location, &request.bucket, &request.key, version);
     Some(Upload { key: key.object(repair), id: id.to_owned() })
+}
+
+/// The uploads for a key that nobody has ended: what attempts left that were killed before they could tell anybody. They can only be of
+/// this object's version, which the key names. Not being able to look is no reason not to copy.
+pub(super) async fn orphans(job: &Job<'_>, key: &str) -> Result<Vec<Upload>, Halt> {
+    let site = job.site(Side::Backup);
+    match job.ask(Side::Backup, || site.store.list_uploads(job.backup_path(key))).await {
+        Ok(ids) => Ok(ids.into_iter().map(|id| Upload { key: key.to_owned(), id }).collect()),
+        Err(Refusal::Store(error)) => {
+            debug!(task.id = %job.request.task_id, %error, "cannot look for uploads of earlier attempts");
+            Ok(Vec::new())
+        }
+        Err(Refusal::Stopped(halt)) => Err(halt),
+    }
 }
 
 /// Starts an upload. Waits for the answer even when told to stop, so that no upload is left that nobody knows.

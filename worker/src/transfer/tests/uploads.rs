@@ -203,6 +203,29 @@ async fn a_part_that_somebody_has_replaced_is_found_when_it_is_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upload_that_nobody_was_told_of_is_found_and_gone_on_with() {
+    let rig = ready().await;
+    // A hand-back leaves what a kill leaves; here its name is lost.
+    let _lost = stopped(&rig, hang_at_part(4), true).await;
+    let uploaded = rig.vault_faults.calls(Operation::UploadPart);
+    rig.vault_faults.clear();
+    let receipt = rig.copied("k").await;
+    rig.assert_holds(&receipt, &bytes(SIZE, 1));
+    assert_eq!(rig.vault_faults.calls(Operation::CreateUpload), 1);
+    assert_eq!(rig.vault_faults.calls(Operation::UploadPart) - uploaded, 3, "four were there");
+    assert_eq!(rig.vault.open_uploads(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_list_uploads_is_copied_to_all_the_same() {
+    let rig = ready().await;
+    rig.upload("k", &bytes(SIZE, 1));
+    rig.vault_does(Rule::new(Operation::ListUploads, Fault::Fail(Kind::Denied)).times(u32::MAX));
+    let receipt = rig.copied("k").await;
+    rig.assert_holds(&receipt, &bytes(SIZE, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_that_cannot_be_used_is_aborted_whatever_the_copy_becomes() {
     // The source is small now, gone now, or backed up meanwhile by somebody else.
     for case in ["small", "gone", "present"] {

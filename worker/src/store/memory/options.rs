@@ -1,0 +1,40 @@
+//! What a store in memory can do, so that one model stands for strong and weak stores. Decides nothing by itself.
+
+/// What the store can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// Keeps every version of a key, in buckets whose names begin with `versioned`.
+    pub versioning: bool,
+    /// Honours `If-None-Match: *`; otherwise it overwrites and says nothing, like some real stores.
+    pub create_only: bool,
+    /// Honours `If-Match` on reads; otherwise it sends what is there, like some real stores.
+    pub pins: bool,
+    /// ETags are MD5s; otherwise they only differ from each other.
+    pub md5_etags: bool,
+    /// Checks, keeps and reports CRC-64/NVME.
+    pub crc64nvme: bool,
+    /// Has tags; otherwise a write with tags is refused.
+    pub tagging: bool,
+    /// Has server-side copies.
+    pub copying: bool,
+    /// Smallest part but for the last.
+    pub min_part_bytes: u64,
+    /// Bytes of a piece of a body.
+    pub piece_bytes: usize,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self {
+            versioning: true,
+            create_only: true,
+            pins: true,
+            md5_etags: true,
+            crc64nvme: true,
+            tagging: true,
+            copying: true,
+            min_part_bytes: 1,
+            piece_bytes: 64 * 1024,
+        }
+    }
+}
