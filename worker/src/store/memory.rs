@@ -2,7 +2,7 @@
 //!
 //! The conformance suite runs on it and on real servers, so it is a model and not a guess. Its clock is a counter.
 
-mod options;
+mod inspect;
 
 use std::{
     collections::BTreeMap,
@@ -62,66 +62,6 @@ impl MemoryStore {
     pub fn new(options: MemoryOptions, buckets: &[&str]) -> Self {
         let buckets = buckets.iter().map(|b| ((*b).to_owned(), BTreeMap::new())).collect();
         Self { options, state: Mutex::new(State { buckets, uploads: BTreeMap::new(), clock: 1_764_000_000 }) }
-    }
-
-    /// Stores an object without conditions.
-    ///
-    /// # Panics
-    /// When there is no such bucket.
-    pub fn seed(
-        &self,
-        bucket: &str,
-        key: &str,
-        bytes: impl Into<Bytes>,
-        attributes: Attributes,
-        tags: &[Tag],
-    ) {
-        let crc = self.options.crc64nvme;
-        let mut state = self.state();
-        assert!(state.buckets.contains_key(bucket), "no bucket {bucket}");
-        self.store(
-            &mut state,
-            ObjectPath { bucket, key },
-            bytes.into(),
-            attributes,
-            tags.to_vec(),
-            crc,
-            None,
-        );
-    }
-
-    /// Removes all versions of an object, as its owner could.
-    pub fn remove(&self, bucket: &str, key: &str) {
-        if let Some(objects) = self.state().buckets.get_mut(bucket) {
-            objects.remove(key);
-        }
-    }
-
-    /// Flips a bit of the latest version at rest; what the store says about it stays as it was.
-    pub fn rot(&self, bucket: &str, key: &str) {
-        let mut state = self.state();
-        let latest = state.buckets.get_mut(bucket).and_then(|b| b.get_mut(key)).and_then(|v| v.last_mut());
-        if let Some(stored) = latest {
-            stored.bytes = flipped(&stored.bytes, 0);
-        }
-    }
-
-    /// All versions of an object, oldest first.
-    #[must_use]
-    pub fn versions(&self, bucket: &str, key: &str) -> Vec<Stored> {
-        self.state().buckets.get(bucket).and_then(|b| b.get(key)).cloned().unwrap_or_default()
-    }
-
-    /// All keys of a bucket.
-    #[must_use]
-    pub fn keys(&self, bucket: &str) -> Vec<String> {
-        self.state().buckets.get(bucket).map(|b| b.keys().cloned().collect()).unwrap_or_default()
-    }
-
-    /// Multipart uploads that were neither completed nor aborted.
-    #[must_use]
-    pub fn open_uploads(&self) -> Vec<String> {
-        self.state().uploads.keys().cloned().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -277,5 +277,4 @@ fn decode_segment(segment: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "key_tests.rs"]
 mod tests;

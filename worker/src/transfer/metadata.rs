@@ -237,5 +237,4 @@ fn without_aws_chunked(encoding: Option<String>) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "metadata_tests.rs"]
 mod tests;
