@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::harness::{Factory, Harness, done, exact, failed, latest, s};
 use crate::queue::{
-    DEFAULT_COST_BYTES, FailureClass, LeaseRequest, NewTask, QueueError, SettleOutcome, SubmitOutcome,
-    TaskState,
+    DEFAULT_COST_BYTES, FailureClass, LeaseRequest, NewTask, Priority, QueueError, SettleOutcome,
+    SubmitOutcome, TaskState,
 };
 
 pub(super) async fn a_full_shard_refuses_new_tasks_one_by_one(make: Factory) {
@@ -105,6 +105,19 @@ pub(super) async fn a_request_ends_at_the_first_task_that_does_not_fit_its_bytes
         submit_sized(&h, key, size).await;
     }
     assert_eq!(keys(&h, 9, 100).await, ["e"]);
+}
+
+pub(super) async fn a_task_that_does_not_fit_holds_back_lower_bands_too(make: Factory) {
+    let h = make.start().await;
+    for (key, size, priority) in
+        [("a", 60, Priority::High), ("b", 60, Priority::High), ("c", 1, Priority::Normal)]
+    {
+        let mut task = exact("t", key);
+        (task.spec.size_hint_bytes, task.spec.priority) = (size, priority);
+        h.submit(task).await;
+    }
+    assert_eq!(keys(&h, 9, 100).await, ["a"]);
+    assert_eq!(keys(&h, 9, 100).await, ["b", "c"]);
 }
 
 pub(super) async fn the_first_task_is_given_whatever_its_size(make: Factory) {

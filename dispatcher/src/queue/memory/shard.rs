@@ -43,6 +43,17 @@ pub(super) enum LeaseEnd {
     Reported(Kind),
 }
 
+/// Where the indexes have a task, beside its tenant, location and id, which never change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    state: TaskState,
+    /// Processing or retry time, end of the lease, or end of the task.
+    time: UnixMs,
+    /// Which of the lines.
+    band: usize,
+    place: u64,
+}
+
 /// Tasks by a time of theirs, then id.
 pub(super) type ByTime = BTreeSet<(UnixMs, TaskId)>;
 
@@ -92,52 +103,60 @@ impl Shard {
         self.tasks.values()
     }
 
-    /// Changes a task and moves it to where it then belongs. A pending task that stays where it is must not go through here: its tenant
-    /// would begin to wait anew.
+    /// Changes a task and moves it to where it then belongs. What stays where it is is not touched: a tenant whose task left its line
+    /// and came back would begin to wait anew.
     pub(super) fn change<T>(&mut self, id: &TaskId, change: impl FnOnce(&mut Task) -> T) -> Option<T> {
-        let mut task = self.remove(id)?;
+        let mut task = self.tasks.remove(id)?;
+        let before = task.position();
         let answer = change(&mut task);
-        self.insert(task);
+        if task.position() != before {
+            self.leave(&task, before);
+            self.enter(&task);
+        }
+        self.tasks.insert(id.clone(), task);
         Some(answer)
     }
 
     /// Takes a task out of everything.
     pub(super) fn remove(&mut self, id: &TaskId) -> Option<Task> {
         let task = self.tasks.remove(id)?;
-        let TaskRecord { spec, state, .. } = &task.record;
-        match self.index(*state) {
+        self.leave(&task, task.position());
+        Some(task)
+    }
+
+    /// Takes a task out of the indexes and counters of its position.
+    fn leave(&mut self, task: &Task, Position { state, time, band, place }: Position) {
+        let TaskRecord { id, spec, .. } = &task.record;
+        match self.index(state) {
             Some(index) => {
-                index.remove(&task.index_key());
+                index.remove(&(time, id.clone()));
             }
-            None => self.lines[band(spec.priority)].remove(&spec.tenant, &spec.object.location, task.place),
+            None => self.lines[band].remove(&spec.tenant, &spec.object.location, place),
         }
         if let Some(tenant) = self.tenants.get_mut(&spec.tenant) {
             tenant.kept -= u64::from(state.is_kept());
-            tenant.working -= u64::from(*state == TaskState::Working);
+            tenant.working -= u64::from(state == TaskState::Working);
             if tenant.kept == 0 {
                 self.tenants.remove(&spec.tenant);
             }
         }
-        Some(task)
     }
 
-    fn insert(&mut self, task: Task) {
-        let TaskRecord { id, spec, state, .. } = &task.record;
-        match self.index(*state) {
+    /// Puts a task into the indexes and counters of its position.
+    fn enter(&mut self, task: &Task) {
+        let TaskRecord { id, spec, .. } = &task.record;
+        let Position { state, time, band, place } = task.position();
+        match self.index(state) {
             Some(index) => {
-                index.insert(task.index_key());
+                index.insert((time, id.clone()));
             }
-            None => {
-                let (tenant, location) = (&spec.tenant, &spec.object.location);
-                self.lines[band(spec.priority)].insert(tenant, location, task.place, id.clone());
-            }
+            None => self.lines[band].insert(&spec.tenant, &spec.object.location, place, id.clone()),
         }
         if state.is_kept() {
             let tenant = self.tenants.entry(spec.tenant.clone()).or_default();
             tenant.kept += 1;
-            tenant.working += u64::from(*state == TaskState::Working);
+            tenant.working += u64::from(state == TaskState::Working);
         }
-        self.tasks.insert(id.clone(), task);
     }
 
     /// The index of a state; `None` for Pending, which has lines.
@@ -242,7 +261,8 @@ impl Shard {
         } else {
             let mut task = Task::before_first_run(id.clone(), spec);
             begin(&mut task);
-            self.insert(task);
+            self.enter(&task);
+            self.tasks.insert(id.clone(), task);
         }
         Ok(SubmitOutcome::Created)
     }
@@ -251,16 +271,16 @@ impl Shard {
     fn ride_along(&mut self, id: &TaskId, spec: &TaskSpec, starts_at: Option<UnixMs>) -> SubmitOutcome {
         let latest = spec.object.version.is_none();
         let place = self.last_place();
-        if let Some(task) = self.tasks.get_mut(id) {
+        self.change(id, |task| {
             // A copy that began before this request, and may yet be reported, must not count for it.
             task.record.dirty |= latest && task.ended == LeaseEnd::RanOut;
             if task.record.state == TaskState::Scheduled {
-                self.change(id, |task| match starts_at {
+                match starts_at {
                     None => task.become_due(place),
                     Some(_) => task.record.process_at = task.record.process_at.min(starts_at),
-                });
+                }
             }
-        }
+        });
         if latest { SubmitOutcome::Coalesced } else { SubmitOutcome::Duplicate }
     }
 
@@ -375,10 +395,15 @@ impl Task {
         Requests { cancel: self.record.cancel_requested, again: self.record.dirty }
     }
 
-    fn index_key(&self) -> (UnixMs, TaskId) {
-        let time =
-            if self.record.state.is_finished() { self.record.finished_at } else { self.record.process_at };
-        (time.unwrap_or_default(), self.record.id.clone())
+    fn position(&self) -> Position {
+        let TaskRecord { state, spec, process_at, finished_at, .. } = &self.record;
+        let time = if state.is_finished() { *finished_at } else { *process_at };
+        let band = match spec.priority {
+            Priority::High => 0,
+            Priority::Normal => 1,
+            Priority::Low => 2,
+        };
+        Position { state: *state, time: time.unwrap_or_default(), band, place: self.place }
     }
 }
 
@@ -386,14 +411,5 @@ impl TaskState {
     /// Counts towards its tenant's cap.
     const fn is_kept(self) -> bool {
         !self.is_finished() || matches!(self, Self::Dead)
-    }
-}
-
-/// Position of a band's lines.
-const fn band(priority: Priority) -> usize {
-    match priority {
-        Priority::High => 0,
-        Priority::Normal => 1,
-        Priority::Low => 2,
     }
 }
