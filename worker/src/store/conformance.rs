@@ -299,7 +299,7 @@ async fn an_aborted_upload_is_gone(s: &Subject) {
     let upload = UploadRef { at: s.at(&key), id: &id };
     let part = s.part(&key, &id, 1, b"x").await;
     let _other = s.create(&format!("{key}-and-more")).await;
-    assert_eq!(s.store.list_uploads(s.at(&key)).await.expect("list"), [id.clone()]);
+    assert_eq!(s.store.list_uploads(s.at(&key)).await.expect("list"), std::slice::from_ref(&id));
     s.store.abort_upload(upload).await.expect("abort");
     assert_eq!(s.store.list_uploads(s.at(&key)).await.expect("list"), [""; 0]);
     s.store.abort_upload(upload).await.expect("abort again");

@@ -3,6 +3,7 @@
 //! The conformance suite runs on it and on real servers, so it is a model and not a guess. Its clock is a counter.
 
 mod inspect;
+mod options;
 
 use std::{
     collections::BTreeMap,
