@@ -17,7 +17,7 @@ use crate::{
         identity::Caller,
         layers::CallLimits,
     },
-    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, redis::Durability},
+    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
 };
 
 /// Backhaul's dispatcher: takes backup requests, keeps them in three Redis queues, streams due tasks to workers.
@@ -235,7 +235,12 @@ impl Flags {
             "--max-attempts",
             "must be 1 to 100",
         );
-        problems.require(self.max_crashes > 0, "--max-crashes", "must be at least 1");
+        problems.require(
+            (1..=MAX_COUNTED).contains(&self.max_crashes),
+            "--max-crashes",
+            "must be 1 to 65534",
+        );
+        problems.require(self.max_returns <= MAX_COUNTED, "--max-returns", "must be at most 65534");
         problems.require(self.shard_cap > 0, "--shard-cap", "must be at least 1");
         problems.require(self.tenant_cap > 0, "--tenant-cap", "must be at least 1");
         problems.require(

@@ -42,6 +42,8 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-attempts", "0"], "--max-attempts"),
         (&["--max-attempts", "101"], "--max-attempts"),
         (&["--max-crashes", "0"], "--max-crashes"),
+        (&["--max-crashes", "65535"], "--max-crashes"),
+        (&["--max-returns", "65535"], "--max-returns"),
         (&["--lease", "9s"], "--accept-within"),
         (&["--lease", "2h"], "--lease"),
         (&["--accept-within", "31s"], "--accept-within"),

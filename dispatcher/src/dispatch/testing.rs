@@ -407,10 +407,17 @@ pub(crate) fn held(task: &pb::Assignment) -> pb::HeldLease {
 }
 
 pub(crate) fn result(task: &pb::Assignment) -> pb::TaskResult {
+    let backup = pb::BackupObject {
+        location: "vault".into(),
+        bucket: "b".into(),
+        key: "k~1".into(),
+        ..pb::BackupObject::default()
+    };
+    let receipt = pb::Receipt { backup: Some(backup), ..pb::Receipt::default() };
     pb::TaskResult {
         task_id: task.task_id.clone(),
         lease: task.lease.clone(),
-        outcome: Some(pb::task_result::Outcome::Receipt(pb::Receipt::default())),
+        outcome: Some(pb::task_result::Outcome::Receipt(receipt)),
     }
 }
 

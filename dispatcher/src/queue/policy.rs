@@ -11,6 +11,9 @@ use super::{
     task::{FailureClass, TaskReason, TaskState},
 };
 
+/// Most crashes and returns that a record can count to and a limit can still be above.
+pub const MAX_COUNTED: u32 = 0xfffe;
+
 /// What has been counted for the present run of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -283,7 +286,8 @@ impl QueueSettings {
             ("shards", "must be 1 to 1024", (1..=MAX_SHARDS).contains(&self.shards)),
             ("lease", "must be at least 1 ms", self.lease >= ms),
             ("accept_within", "must be at least 1 ms", self.accept_within >= ms),
-            ("max_crashes", "must be at least 1", self.max_crashes > 0),
+            ("max_crashes", "must be 1 to 65534", (1..=MAX_COUNTED).contains(&self.max_crashes)),
+            ("max_returns", "must be at most 65534", self.max_returns <= MAX_COUNTED),
             ("shard_cap", "must be at least 1", self.shard_cap > 0),
             ("tenant_cap", "must be at least 1", self.tenant_cap > 0),
             ("tenant_in_flight_cap", "must be at least 1", self.tenant_in_flight_cap > 0),

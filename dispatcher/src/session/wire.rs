@@ -160,6 +160,10 @@ fn decode_outcome(
                 let message =
                     format!("the worker's receipt has {size} bytes; at most {MAX_RECEIPT_BYTES} are kept");
                 broken_result(FailureClass::Permanent, "receipt_too_large", message, jitter)
+            } else if !receipt.backup.as_ref().is_some_and(names_an_object) {
+                // No proof of anything. The next attempt finds the copy, if there is one.
+                let message = "the worker's receipt does not say where the copy is".into();
+                broken_result(FailureClass::Retry, "receipt_incomplete", message, jitter)
             } else {
                 Outcome::Done { receipt: receipt.encode_to_vec().into() }
             }
@@ -176,6 +180,10 @@ fn decode_outcome(
             broken_result(FailureClass::Retry, "outcome_unknown", message, jitter)
         }
     })
+}
+
+fn names_an_object(backup: &pb::BackupObject) -> bool {
+    !backup.location.is_empty() && !backup.bucket.is_empty() && !backup.key.is_empty()
 }
 
 fn broken_result(class: FailureClass, code: &str, message: String, jitter: &mut fastrand::Rng) -> Outcome {

@@ -194,6 +194,13 @@ fn policies_out_of_order_are_refused_by_the_name_of_the_field() {
         assert_eq!(retry.validate().unwrap_err().field, field);
     }
     assert_eq!(QueueSettings { shards: 0, ..good.clone() }.validate().unwrap_err().field, "shards");
+    let uncountable = MAX_COUNTED + 1;
+    for (settings, field) in [
+        (QueueSettings { max_crashes: uncountable, ..good.clone() }, "max_crashes"),
+        (QueueSettings { max_returns: uncountable, ..good.clone() }, "max_returns"),
+    ] {
+        assert_eq!(settings.validate().unwrap_err().field, field, "it could never be reached");
+    }
     assert_eq!(QueueSettings { outage: good.sweep_every, ..good }.validate().unwrap_err().field, "outage");
 }
 

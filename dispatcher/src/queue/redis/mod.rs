@@ -80,7 +80,8 @@ struct Shared {
     clock: QueueClock,
     link: Link,
     hints: Hints,
-    barrier: Mutex<Barrier>,
+    /// `None` since the server was found unfit: nothing is accepted until it is fit again.
+    barrier: Mutex<Option<Barrier>>,
 }
 
 impl RedisQueue {
@@ -108,7 +109,7 @@ impl RedisQueue {
             .map_err(ConnectError::Server)?
             .map_err(ConnectError::Unfit)?;
         let hints = Hints::new(settings.shards);
-        let shared = Arc::new(Shared { settings, clock, link, hints, barrier: Mutex::new(barrier) });
+        let shared = Arc::new(Shared { settings, clock, link, hints, barrier: Mutex::new(Some(barrier)) });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let writers = (0..options.writers.max(1))
             .map(|_| {
@@ -167,7 +168,7 @@ impl Shared {
         self.clock.virtual_now().map_or(0, |now| codec::exact_ms(now.0).max(1))
     }
 
-    fn barrier(&self) -> Barrier {
+    fn barrier(&self) -> Option<Barrier> {
         *self.barrier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -284,9 +285,12 @@ impl TaskQueue for RedisQueue {
 
     async fn check(&self) -> Result<(), QueueError> {
         let fit = check::inspect(&self.shared.link, self.durability, self.shared.settings.shards).await?;
-        let barrier = fit.map_err(|unfit| QueueError::Rejected(Box::new(unfit)))?;
+        let (barrier, answer) = match fit {
+            Ok(barrier) => (Some(barrier), Ok(())),
+            Err(unfit) => (None, Err(QueueError::Rejected(Box::new(unfit)))),
+        };
         *self.shared.barrier.lock().unwrap_or_else(PoisonError::into_inner) = barrier;
-        Ok(())
+        answer
     }
 
     fn ready(&self) -> Arc<Notify> {

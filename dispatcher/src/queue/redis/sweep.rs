@@ -41,8 +41,17 @@ impl Shared {
             }
         };
         let (mut calls, mut acted) = (Vec::new(), Vec::new());
+        // What a gate has let in must be acted on: a shard that fails is told of at the end, and holds up no other.
+        let mut failure = None;
         for (shard, answer) in (0..).zip(self.send(self.gates()).await?) {
-            let Some(due) = self.read_gate(shard, answer?)? else { continue };
+            let due = match answer.and_then(|answer| self.read_gate(shard, answer)) {
+                Ok(Some(due)) => due,
+                Ok(None) => continue,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            };
             report.amnesty |= due.amnesty;
             report.more |= due.more;
             report.fixed += self.drop_strangers(&due).await?;
@@ -54,35 +63,12 @@ impl Shared {
         }
         if !calls.is_empty() {
             for ((shard, script), answer) in acted.into_iter().zip(self.send(calls).await?) {
-                let mut answer = Answer::read(answer?)?;
-                self.hints.set(shard, answer.pending);
-                match script {
-                    Script::Expire => {
-                        while !answer.is_over() {
-                            match answer.integer()? {
-                                1 => report.expired += 1,
-                                2 => report.unaccepted += 1,
-                                3 => report.fixed += 1,
-                                _ => {}
-                            }
-                        }
+                let noted = answer.and_then(|answer| self.note_act(shard, script, answer, &mut report));
+                match noted {
+                    Ok(next_ms) => note_next(next_ms),
+                    Err(error) => {
+                        failure.get_or_insert(error);
                     }
-                    Script::Promote => {
-                        report.promoted += answer.unsigned()?;
-                        report.fixed += answer.unsigned()?;
-                        note_next(answer.integer()?);
-                    }
-                    Script::Reap => {
-                        report.reaped += answer.unsigned()?;
-                        report.fixed += answer.unsigned()?;
-                    }
-                    Script::Submit
-                    | Script::Lease
-                    | Script::Renew
-                    | Script::Complete
-                    | Script::Fail
-                    | Script::Cancel
-                    | Script::Gate => {}
                 }
             }
         }
@@ -92,7 +78,48 @@ impl Shared {
         if report.expired + report.unaccepted + report.promoted > 0 {
             self.hints.wake();
         }
-        Ok(report)
+        failure.map_or(Ok(report), Err)
+    }
+
+    /// Counts what a call has done. Answers the time until the next thing is due in the shard, negative when it does not say.
+    fn note_act(
+        &self,
+        shard: u16,
+        script: Script,
+        answer: Value,
+        report: &mut SweepReport,
+    ) -> Result<i64, QueueError> {
+        let mut answer = Answer::read(answer)?;
+        self.hints.set(shard, answer.pending);
+        match script {
+            Script::Expire => {
+                while !answer.is_over() {
+                    match answer.integer()? {
+                        1 => report.expired += 1,
+                        2 => report.unaccepted += 1,
+                        3 => report.fixed += 1,
+                        _ => {}
+                    }
+                }
+            }
+            Script::Promote => {
+                report.promoted += answer.unsigned()?;
+                report.fixed += answer.unsigned()?;
+                return answer.integer();
+            }
+            Script::Reap => {
+                report.reaped += answer.unsigned()?;
+                report.fixed += answer.unsigned()?;
+            }
+            Script::Submit
+            | Script::Lease
+            | Script::Renew
+            | Script::Complete
+            | Script::Fail
+            | Script::Cancel
+            | Script::Gate => {}
+        }
+        Ok(-1)
     }
 
     fn gates(&self) -> Vec<Cmd> {

@@ -76,6 +76,11 @@ struct Job {
 #[error("the queue is shutting down")]
 struct ShuttingDown;
 
+/// The last look at the server found that it must not be trusted with tasks.
+#[derive(Debug, thiserror::Error)]
+#[error("the server is not fit for tasks")]
+struct NotFit;
+
 pub(super) fn writer(link: Link, shared: Arc<Shared>, patience: Duration) -> (Writer, WriterLoop) {
     let (sender, jobs) = mpsc::channel(WAITING_JOBS);
     (Writer { jobs: sender }, WriterLoop { jobs, link, shared, patience })
@@ -140,12 +145,16 @@ impl WriterLoop {
     }
 
     async fn write(&self, writes: &[Write]) -> Outcomes {
+        let Some(barrier) = self.shared.barrier() else {
+            // Callers keep their connections when readiness goes: what the server would lose must not be accepted.
+            return writes.iter().map(|_| Err(QueueError::Unavailable(Box::new(NotFit)))).collect();
+        };
         let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.script())));
         let calls = pieces.iter().map(|piece| self.call(writes, piece)).collect();
-        let barrier = self.barrier_command();
-        match self.link.send_before(calls, barrier.as_ref()).await {
+        let command = self.barrier_command(barrier);
+        match self.link.send_before(calls, command.as_ref()).await {
             Ok(mut answers) => {
-                let proof = if barrier.is_some() { self.proven(answers.pop()) } else { Proof::Met };
+                let proof = if command.is_some() { proven(barrier, answers.pop()) } else { Proof::Met };
                 let mut outcomes: Vec<Option<Result<Written, QueueError>>> =
                     writes.iter().map(|_| None).collect();
                 for (piece, answer) in pieces.iter().zip(answers) {
@@ -215,8 +224,8 @@ impl WriterLoop {
         Ok(written)
     }
 
-    fn barrier_command(&self) -> Option<Cmd> {
-        let mut command = match self.shared.barrier() {
+    fn barrier_command(&self, barrier: Barrier) -> Option<Cmd> {
+        let mut command = match barrier {
             Barrier::Answer => return None,
             Barrier::WaitAof(replicas) => {
                 let mut command = redis::cmd("WAITAOF");
@@ -231,29 +240,6 @@ impl WriterLoop {
         };
         command.arg(super::millis(self.patience));
         Some(command)
-    }
-
-    fn proven(&self, answer: Option<Result<Value, RedisError>>) -> Proof {
-        let copies = match answer {
-            Some(Ok(answer)) => answer,
-            Some(Err(failure)) => return Proof::Unknown(failure),
-            None => return Proof::Missed { reached: 0, wanted: 1 },
-        };
-        // WAIT says how many replicas; WAITAOF whether the server's own disk, and how many replicas.
-        let (disk, replicas) = match value::integer(&copies) {
-            Some(replicas) => (1, replicas),
-            None => {
-                let copies: Vec<i64> =
-                    value::list(copies).unwrap_or_default().iter().filter_map(value::integer).collect();
-                (copies.first().copied().unwrap_or(0), copies.get(1).copied().unwrap_or(0))
-            }
-        };
-        let wanted = match self.shared.barrier() {
-            Barrier::Answer => 0,
-            Barrier::WaitAof(replicas) | Barrier::Wait(replicas) => replicas,
-        };
-        let reached = u32::try_from(replicas).unwrap_or(0);
-        if disk >= 1 && reached >= wanted { Proof::Met } else { Proof::Missed { reached, wanted } }
     }
 }
 
@@ -301,4 +287,28 @@ impl Job {
         });
         (self.writes.len(), bytes.sum())
     }
+}
+
+/// What the answer to a barrier proves.
+fn proven(barrier: Barrier, answer: Option<Result<Value, RedisError>>) -> Proof {
+    let copies = match answer {
+        Some(Ok(answer)) => answer,
+        Some(Err(failure)) => return Proof::Unknown(failure),
+        None => return Proof::Missed { reached: 0, wanted: 1 },
+    };
+    // WAIT says how many replicas; WAITAOF whether the server's own disk, and how many replicas.
+    let (disk, replicas) = match value::integer(&copies) {
+        Some(replicas) => (1, replicas),
+        None => {
+            let copies: Vec<i64> =
+                value::list(copies).unwrap_or_default().iter().filter_map(value::integer).collect();
+            (copies.first().copied().unwrap_or(0), copies.get(1).copied().unwrap_or(0))
+        }
+    };
+    let wanted = match barrier {
+        Barrier::Answer => 0,
+        Barrier::WaitAof(replicas) | Barrier::Wait(replicas) => replicas,
+    };
+    let reached = u32::try_from(replicas).unwrap_or(0);
+    if disk >= 1 && reached >= wanted { Proof::Met } else { Proof::Missed { reached, wanted } }
 }

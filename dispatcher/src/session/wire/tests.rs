@@ -127,7 +127,13 @@ fn an_unknown_refusal_is_still_a_refusal() {
 
 #[test]
 fn a_receipt_is_kept_as_it_is_unless_it_is_too_large() {
-    let receipt = pb::Receipt { size_bytes: 5, ..pb::Receipt::default() };
+    let backup = pb::BackupObject {
+        location: "vault".into(),
+        bucket: "backups".into(),
+        key: "k~1".into(),
+        ..pb::BackupObject::default()
+    };
+    let receipt = pb::Receipt { backup: Some(backup), size_bytes: 5, ..pb::Receipt::default() };
     let kept = outcome(result(Some(pb::task_result::Outcome::Receipt(receipt.clone()))));
     assert_eq!(kept, Outcome::Done { receipt: receipt.encode_to_vec().into() });
     let large = pb::Receipt { not_kept: vec!["x".repeat(9_000)], ..pb::Receipt::default() };
@@ -136,6 +142,19 @@ fn a_receipt_is_kept_as_it_is_unless_it_is_too_large() {
         matches!(&refused, Outcome::Failed { failure, .. } if failure.class == FailureClass::Permanent && failure.code == "receipt_too_large"),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_receipt_that_does_not_say_where_the_copy_is_completes_nothing() {
+    let nowhere = pb::BackupObject { location: "vault".into(), ..pb::BackupObject::default() };
+    for backup in [None, Some(pb::BackupObject::default()), Some(nowhere)] {
+        let receipt = pb::Receipt { backup, size_bytes: 5, ..pb::Receipt::default() };
+        let refused = outcome(result(Some(pb::task_result::Outcome::Receipt(receipt))));
+        assert!(
+            matches!(&refused, Outcome::Failed { failure, .. } if failure.class == FailureClass::Retry && failure.code == "receipt_incomplete"),
+            "{refused:?}"
+        );
+    }
 }
 
 #[test]

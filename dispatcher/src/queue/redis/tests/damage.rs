@@ -5,7 +5,7 @@ use redis::AsyncCommands as _;
 
 use super::{Server, done, queue, renewal, request, settings, task};
 use crate::queue::{
-    NewTask, QueueClock, QueueError, TaskId, TaskQueue as _, TaskState, UnixMs,
+    NewTask, QueueClock, QueueError, QueueSettings, TaskId, TaskQueue as _, TaskState, UnixMs,
     conformance::START,
     redis::{codec, keys},
 };
@@ -58,6 +58,31 @@ async fn a_damaged_record_is_reported_by_every_call_and_holds_up_no_other_task()
     let report = queue.sweep().await.unwrap();
     assert_eq!((report.fixed, report.unaccepted), (2, 0), "{report:?}");
     assert_eq!(queue.depths().await.unwrap().working, 0);
+}
+
+#[tokio::test]
+async fn a_shard_that_cannot_be_swept_holds_up_no_other_and_is_told_of() {
+    let server = Server::start(&[]);
+    let clock = QueueClock::starting_at(START);
+    let queue = queue(&server, QueueSettings { shards: 2, ..settings() }, &clock).await;
+    let ids: Vec<TaskId> = queue
+        .submit(
+            (0..16)
+                .map(|n| NewTask { process_at: Some(START.plus(settings().lease)), ..task("t", n) })
+                .collect(),
+        )
+        .await
+        .into_iter()
+        .map(|answer| answer.unwrap().id)
+        .collect();
+    let mut client = server.client().await;
+    let (): () = client.set("{bh:001}:sweep", "not a hash").await.unwrap();
+    clock.advance(settings().lease);
+    assert!(matches!(queue.sweep().await, Err(QueueError::Rejected(_))));
+    for id in ids {
+        let due = if id.shard() == 0 { TaskState::Pending } else { TaskState::Scheduled };
+        assert_eq!(queue.get(&id).await.unwrap().state, due, "{id}");
+    }
 }
 
 #[tokio::test]

@@ -51,6 +51,25 @@ async fn a_setting_that_goes_wrong_later_is_found_by_the_next_check() {
 }
 
 #[tokio::test]
+async fn a_server_found_unfit_is_given_no_more_tasks_until_it_is_fit_again() {
+    let server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let queue = connect(&server, Durability::Local).await.unwrap();
+    let id = queue.submit(vec![task("t", 1)]).await.remove(0).unwrap().id;
+    let mut client = server.client().await;
+    let mut aof = redis::cmd("CONFIG");
+    let (): () = aof.arg(&["SET", "appendonly", "no"]).query_async(&mut client).await.unwrap();
+    assert!(queue.check().await.is_err());
+    let refused = queue.submit(vec![task("t", 2)]).await.remove(0);
+    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unavailable(_))));
+    assert_eq!(queue.depths().await.unwrap().pending, 1, "nothing was stored or taken out");
+    let mut aof = redis::cmd("CONFIG");
+    let (): () = aof.arg(&["SET", "appendonly", "yes"]).query_async(&mut client).await.unwrap();
+    queue.check().await.unwrap();
+    queue.submit(vec![task("t", 2)]).await.remove(0).unwrap();
+}
+
+#[tokio::test]
 async fn the_shard_count_and_the_schema_are_fixed_when_the_data_is_created() {
     let server = Server::start(&[]);
     connect(&server, Durability::None).await.unwrap();
