@@ -119,7 +119,7 @@ async fn gone_is_gone_and_a_missing_bucket_is_not() {
     assert_eq!(rig.fails("never-there").await, "source_gone");
     let elsewhere = CopyRequest { bucket: "no-such-bucket".into(), ..request("k") };
     let error = rig.engine.copy(&elsewhere, Arc::default(), Stop::default()).await.expect_err("no bucket");
-    assert_eq!(error.kind.code(), "denied");
+    assert_eq!(error.kind.code(), "no_such_bucket");
 }
 
 #[tokio::test(start_paused = true)]
