@@ -1,7 +1,7 @@
 //! The transfer engine's contract: what a copy is asked for, what it reports while it runs, and what it ends in.
 //!
-//! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless it hands its
-//! id to the next attempt. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
+//! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless the next
+//! attempt can go on with it. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
 //!
 //! # The way of a copy
 //!
@@ -15,8 +15,8 @@
 //!
 //! # What the buckets need
 //!
-//! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a worker that was killed between
-//! two heartbeats. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
+//! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a task that is given
+//! up with an upload half done. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
 
 mod capability;
 mod checksum;
