@@ -130,11 +130,11 @@ async fn a_result_is_kept_over_two_connections_until_it_is_confirmed() {
 }
 
 #[tokio::test]
-async fn a_lost_lease_aborts_its_copy_and_reports_nothing() {
+async fn a_lost_lease_stops_its_copy_and_reports_nothing() {
     let mut dispatcher = ScriptedDispatcher::start().await;
     let (mut worker, mut talk, lease, copy) = holding_one(&mut dispatcher).await;
     talk.answer_heartbeat(&[(&lease, LeaseVerdict::Lost)]).await;
-    soon(copy.stop.abort.cancelled()).await;
+    soon(copy.stop.hand_back.cancelled()).await;
     copy.gone().await;
     assert_eq!(talk.answer_heartbeat(&[]).await, 0, "the lease is not held any more");
     assert_eq!(worker.leave(talk).await, CLEAN);
@@ -149,7 +149,7 @@ async fn a_lease_that_nobody_renews_is_over_before_its_time() {
     let lease = Lease { lease_ms: 300, ..Lease::new("task", 1) };
     talk.assign(&[&lease]).await;
     let copy = worker.copies.next().await;
-    soon(copy.stop.abort.cancelled()).await;
+    soon(copy.stop.hand_back.cancelled()).await;
     copy.gone().await;
 }
 

@@ -71,6 +71,7 @@ struct Copy {
     progress: Arc<ProgressCell>,
     stop: Stop,
     asked: Option<StopReason>,
+    attempt: u32,
     class: SizeClass,
     cost: u64,
 }
@@ -129,7 +130,7 @@ impl Runner {
         let id = self.copies.spawn(copy.instrument(span)).id();
         self.leases.insert(id, assignment.lease.clone());
         self.tasks.insert(Arc::clone(&assignment.lease.task_id), None);
-        let copy = Copy { progress, stop, asked: None, class, cost };
+        let copy = Copy { progress, stop, asked: None, attempt: assignment.attempt, class, cost };
         self.running.insert(assignment.lease.clone(), copy);
     }
 
@@ -166,7 +167,7 @@ impl Runner {
             }
             (Some(StopReason::HandBack) | None, Ok(Copied::Ended(Err(error)))) => {
                 debug!(task_id = %lease.task_id, error = &error as &dyn std::error::Error, "copy failed");
-                report::failure(&error)
+                report::failure(&error, copy.attempt)
             }
             // Only a copy that was asked to stop can be overdue.
             (None, Ok(Copied::Overdue)) => return None,
@@ -228,7 +229,9 @@ impl Workload for Runner {
         }
         let Some(copy) = self.running.get_mut(lease) else { return };
         match reason {
-            StopReason::Lost => copy.stop.abort.cancel(),
+            // Whoever holds the task now may be going on with this very upload, whose name it got from a heartbeat or found by its
+            // key. It also aborts what it cannot use; aborting here would take its parts away.
+            StopReason::Lost => copy.stop.hand_back.cancel(),
             StopReason::Cancelled if copy.asked == Some(StopReason::Lost) => return,
             StopReason::Cancelled => copy.stop.abort.cancel(),
             StopReason::HandBack if copy.asked.is_some() => return,

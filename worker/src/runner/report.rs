@@ -11,6 +11,9 @@ use crate::{
     transfer::{CopyReceipt, CopyRequest, TransferError, TransferErrorKind, VerifyLevel},
 };
 
+/// Attempts that must be refused before a refusal is believed. One worker with wrong credentials or a wrong clock would otherwise end
+/// every task that it touches, and a right that somebody has just given takes a while to spread.
+const REFUSALS: u32 = 3;
 /// Most bytes of a failure's message, by the contract.
 const MOST_MESSAGE: usize = 512;
 
@@ -70,13 +73,15 @@ pub(crate) fn receipt(receipt: CopyReceipt, worker: &str) -> Outcome {
     })
 }
 
-/// How a copy failed.
-pub(crate) fn failure(error: &TransferError) -> Outcome {
+/// How a copy failed on its `attempt`-th attempt.
+pub(crate) fn failure(error: &TransferError, attempt: u32) -> Outcome {
     let (class, retry_after) = match error.kind {
         TransferErrorKind::SourceGone => (v1::FailureClass::SourceGone, Duration::ZERO),
         TransferErrorKind::Throttled { retry_after } => (v1::FailureClass::Throttled, retry_after),
+        TransferErrorKind::Denied if attempt < REFUSALS => (v1::FailureClass::Retry, Duration::ZERO),
         // Somebody must change a right, a configuration or a bucket before this can work.
         TransferErrorKind::Denied
+        | TransferErrorKind::NoSuchBucket
         | TransferErrorKind::DestinationConflict
         | TransferErrorKind::Unsupported => (v1::FailureClass::Permanent, Duration::ZERO),
         // Cancelled without having been asked: nobody wanted it, so it is tried again.
@@ -128,7 +133,9 @@ mod tests {
     }
 
     fn reported(kind: TransferErrorKind, message: &str) -> v1::Failure {
-        let Outcome::Failure(failure) = failure(&error(kind, message)) else { panic!("it is a failure") };
+        let Outcome::Failure(failure) = failure(&error(kind, message), REFUSALS) else {
+            panic!("it is a failure")
+        };
         failure
     }
 
@@ -141,6 +148,7 @@ mod tests {
             (Kind::SourceGone, Class::SourceGone),
             (Kind::SourceChanged, Class::Retry),
             (Kind::Denied, Class::Permanent),
+            (Kind::NoSuchBucket, Class::Permanent),
             (waits, Class::Throttled),
             (Kind::Integrity, Class::Retry),
             (Kind::DestinationConflict, Class::Permanent),
@@ -152,6 +160,19 @@ mod tests {
             assert_eq!((failure.class(), failure.code.as_str()), (class, kind.code()), "{kind:?}");
         }
         assert_eq!(reported(waits, "m").retry_after_ms, 1500);
+    }
+
+    #[test]
+    fn a_refusal_is_believed_only_after_several_attempts() {
+        let denied = error(TransferErrorKind::Denied, "m");
+        let classes: Vec<_> = (1..=REFUSALS + 1)
+            .map(|attempt| match failure(&denied, attempt) {
+                Outcome::Failure(failure) => failure.class(),
+                other => panic!("{other:?} is no failure"),
+            })
+            .collect();
+        use v1::FailureClass::{Permanent, Retry};
+        assert_eq!(classes, [Retry, Retry, Permanent, Permanent]);
     }
 
     #[test]

@@ -84,6 +84,10 @@ async fn a_failed_copy_is_reported_with_its_class() {
     let (mut runner, mut copies) = with_fake(4);
     runner.start(assignment("a", 1));
     copies.next().await.fail(TransferErrorKind::Denied);
+    let denied = failure(finished(&mut runner).await.1);
+    assert_eq!((denied.class(), denied.code.as_str()), (v1::FailureClass::Retry, "denied"));
+    runner.start(Assignment { attempt: 3, ..assignment("a", 2) });
+    copies.next().await.fail(TransferErrorKind::Denied);
     let failure = failure(finished(&mut runner).await.1);
     assert_eq!((failure.class(), failure.code.as_str()), (v1::FailureClass::Permanent, "denied"));
     assert_eq!(failure.message, "write: as told");
@@ -111,7 +115,8 @@ async fn a_lost_lease_stops_its_copy_and_is_not_reported() {
     runner.start(assignment("b", 1));
     let (lost, other) = (copies.next().await, copies.next().await);
     runner.stop(&key("a", 1), StopReason::Lost);
-    assert!(lost.stop.abort.is_cancelled());
+    assert!(lost.stop.hand_back.is_cancelled(), "it stops");
+    assert!(!lost.stop.abort.is_cancelled(), "the next holder of the task may be using its upload");
     other.end_well();
     assert_eq!(finished(&mut runner).await.0, key("b", 1));
     assert!(runner.next_finished().now_or_never().is_none());

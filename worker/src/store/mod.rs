@@ -205,6 +205,8 @@ pub struct ObjectInfo {
     pub opaque_etag: bool,
     /// Retention or a legal hold is set on it.
     pub locked: bool,
+    /// It has user metadata that the store cannot put into headers and leaves out.
+    pub hidden_metadata: bool,
 }
 
 /// What belongs to an object besides its bytes.

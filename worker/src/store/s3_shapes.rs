@@ -33,6 +33,7 @@ macro_rules! object_info {
                 .map(|c| c.as_str().to_owned()),
             opaque_etag: o.sse_customer_algorithm().is_some()
                 || o.server_side_encryption().is_some_and(|s| *s != ServerSideEncryption::Aes256),
+            hidden_metadata: o.missing_meta().is_some_and(|n| n > 0),
             locked: o.object_lock_mode().is_some()
                 || o.object_lock_legal_hold_status().is_some_and(|s| *s == ObjectLockLegalHoldStatus::On),
             attributes: Attributes {

@@ -75,7 +75,8 @@ fn transfer_kind(side: Side, kind: Kind) -> TransferErrorKind {
             Side::Backup => TransferErrorKind::Integrity,
         },
         // A 404 that does not say what is missing comes from a wrong endpoint or bucket more often than from a deleted object.
-        Kind::NotFound | Kind::NoSuchBucket | Kind::Denied | Kind::ClockSkew => TransferErrorKind::Denied,
+        Kind::NotFound | Kind::Denied | Kind::ClockSkew => TransferErrorKind::Denied,
+        Kind::NoSuchBucket => TransferErrorKind::NoSuchBucket,
         Kind::Throttled { retry_after } => TransferErrorKind::Throttled { retry_after },
         Kind::BadDigest => TransferErrorKind::Integrity,
         Kind::Archived | Kind::TooLarge | Kind::NotImplemented | Kind::Rejected => {
@@ -127,7 +128,7 @@ mod tests {
         let table = [
             (Side::Source, Kind::NoSuchKey, "source_gone"),
             (Side::Source, Kind::NoSuchVersion, "source_gone"),
-            (Side::Source, Kind::NoSuchBucket, "denied"),
+            (Side::Source, Kind::NoSuchBucket, "no_such_bucket"),
             (Side::Source, Kind::NotFound, "denied"),
             (Side::Source, Kind::Archived, "unsupported"),
             (Side::Source, Kind::ClockSkew, "denied"),

@@ -1,7 +1,7 @@
 //! The transfer engine's contract: what a copy is asked for, what it reports while it runs, and what it ends in.
 //!
-//! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless it hands its
-//! id to the next attempt. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
+//! A copy is atomic at its completion, verified before it is called done, and leaves no multipart upload behind unless the next
+//! attempt can go on with it. The engine speaks only object-store verbs: nothing here may know protobuf, tonic or leases.
 //!
 //! # The way of a copy
 //!
@@ -15,8 +15,8 @@
 //!
 //! # What the buckets need
 //!
-//! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a worker that was killed between
-//! two heartbeats. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
+//! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a task that is given
+//! up with an upload half done. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
 
 mod capability;
 mod checksum;
@@ -115,9 +115,9 @@ pub enum VerifyLevel {
 /// How a copy is told to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {
-    /// Stop and abort the multipart upload: the task is cancelled, or the lease is lost.
+    /// Stop and abort the multipart upload: the task is cancelled, so nobody goes on with it.
     pub abort: CancellationToken,
-    /// Stop and leave the multipart upload to the next attempt: the worker drains.
+    /// Stop and leave the multipart upload to the next attempt: the worker drains, or has lost the lease.
     pub hand_back: CancellationToken,
 }
 
@@ -151,8 +151,9 @@ pub struct CopyReceipt {
     pub backup_etag: String,
     /// Length in bytes, counted.
     pub size_bytes: u64,
-    /// CRC-64/NVME over the whole object. 0 where a store copied by itself and keeps no such checksum: then equal ETags are the proof,
-    /// or both objects were read.
+    /// CRC-64/NVME over the whole object: computed from the bytes read, or reported by a store that copied by itself. 0 where that store
+    /// reports none: then an equal ETag is the proof, or the length alone where the ETag differs too (an upload of other parts), unless
+    /// both objects were read (level readback).
     pub crc64nvme: u64,
     /// SHA-256 over the whole object, where it was asked for.
     pub sha256: Option<[u8; 32]>,
@@ -192,8 +193,11 @@ pub enum TransferErrorKind {
     SourceGone,
     /// The object kept changing while it was copied. Try again.
     SourceChanged,
-    /// A store refused the credentials or the action, or has no such bucket. Somebody must change something.
+    /// A store refused the credentials or the action. Somebody must change something, here or at the store: rights that were just
+    /// given take a while to spread, and it may be only this worker's credentials or clock.
     Denied,
+    /// A store has no such bucket.
+    NoSuchBucket,
     /// A store asked for less load.
     Throttled {
         /// How long it asked to wait; zero when it did not say.
@@ -274,6 +278,7 @@ impl TransferErrorKind {
             Self::SourceGone => "source_gone",
             Self::SourceChanged => "source_changed",
             Self::Denied => "denied",
+            Self::NoSuchBucket => "no_such_bucket",
             Self::Throttled { .. } => "throttled",
             Self::Integrity => "integrity",
             Self::DestinationConflict => "destination_conflict",

@@ -47,7 +47,7 @@ pub(super) async fn copy(
     capabilities: Capabilities,
     mut source: Source,
 ) -> Result<Inside, Halt> {
-    if !capabilities.tagging && source.info.tag_count.is_some_and(|n| n > 0) {
+    if !capabilities.tagging && (!source.tags.is_empty() || source.info.tag_count.is_some_and(|n| n > 0)) {
         source.not_kept.push("tags".to_owned());
     }
     let record = source.record(job, source.info.crc64nvme, source.info.sha256.filter(|_| job.sha256));

@@ -58,6 +58,9 @@ impl Source {
         if source.info.locked {
             source.not_kept.push("object-lock".to_owned());
         }
+        if source.info.hidden_metadata {
+            source.not_kept.push("metadata".to_owned());
+        }
         let has_tags = match tags {
             TagsWanted::IfCounted => source.info.tag_count.is_some_and(|n| n > 0),
             TagsWanted::UnlessCountedNone => source.info.tag_count != Some(0),
@@ -74,8 +77,11 @@ impl Source {
         let version = self.pin.version.as_deref();
         match job.ask(Side::Source, || site.store.get_tags(job.source_path(), version)).await {
             Ok(tags) => self.tags = tags,
-            // They exist and may not be read, or nobody knows whether they exist.
-            Err(Refusal::Store(StoreError { kind: Kind::Denied | Kind::NotImplemented, .. })) => {
+            // There may be some: better named in vain than lost in silence.
+            Err(Refusal::Store(StoreError { kind: Kind::Denied, .. })) => {
+                self.not_kept.push("tags".to_owned())
+            }
+            Err(Refusal::Store(StoreError { kind: Kind::NotImplemented, .. })) => {
                 if self.info.tag_count.is_some() {
                     self.not_kept.push("tags".to_owned());
                 }

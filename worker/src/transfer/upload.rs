@@ -1,7 +1,8 @@
 //! The life of a multipart upload: created or resumed, completed once, or aborted.
 //!
-//! Every exit but success and a hand-back aborts it. What a killed process leaves is taken up by the next attempt, which is told the id
-//! or finds it by its key; without one it is the business of the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
+//! A success ends it; a hand-back and a failure that may pass by itself leave it to the next attempt, so that hours of uploading
+//! survive a store that is away for a minute; every other exit aborts it. The next attempt is told the id or finds it by its key,
+//! also after a kill; without one it is the business of the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -218,17 +219,38 @@ pub(super) async fn abort(job: &Job<'_>, upload: &Upload) {
     }
 }
 
-/// Ends an upload as the end of its copy demands: kept for a successor on a hand-back, aborted on every other failure.
+/// Ends an upload as the end of its copy demands: kept for a successor where one can go on with it, else aborted.
 pub(super) async fn end<T>(job: &Job<'_>, upload: &Upload, result: Result<T, Halt>) -> Result<T, Halt> {
     match &result {
         Ok(_) => job.progress.set_upload_id(""),
-        Err(Halt::HandedBack) if !job.progress.upload_id().is_empty() => {}
+        Err(Halt::HandedBack) if is_named(job) => {}
+        Err(Halt::Failed(error)) if is_named(job) && passes(error.kind) => {}
         Err(Halt::HandedBack | Halt::Changed | Halt::Redo(_) | Halt::Aborted | Halt::Failed(_)) => {
             abort(job, upload).await;
             job.progress.set_upload_id("");
         }
     }
     result
+}
+
+/// Whether heartbeats tell a successor of the upload.
+fn is_named(job: &Job<'_>) -> bool {
+    !job.progress.upload_id().is_empty()
+}
+
+/// Whether the next attempt can go on where this one failed.
+const fn passes(kind: TransferErrorKind) -> bool {
+    match kind {
+        TransferErrorKind::Io | TransferErrorKind::Throttled { .. } => true,
+        TransferErrorKind::SourceGone
+        | TransferErrorKind::SourceChanged
+        | TransferErrorKind::Denied
+        | TransferErrorKind::NoSuchBucket
+        | TransferErrorKind::Integrity
+        | TransferErrorKind::DestinationConflict
+        | TransferErrorKind::Unsupported
+        | TransferErrorKind::Cancelled => false,
+    }
 }
 
 impl Upload {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{MemoryStore, Stored, flipped};
-use crate::store::{Attributes, ObjectPath, Tag};
+use crate::store::{Attributes, ObjectInfo, ObjectPath, Tag};
 
 impl MemoryStore {
     /// Stores an object without conditions.
@@ -30,6 +30,15 @@ impl MemoryStore {
             crc,
             None,
         );
+    }
+
+    /// Changes what the store says about the latest version of an object.
+    pub fn describe(&self, bucket: &str, key: &str, change: impl FnOnce(&mut ObjectInfo)) {
+        let mut state = self.state();
+        let latest = state.buckets.get_mut(bucket).and_then(|b| b.get_mut(key)).and_then(|v| v.last_mut());
+        if let Some(stored) = latest {
+            change(&mut stored.info);
+        }
     }
 
     /// Removes all versions of an object, as its owner could.

@@ -175,6 +175,10 @@ async fn what_cannot_be_kept_is_named() {
     rig.origin.seed("uploads", "k", Bytes::from_static(b"x"), Attributes::default(), &tags);
     rig.origin_does(Rule::new(Operation::GetTags, Fault::Fail(crate::store::StoreErrorKind::Denied)));
     assert_eq!(rig.copied("k").await.not_kept, ["tags"]);
+    let rig = Rig::new();
+    rig.upload("k", b"x");
+    rig.origin.describe("uploads", "k", |info| (info.locked, info.hidden_metadata) = (true, true));
+    assert_eq!(rig.copied("k").await.not_kept, ["metadata", "object-lock"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -113,13 +113,35 @@ async fn a_sha256_that_the_store_does_not_know_needs_the_bytes() {
     assert!(receipt.sha256.is_some() && !receipt.server_side);
 }
 
+/// A HEAD need not say how many tags there are.
+#[tokio::test(start_paused = true)]
+async fn tags_that_a_head_did_not_count_are_named_where_they_are_lost() {
+    let tags = [Tag { key: "a".into(), value: "b".into() }];
+    for readable in [true, false] {
+        let rig = Rig::with(Setup { same_store: true, ..Setup::default() });
+        // No tags are written with the probe's credentials.
+        let probe =
+            Rule::new(Operation::Put, Fault::Fail(Kind::Denied)).on("-tags").times(u32::from(readable));
+        rig.vault_does(probe);
+        rig.engine.probe().await;
+        rig.origin.seed("uploads", "k", bytes(13 * PART, 1), Attributes::default(), &tags);
+        rig.origin.describe("uploads", "k", |info| info.tag_count = None);
+        if !readable {
+            rig.origin_does(Rule::new(Operation::GetTags, Fault::Fail(Kind::Denied)));
+        }
+        let receipt = rig.copied("k").await;
+        assert!(receipt.server_side);
+        assert_eq!(receipt.not_kept, ["tags"], "readable: {readable}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn gone_is_gone_and_a_missing_bucket_is_not() {
     let rig = inside(Setup::default()).await;
     assert_eq!(rig.fails("never-there").await, "source_gone");
     let elsewhere = CopyRequest { bucket: "no-such-bucket".into(), ..request("k") };
     let error = rig.engine.copy(&elsewhere, Arc::default(), Stop::default()).await.expect_err("no bucket");
-    assert_eq!(error.kind.code(), "denied");
+    assert_eq!(error.kind.code(), "no_such_bucket");
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,7 +90,7 @@ async fn a_missing_bucket_is_no_missing_object() {
     let rig = Rig::new();
     let elsewhere = CopyRequest { bucket: "no-such-bucket".into(), ..request("k") };
     let error = rig.engine.copy(&elsewhere, Arc::default(), Stop::default()).await.expect_err("no bucket");
-    assert_eq!(error.kind, TransferErrorKind::Denied);
+    assert_eq!(error.kind, TransferErrorKind::NoSuchBucket);
     // A 404 that does not say what is missing.
     rig.upload("k", b"x");
     rig.origin_does(Rule::new(Operation::Get, Fault::Fail(Kind::NotFound)));

@@ -337,7 +337,7 @@ async fn a_backup_bucket_that_does_not_exist_is_told_and_not_waited_for() {
     let engine = Engine::new(&locations, settings()).expect("setup");
     assert!(engine.probe().await[0].result.is_err());
     let error = engine.copy(&request("k"), Arc::default(), Stop::default()).await.expect_err("no bucket");
-    assert_eq!(error.kind.code(), "denied");
+    assert_eq!(error.kind.code(), "no_such_bucket");
     assert!(error.message.contains("`vault`") && error.message.contains("NoSuchBucket"), "{}", error.message);
     origin.shutdown().await;
     vault.shutdown().await;

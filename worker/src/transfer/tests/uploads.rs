@@ -217,6 +217,23 @@ async fn an_upload_that_nobody_was_told_of_is_found_and_gone_on_with() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_a_passing_failure_ends_is_gone_on_with_at_the_part() {
+    let throttled = Kind::Throttled { retry_after: Duration::from_secs(600) };
+    for (kind, kept) in [(Kind::Server, true), (throttled, true), (Kind::Denied, false)] {
+        let rig = ready().await;
+        rig.vault_does(Rule::new(Operation::UploadPart, Fault::Fail(kind)).after(4).times(u32::MAX));
+        rig.copy("k").await.expect_err("the store is away");
+        assert_eq!(rig.vault.open_uploads().len(), usize::from(kept), "{kind}");
+        rig.vault_faults.clear();
+        let uploaded = rig.vault_faults.calls(Operation::UploadPart);
+        let receipt = rig.copied("k").await;
+        rig.assert_holds(&receipt, &bytes(SIZE, 1));
+        let again = rig.vault_faults.calls(Operation::UploadPart) - uploaded;
+        assert_eq!(again, if kept { 3 } else { 7 }, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_list_uploads_is_copied_to_all_the_same() {
     let rig = ready().await;
     rig.upload("k", &bytes(SIZE, 1));
