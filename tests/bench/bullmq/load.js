@@ -12,6 +12,7 @@ const BATCHES_IN_FLIGHT = 4;
 const [what, port, ...counts] = process.argv.slice(2);
 const connect = () => new Redis({ port: Number(port), host: '127.0.0.1', maxRetriesPerRequest: null });
 const opts = { removeOnComplete: true };
+const control = connect();
 let queues = 0;
 
 // The object of a backup, 200 bytes as JSON.
@@ -55,6 +56,11 @@ function processed(queue, count) {
     worker.on('error', reject);
   });
 }
+// User and system time of the server.
+async function cpuSeconds() {
+  const info = await control.info('cpu');
+  return ['used_cpu_user', 'used_cpu_sys'].reduce((sum, key) => sum + Number(info.match(`${key}:([0-9.]+)`)[1]), 0);
+}
 const fresh = () => new Queue(`bench-${queues++}`, { connection: connect() });
 
 async function rates(bulk, single) {
@@ -64,8 +70,10 @@ async function rates(bulk, single) {
   figures.process_per_s = await perSecond(bulk, () => processed(queue, bulk));
   figures.add_then_process_per_s = 1 / (1 / figures.submit_batched_per_s + 1 / figures.process_per_s);
   queue = fresh();
+  const before = await cpuSeconds();
   figures.add_while_processing_per_s = await perSecond(bulk, () =>
     Promise.all([processed(queue, bulk), addBulk(queue, bulk)]));
+  figures.redis_cpu_us_per_task = (await cpuSeconds() - before) * 1e6 / bulk;
   figures.end_to_end_batched_per_s = Math.max(figures.add_then_process_per_s, figures.add_while_processing_per_s);
   queue = fresh();
   figures.submit_per_s = await perSecond(single, () => addSingle(queue, single));

@@ -51,13 +51,17 @@ impl Place<'_> {
             let dispatcher = self.dispatcher().await?;
             let mut submitter = Submitter::connect(&dispatcher).await?;
             let mut fleet = Fleet::connect(&dispatcher, CREDIT).await?;
-            let cpu_before = dispatcher.usage();
+            let (cpu_before, redis_before) = (dispatcher.usage(), self.redis.cpu_seconds().await?);
             let begin = Instant::now();
             tokio::try_join!(
                 submit_all(&mut submitter, is_bulk, count),
                 fleet.until(|seen| seen.confirmed >= count)
             )?;
             figures.insert(end_to_end.into(), rate(count, begin.elapsed()));
+            if is_bulk {
+                let redis_seconds = self.redis.cpu_seconds().await? - redis_before;
+                figures.insert("redis_cpu_us_per_task".into(), redis_seconds * 1e6 / count as f64);
+            }
             if let (true, Some((before, _)), Some((after, resident))) =
                 (is_bulk, cpu_before, dispatcher.usage())
             {

@@ -17,8 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     backhaul::Place,
@@ -58,10 +59,26 @@ impl Counts {
             }
         }
     }
+
+    /// Where each answer waits for the disk: enough to see a rate, and no hour of it.
+    const fn with_slow_writes(self) -> Self {
+        let Self { scripts, bulk, single, latency, .. } = self;
+        Self { scripts: scripts / 5, bulk: bulk / 5, single: single / 10, latency: latency / 5, ..self }
+    }
 }
 
+/// Ends in order on a signal as well: the servers end when what owns them is dropped.
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = run() => done,
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and_then(|()| bail!("interrupted")),
+        _ = terminate.recv() => bail!("terminated"),
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     let is_quick = std::env::args().any(|argument| argument == "--quick");
     let counts = Counts::of(is_quick);
     let target = target_folder()?;
@@ -74,6 +91,7 @@ async fn main() -> anyhow::Result<()> {
     let mut modes = Vec::new();
     for durability in [Durability::EverySecond, Durability::Nothing, Durability::Always] {
         say(&format!("measuring rates, appendfsync {} ...", durability.name()))?;
+        let counts = if durability == Durability::Always { counts.with_slow_writes() } else { counts };
         let columns = rates(&folder, durability, bullmq.as_ref(), counts).await?;
         let heading = format!("\nAOF {} (Backhaul and BullMQ on the same redis-server)", durability.name());
         say(&columns.table(&heading))?;

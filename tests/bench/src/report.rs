@@ -26,12 +26,13 @@ struct Row {
     target: &'static str,
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 7] = [
     Row { what: "submit, batches of 1,000 /s", key: "submit_batched_per_s", target: ">= 2" },
     Row { what: "submit, one a call, 100 in flight /s", key: "submit_per_s", target: ">= 0.6" },
     Row { what: "submit to confirmed, batched /s", key: "end_to_end_batched_per_s", target: ">= 3" },
     Row { what: "submit to confirmed, one a call /s", key: "end_to_end_per_s", target: "" },
     Row { what: "Redis bytes per waiting task", key: "bytes_per_pending_task", target: "<= 600 B" },
+    Row { what: "Redis CPU, batched us/task", key: "redis_cpu_us_per_task", target: "" },
     Row { what: "dispatcher CPU, batched us/task", key: "dispatcher_cpu_us_per_task", target: "" },
 ];
 

@@ -150,6 +150,15 @@ impl RedisServer {
         Ok(field("used_memory")? - field("mem_clients_normal")? - field("mem_aof_buffer")?)
     }
 
+    /// User and system time of the server so far, in seconds.
+    pub(crate) async fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut self.connect().await?).await?;
+        let fields = ["used_cpu_user:", "used_cpu_sys:"];
+        let seconds =
+            info.lines().filter_map(|line| fields.iter().find_map(|field| line.strip_prefix(field)));
+        Ok(seconds.map(|text| text.trim().parse::<f64>()).sum::<Result<f64, _>>()?)
+    }
+
     fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
