@@ -50,7 +50,7 @@ pub struct Flags {
     pub tenant: String,
 
     /// Shards of the queues, 1 to 1024. Fixed when the data is created; all dispatchers on one Redis must agree.
-    #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 16, value_name = "COUNT")]
+    #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 4, value_name = "COUNT")]
     pub shards: u16,
     /// What OK to a submit means: `none` (Redis has it in memory), `local` (on its disk: survives a crash of Redis or of its
     /// machine), `replicas=N` (and N replicas have it: survives the loss of the machine). A server that cannot give what is asked

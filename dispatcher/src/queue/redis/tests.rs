@@ -3,6 +3,7 @@
 mod damage;
 mod durability;
 mod faults;
+mod races;
 mod scale;
 mod server;
 mod size;

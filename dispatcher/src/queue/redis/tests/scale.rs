@@ -58,7 +58,8 @@ async fn tenants_beyond_one_page_of_the_ring_take_turns_as_in_the_reference_queu
         });
         assert!(queue.submit(tasks.collect()).await.iter().all(Result::is_ok));
         for round in 1..=40 {
-            let leased = queue.lease(&request("s", round, 13)).await.unwrap();
+            let leased =
+                queue.lease(&request("s", round, if round % 4 == 0 { 70 } else { 13 })).await.unwrap();
             order.extend(leased.iter().map(|task| task.spec.object.key.clone()));
             if round % 3 == 0 {
                 queue.settle(leased.iter().map(done).collect()).await;
@@ -129,6 +130,6 @@ async fn a_state_with_very_many_tasks_is_listed_whole_each_task_once() {
                 break;
             }
         }
-        assert_eq!(u32::try_from(seen.len()), Ok(TASKS / 2 * 4 / 5));
+        assert_eq!(seen.len() as u64, u64::from(TASKS / 2 * 4 / 5));
     }
 }
