@@ -26,10 +26,10 @@ advisories := https://github.com/RustSec/advisory-db
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e bench-queue clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z0-9]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: ## Back up real files on this machine, start to end, and prove the copies
 	@deploy/demo.sh
@@ -65,6 +65,13 @@ unit: ## Run only the tests inside the packages' own sources
 
 e2e: setup build ## Run only the end-to-end tests, with real servers and processes
 	$(RUN) $(PACKAGES) --test e2e
+
+# Only what is measured and what measures it is built with optimisation: the S3 client alone takes minutes.
+bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load
+	@tests/setup/redis.sh
+	@tests/setup/bullmq.sh
+	cargo build --release --locked --package backhaul-dispatcher --package backhaul-bench
+	$(target)/release/backhaul-bench $(if $(QUICK),--quick)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean

@@ -1,0 +1,135 @@
+//! Figures, the table for people, and `queue.json` for programs.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde_json::{Value, json};
+
+/// Figures of one column, by the key they have in `queue.json`.
+pub(crate) type Figures = BTreeMap<String, f64>;
+
+/// One durability: everything measured with it, beside each other.
+#[derive(Debug, Default)]
+pub(crate) struct Columns {
+    /// Backhaul end to end.
+    pub(crate) backhaul: Figures,
+    /// BullMQ; empty when it is not installed.
+    pub(crate) bullmq: Figures,
+    /// The Redis that both ran on.
+    pub(crate) redis: Figures,
+}
+
+/// A line of the table.
+struct Row {
+    what: &'static str,
+    key: &'static str,
+    /// What the ratio of Backhaul to BullMQ should be.
+    target: &'static str,
+}
+
+const ROWS: [Row; 7] = [
+    Row { what: "submit, batches of 1,000 /s", key: "submit_batched_per_s", target: ">= 2" },
+    Row { what: "submit, one a call, 100 in flight /s", key: "submit_per_s", target: ">= 0.6" },
+    Row { what: "submit to confirmed, batched /s", key: "end_to_end_batched_per_s", target: ">= 3" },
+    Row { what: "submit to confirmed, one a call /s", key: "end_to_end_per_s", target: "" },
+    Row { what: "Redis bytes per waiting task", key: "bytes_per_pending_task", target: "<= 600 B" },
+    Row { what: "Redis CPU, batched us/task", key: "redis_cpu_us_per_task", target: "" },
+    Row { what: "dispatcher CPU, batched us/task", key: "dispatcher_cpu_us_per_task", target: "" },
+];
+
+/// Figures that Backhaul alone has: what, key, target, digits.
+const OWN: [(&str, &str, &str, usize); 6] = [
+    ("call of submit to assignment, p50 ms", "assign_p50_ms", "", 2),
+    ("call of submit to assignment, p99 ms", "assign_p99_ms", "", 2),
+    ("answer of submit to assignment, p50 ms", "assign_after_answer_p50_ms", "<= 2", 2),
+    ("answer of submit to assignment, p99 ms", "assign_after_answer_p99_ms", "<= 10", 2),
+    ("dispatch to confirmed, 10 thousand pending /s", "dispatch_small_per_s", "", 0),
+    ("dispatch to confirmed, many pending /s", "dispatch_large_per_s", "", 0),
+];
+
+impl Columns {
+    /// The table, with a heading.
+    pub(crate) fn table(&self, heading: &str) -> String {
+        let mut lines = vec![format!(
+            "{heading}\n{:<46}{:>12}{:>12}{:>8}  {}",
+            "", "Backhaul", "BullMQ", "ratio", "target"
+        )];
+        for Row { what, key, target } in ROWS {
+            let (ours, theirs) = (self.backhaul.get(key), self.bullmq.get(key));
+            if ours.is_none() && theirs.is_none() {
+                continue;
+            }
+            let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+            lines.push(format!(
+                "{what:<46}{:>12}{:>12}{:>8}  {target}",
+                shown(ours, 0),
+                shown(theirs, 0),
+                shown(ratio.as_ref(), 2)
+            ));
+        }
+        for (what, key, target, digits) in OWN {
+            if let Some(figure) = self.backhaul.get(key) {
+                lines.push(format!(
+                    "{what:<46}{:>12}{:>12}{:>8}  {target}",
+                    shown(Some(figure), digits),
+                    "",
+                    ""
+                ));
+            }
+        }
+        if let (Some(small), Some(large)) =
+            (self.backhaul.get("dispatch_small_per_s"), self.backhaul.get("dispatch_large_per_s"))
+        {
+            lines.push(format!(
+                "{:<46}{:>12.2}{:>20}  >= 0.8",
+                "  the latter to the former",
+                large / small,
+                ""
+            ));
+        }
+        if let Some(scripts) = self.redis.get("script_pipelined_per_s") {
+            lines.push(format!("{:<46}{scripts:>12.0}", "raw Redis, pipelined scripts of 2 commands /s"));
+            if let Some(all) = self.backhaul.get("end_to_end_batched_per_s") {
+                lines.push(format!(
+                    "{:<46}{:>11.0}%",
+                    "  submit to confirmed, batched, is of that",
+                    100.0 * all / scripts
+                ));
+            }
+        }
+        lines.join("\n") + "\n"
+    }
+
+    fn json(&self) -> Value {
+        json!({ "backhaul": self.backhaul, "bullmq": self.bullmq, "redis": self.redis })
+    }
+}
+
+/// Writes `queue.json`: the figures of the first durability on top, with those taken once, and each durability's own below `modes`.
+pub(crate) fn write(
+    path: &Path,
+    conditions: &Value,
+    modes: &[(&str, Columns)],
+    once: &Columns,
+) -> anyhow::Result<()> {
+    let mut top = json!({ "backhaul": {}, "bullmq": {}, "redis": {}, "modes": {}, "conditions": conditions });
+    if let Some((durability, columns)) = modes.first() {
+        top["durability"] = json!(durability);
+        for (name, parts) in [
+            ("backhaul", [&columns.backhaul, &once.backhaul]),
+            ("bullmq", [&columns.bullmq, &once.bullmq]),
+            ("redis", [&columns.redis, &once.redis]),
+        ] {
+            for (key, figure) in parts.into_iter().flatten() {
+                top[name][key] = json!(figure);
+            }
+        }
+    }
+    for (durability, columns) in modes {
+        top["modes"][durability] = columns.json();
+    }
+    Ok(fs::write(path, serde_json::to_string_pretty(&top)? + "\n")?)
+}
+
+fn shown(figure: Option<&f64>, digits: usize) -> String {
+    figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
+}

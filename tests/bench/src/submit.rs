@@ -1,0 +1,138 @@
+//! Internal services as the benchmark plays them: they submit objects that exist nowhere, each of them once.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use backhaul_proto::v1::{
+    ObjectRef, SubmitBackupRequest, SubmitBackupResponse, SubmitBackupsRequest, SubmitOutcome,
+    backup_service_client::BackupServiceClient, submit_backup_result::Result as Answer,
+};
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+use crate::servers::Dispatcher;
+
+/// Location of every object.
+pub(crate) const LOCATION: &str = "uploads";
+/// Its bucket.
+pub(crate) const BUCKET: &str = "user-uploads";
+
+/// Tasks in one `SubmitBackups`, the most that it takes; BullMQ gets as many in one `addBulk`.
+const BATCH: u64 = 1000;
+const BATCHES_IN_FLIGHT: usize = 4;
+const SINGLES_IN_FLIGHT: usize = 100;
+const CONNECTIONS: usize = 4;
+/// Bytes of location, bucket, key and version together.
+const SPEC_BYTES: usize = 200;
+
+/// Callers on a few connections.
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    clients: Vec<BackupServiceClient<Channel>>,
+    /// The next object that was never submitted.
+    next: u64,
+}
+
+impl Submitter {
+    /// Connects.
+    pub(crate) async fn connect(dispatcher: &Dispatcher) -> anyhow::Result<Self> {
+        let mut clients = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            clients.push(BackupServiceClient::new(dispatcher.connect().await?));
+        }
+        Ok(Self { clients, next: 0 })
+    }
+
+    /// Submits one object.
+    pub(crate) async fn one(&mut self) -> anyhow::Result<()> {
+        let object = self.take(1);
+        single(&mut self.clients[0], object).await
+    }
+
+    /// Submits `count` objects, one a call, 100 calls in flight.
+    pub(crate) async fn singles(&mut self, count: u64) -> anyhow::Result<()> {
+        let first = self.take(count);
+        self.share(SINGLES_IN_FLIGHT, first, first + count, 1, |mut client, n, _| async move {
+            single(&mut client, n).await
+        })
+        .await
+    }
+
+    /// Submits `count` objects, 1,000 a call, 4 calls in flight.
+    pub(crate) async fn batches(&mut self, count: u64) -> anyhow::Result<()> {
+        let first = self.take(count);
+        self.share(BATCHES_IN_FLIGHT, first, first + count, BATCH, batch).await
+    }
+
+    fn take(&mut self, count: u64) -> u64 {
+        let first = self.next;
+        self.next += count;
+        first
+    }
+
+    async fn share<Fut>(
+        &self,
+        callers: usize,
+        first: u64,
+        end: u64,
+        step: u64,
+        call: impl Fn(BackupServiceClient<Channel>, u64, u64) -> Fut + Clone + Send + Sync + 'static,
+    ) -> anyhow::Result<()>
+    where
+        Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let next = Arc::new(AtomicU64::new(first));
+        let mut set = JoinSet::new();
+        for client in self.clients.iter().cycle().take(callers) {
+            let (client, next, call) = (client.clone(), Arc::clone(&next), call.clone());
+            set.spawn(async move {
+                loop {
+                    let at = next.fetch_add(step, Ordering::Relaxed);
+                    if at >= end {
+                        return anyhow::Ok(());
+                    }
+                    call(client.clone(), at, step.min(end - at)).await?;
+                }
+            });
+        }
+        while let Some(ended) = set.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+async fn single(client: &mut BackupServiceClient<Channel>, n: u64) -> anyhow::Result<()> {
+    created(&client.submit_backup(request(n)).await?.into_inner())
+}
+
+async fn batch(mut client: BackupServiceClient<Channel>, first: u64, count: u64) -> anyhow::Result<()> {
+    let requests = (first..first + count).map(request).collect();
+    let results = client.submit_backups(SubmitBackupsRequest { requests }).await?.into_inner().results;
+    ensure!(results.len() as u64 == count, "{} answers to {count} requests", results.len());
+    for result in results {
+        match result.result.context("an answer is empty")? {
+            Answer::Accepted(accepted) => created(&accepted)?,
+            Answer::Error(error) => bail!("not accepted: {error:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// A repeat would be answered faster than a new task, and would be no task for the workers.
+fn created(response: &SubmitBackupResponse) -> anyhow::Result<()> {
+    ensure!(response.outcome() == SubmitOutcome::Created, "not a new task: {response:?}");
+    Ok(())
+}
+
+fn request(n: u64) -> SubmitBackupRequest {
+    let version = format!("{n:032x}");
+    let end = format!("/{n:012}/original.jpeg");
+    let used = LOCATION.len() + BUCKET.len() + version.len() + end.len();
+    let key = format!("{:p<width$}{end}", "photos/2026/", width = SPEC_BYTES - used);
+    let object = ObjectRef { location: LOCATION.into(), bucket: BUCKET.into(), key, version };
+    SubmitBackupRequest { object: Some(object), options: None }
+}
