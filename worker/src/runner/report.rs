@@ -164,6 +164,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_believed_only_after_several_attempts() {
+        use v1::FailureClass::{Permanent, Retry};
         let denied = error(TransferErrorKind::Denied, "m");
         let classes: Vec<_> = (1..=REFUSALS + 1)
             .map(|attempt| match failure(&denied, attempt) {
@@ -171,7 +172,6 @@ mod tests {
                 other => panic!("{other:?} is no failure"),
             })
             .collect();
-        use v1::FailureClass::{Permanent, Retry};
         assert_eq!(classes, [Retry, Retry, Permanent, Permanent]);
     }
 
