@@ -167,9 +167,9 @@ mod tests {
         use v1::FailureClass::{Permanent, Retry};
         let denied = error(TransferErrorKind::Denied, "m");
         let classes: Vec<_> = (1..=REFUSALS + 1)
-            .map(|attempt| match failure(&denied, attempt) {
-                Outcome::Failure(failure) => failure.class(),
-                other => panic!("{other:?} is no failure"),
+            .map(|attempt| {
+                let Outcome::Failure(failure) = failure(&denied, attempt) else { panic!("it is a failure") };
+                failure.class()
             })
             .collect();
         assert_eq!(classes, [Retry, Retry, Permanent, Permanent]);
