@@ -25,7 +25,7 @@ pub enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The locations file cannot be used. Nothing was started.
-    #[error("{0}")]
+    #[error("--locations: {0}")]
     Locations(#[from] LocationsError),
     /// A location cannot be used as it is configured. Nothing was started.
     #[error("--locations: {0}")]

@@ -10,9 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::object::ObjectArg;
 
+const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when something is not (a request refused, a task not done), \
+                          2 when the command could not be carried out.";
+
 /// Back up objects from S3-compatible stores, and see what became of them.
 #[derive(Debug, Parser)]
-#[command(name = "backhaul", version, max_term_width = 110)]
+#[command(name = "backhaul", version, max_term_width = 110, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -42,8 +45,8 @@ pub(crate) enum Command {
 /// How to reach the dispatcher and how to print.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClientArgs {
-    /// Address of the dispatcher.
-    #[arg(long, env = "BACKHAUL_DISPATCHER", default_value = "http://127.0.0.1:7400", value_name = "URL")]
+    /// Address of the dispatcher, as http://host:port.
+    #[arg(long, env = "BACKHAUL_DISPATCHER", value_parser = parse_url, default_value = "http://127.0.0.1:7400", value_name = "URL")]
     pub(crate) dispatcher: String,
     /// Time for one call, retries included.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
@@ -216,6 +219,12 @@ pub(crate) enum StateArg {
     Cancelled,
 }
 
+/// Anything but plain HTTP is refused: nobody who asks for an encrypted connection must get another.
+fn parse_url(text: &str) -> Result<String, &'static str> {
+    let authority = text.strip_prefix("http://").ok_or("expected http://host:port")?;
+    if authority.trim_end_matches('/').is_empty() { Err("it names no host") } else { Ok(text.to_owned()) }
+}
+
 fn parse_label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -272,6 +281,14 @@ mod tests {
             for arg in sub.get_arguments() {
                 assert!(arg.get_help().is_some(), "{} {} has no help", sub.get_name(), arg.get_id());
             }
+        }
+    }
+
+    #[test]
+    fn nobody_who_asks_for_encryption_gets_a_connection_without() {
+        assert!(parse_url("http://host:7400").is_ok());
+        for other in ["https://host:7400", "host:7400", "http://", "http:///", ""] {
+            assert!(parse_url(other).is_err(), "{other}");
         }
     }
 

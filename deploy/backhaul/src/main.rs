@@ -29,6 +29,8 @@ use crate::{
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Cli::parse().command;
+    // Anything else would leave work undone, or its outcome unknown, and must not look like a success.
+    let may_be_cut_short = matches!(command, Command::List(_) | Command::Status(_));
     let done = run_until_signal(|stop| async move {
         match command {
             // The client commands have nothing to put in order: a signal just ends them.
@@ -49,7 +51,7 @@ async fn main() -> ExitCode {
             // Who reads our output has gone away (`backhaul list | head`): that is not an error.
             let gone =
                 error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
-            if gone { ExitCode::SUCCESS } else { complain(&format!("{error:#}")) }
+            if gone && may_be_cut_short { ExitCode::SUCCESS } else { complain(&format!("{error:#}")) }
         }
         Err(error) => complain(&error.to_string()),
     }

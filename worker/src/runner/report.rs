@@ -164,14 +164,14 @@ mod tests {
 
     #[test]
     fn a_refusal_is_believed_only_after_several_attempts() {
+        use v1::FailureClass::{Permanent, Retry};
         let denied = error(TransferErrorKind::Denied, "m");
         let classes: Vec<_> = (1..=REFUSALS + 1)
-            .map(|attempt| match failure(&denied, attempt) {
-                Outcome::Failure(failure) => failure.class(),
-                other => panic!("{other:?} is no failure"),
+            .map(|attempt| {
+                let Outcome::Failure(failure) = failure(&denied, attempt) else { panic!("it is a failure") };
+                failure.class()
             })
             .collect();
-        use v1::FailureClass::{Permanent, Retry};
         assert_eq!(classes, [Retry, Retry, Permanent, Permanent]);
     }
 

@@ -2,12 +2,14 @@
 
 use std::{
     io::{self, BufRead as _},
+    thread,
     time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
 use backhaul_proto::v1::{self, submit_backup_result::Result as Answer};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::{Verdict, watch};
 use crate::{
@@ -53,7 +55,8 @@ pub(crate) async fn run(args: SubmitArgs) -> anyhow::Result<Verdict> {
         submitted.send_if_full(&client, output, &options, &mut batch).await?;
     }
     if args.stdin {
-        for line in io::stdin().lock().lines() {
+        let mut lines = stdin_lines().context("reading standard input")?;
+        while let Some(line) = lines.recv().await {
             let line = line.context("reading standard input")?;
             if line.is_empty() {
                 continue;
@@ -123,6 +126,20 @@ impl Submitted {
         }
         Ok(())
     }
+}
+
+/// Reads standard input on a thread of its own: a read cannot be given up, and a signal must end the command all the same. The thread ends
+/// with the input, with whoever reads the lines, or with the process.
+fn stdin_lines() -> io::Result<mpsc::Receiver<io::Result<String>>> {
+    let (lines, receiver) = mpsc::channel(BATCH);
+    thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        for line in io::stdin().lock().lines() {
+            if lines.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(receiver)
 }
 
 fn print_accepted(output: Output, object: &v1::ObjectRef, task: &v1::SubmitBackupResponse) -> io::Result<()> {
