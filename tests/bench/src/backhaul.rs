@@ -52,6 +52,7 @@ impl Place<'_> {
             let mut submitter = Submitter::connect(&dispatcher).await?;
             let mut fleet = Fleet::connect(&dispatcher, CREDIT).await?;
             let (cpu_before, redis_before) = (dispatcher.usage(), self.redis.cpu_seconds().await?);
+            let calls_before = self.redis.script_calls().await?;
             let begin = Instant::now();
             tokio::try_join!(
                 submit_all(&mut submitter, is_bulk, count),
@@ -59,6 +60,8 @@ impl Place<'_> {
             )?;
             figures.insert(end_to_end.into(), rate(count, begin.elapsed()));
             if is_bulk {
+                let calls = self.redis.script_calls().await? - calls_before;
+                figures.insert("script_calls_per_task".into(), calls as f64 / count as f64);
                 let redis_seconds = self.redis.cpu_seconds().await? - redis_before;
                 figures.insert("redis_cpu_us_per_task".into(), redis_seconds * 1e6 / count as f64);
             }

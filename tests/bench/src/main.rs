@@ -46,7 +46,7 @@ impl Counts {
     fn of(is_quick: bool) -> Self {
         if is_quick {
             let pending = 1_000_000;
-            Self { scripts: 200_000, bulk: 50_000, single: 20_000, latency: 1_000, waiting: 50_000, pending }
+            Self { scripts: 200_000, bulk: 20_000, single: 5_000, latency: 1_000, waiting: 50_000, pending }
         } else {
             let pending = if has_room() { 10_000_000 } else { 1_000_000 };
             Self {

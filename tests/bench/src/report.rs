@@ -37,7 +37,8 @@ const ROWS: [Row; 7] = [
 ];
 
 /// Figures that Backhaul alone has: what, key, target, digits.
-const OWN: [(&str, &str, &str, usize); 6] = [
+const OWN: [(&str, &str, &str, usize); 7] = [
+    ("calls of scripts per task, batched", "script_calls_per_task", "", 3),
     ("call of submit to assignment, p50 ms", "assign_p50_ms", "", 2),
     ("call of submit to assignment, p99 ms", "assign_p99_ms", "", 2),
     ("answer of submit to assignment, p50 ms", "assign_after_answer_p50_ms", "<= 2", 2),

@@ -159,6 +159,15 @@ impl RedisServer {
         Ok(seconds.map(|text| text.trim().parse::<f64>()).sum::<Result<f64, _>>()?)
     }
 
+    /// Calls of scripts so far.
+    pub(crate) async fn script_calls(&self) -> anyhow::Result<u64> {
+        let info: String =
+            redis::cmd("INFO").arg("commandstats").query_async(&mut self.connect().await?).await?;
+        let calls =
+            info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        Ok(calls.map_or(Ok(0), str::parse)?)
+    }
+
     fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
