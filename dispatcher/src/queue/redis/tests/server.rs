@@ -111,7 +111,7 @@ fn launch(dir: &TempDir, arguments: &[String]) -> Child {
         .expect("redis-server 7.0 or later on the PATH");
     let mut log = String::new();
     let mut output = BufReader::new(process.stdout.take().unwrap());
-    while !log.contains("ready to accept connections") {
+    while !log.to_lowercase().contains("ready to accept connections") {
         assert_ne!(output.read_line(&mut log).unwrap(), 0, "redis-server did not start: {log}");
     }
     // The pipe must be read on, or the server would stall or be killed when it logs.
