@@ -82,7 +82,10 @@ impl Shared {
                     | Script::Complete
                     | Script::Fail
                     | Script::Cancel
-                    | Script::Gate => {}
+                    | Script::Gate
+                    | Script::FsckTasks
+                    | Script::FsckLines
+                    | Script::FsckCounters => {}
                 }
             }
         }
