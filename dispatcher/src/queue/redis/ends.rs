@@ -216,7 +216,7 @@ impl Shared {
     }
 
     /// What a report other than success means for the task as it is.
-    fn judge(&self, record: &TaskRecord, settlement: &Settlement) -> Judgement {
+    pub(super) fn judge(&self, record: &TaskRecord, settlement: &Settlement) -> Judgement {
         let (counters, requests, max_attempts) =
             (counters(record), requests(record), record.spec.max_attempts);
         let returned = |delay| {
@@ -267,6 +267,10 @@ impl Shared {
                 .map(|(piece, answer)| {
                     let answer = answer.and_then(Answer::read)?;
                     self.hints.set(piece.shard, answer.pending);
+                    if answer.pending.iter().any(|&pending| pending > 0) {
+                        // A task came back, or a tenant may have one more lease.
+                        self.hints.wake();
+                    }
                     Ok(answer)
                 })
                 .collect(),
@@ -276,10 +280,10 @@ impl Shared {
 }
 
 /// What `fail.lua` takes for one item.
-struct Judgement {
-    verdict: Vec<u8>,
-    failure: Vec<u8>,
-    upload_id: String,
+pub(super) struct Judgement {
+    pub(super) verdict: Vec<u8>,
+    pub(super) failure: Vec<u8>,
+    pub(super) upload_id: String,
 }
 
 /// A verdict, and the record that it was made on, as `_ends.lua` unpacks it.

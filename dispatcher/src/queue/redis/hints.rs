@@ -35,16 +35,17 @@ impl Hints {
         Self { shards, first: AtomicUsize::new(0), ready: Arc::new(Notify::new()) }
     }
 
-    /// Notes what a shard has, and wakes who waits when a band is no longer empty.
+    /// Notes what a shard has.
     pub(super) fn set(&self, shard: u16, pending: [u64; 3]) {
         let Some(known) = self.shards.get(usize::from(shard)) else { return };
-        let mut filled = false;
         for (known, now) in known.iter().zip(pending) {
-            filled |= known.swap(now, Ordering::Relaxed) == 0 && now > 0;
+            known.store(now, Ordering::Relaxed);
         }
-        if filled {
-            self.ready.notify_one();
-        }
+    }
+
+    /// Wakes who waits for tasks.
+    pub(super) fn wake(&self) {
+        self.ready.notify_one();
     }
 
     /// Notes what another process said a shard has. It may be older than what is known, so it only adds places to look.
@@ -53,7 +54,7 @@ impl Hints {
         for (known, now) in known.iter().zip(pending) {
             known.fetch_max(now, Ordering::Relaxed);
         }
-        self.ready.notify_one();
+        self.wake();
     }
 
     /// Pending tasks of a band in a shard.
@@ -133,11 +134,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_woken_when_a_band_fills_and_not_by_shards_that_do_not_exist() {
+    async fn an_announcement_adds_places_to_look_and_never_takes_one_away() {
         let hints = Hints::new(2);
-        hints.set(9, [1, 1, 1]);
-        hints.set(1, [0, 0, 4]);
+        hints.set(1, [0, 3, 4]);
+        hints.raise(1, [1, 0, 9]);
+        hints.raise(9, [1, 1, 1]);
         hints.ready().notified().await;
-        assert_eq!((hints.pending(1, 2), hints.pending(9, 0)), (4, 0));
+        assert_eq!([0, 1, 2].map(|band| hints.pending(1, band)), [1, 3, 9]);
+        assert_eq!(hints.pending(9, 0), 0);
     }
 }

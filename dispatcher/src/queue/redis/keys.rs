@@ -26,7 +26,7 @@ use crate::queue::{TaskId, TaskState};
 
 /// What this deployment was created with: schema and shard count. The only key without a shard.
 pub(super) const CONFIG: &str = "bh:config";
-/// Channel on which a shard announces that it has pending tasks again; the message is the shard's number.
+/// Channel on which a shard announces that a tenant waits anew; the message is the shard and what is pending there by band.
 pub(super) const READY_CHANNEL: &str = "bh:ready";
 
 /// `{bh:NNN}:<name>`.

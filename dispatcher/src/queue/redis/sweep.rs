@@ -93,7 +93,7 @@ impl Shared {
         let next = next.and_then(|left_ms| u64::try_from(left_ms).ok());
         report.next_due = next.filter(|left_ms| (1..every_ms).contains(left_ms)).map(Duration::from_millis);
         if report.expired + report.unaccepted + report.promoted > 0 {
-            self.hints.ready().notify_one();
+            self.hints.wake();
         }
         Ok(report)
     }

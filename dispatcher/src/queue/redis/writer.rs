@@ -14,13 +14,13 @@ use super::{
     Shared,
     batch::{Piece, cut},
     check::Barrier,
-    codec::NewRecord,
+    codec::{self, NewRecord},
     connection::Link,
     error,
     scripts::{Answer, Call, Script},
     value,
 };
-use crate::queue::{QueueError, TaskId};
+use crate::queue::{QueueError, TaskId, TaskState};
 
 /// Jobs that may wait for one writer; more make their callers wait.
 const WAITING_JOBS: usize = 256;
@@ -198,13 +198,19 @@ impl WriterLoop {
         let mut answer = Answer::read(value)?;
         self.shared.hints.set(piece.shard, answer.pending);
         let mut written = Vec::with_capacity(piece.items.len());
+        let mut wake = false;
         for &at in &piece.items {
             written.push(Ok(match &writes[at] {
                 Write::Submit(..) => {
-                    Written::Submit([answer.integer()?, answer.integer()?, answer.integer()?])
+                    let submitted = [answer.integer()?, answer.integer()?, answer.integer()?];
+                    wake |= submitted[1] == i64::from(codec::state_code(TaskState::Pending));
+                    Written::Submit(submitted)
                 }
                 Write::Cancel(_) => Written::Cancel(answer.integer()?, answer.bytes()?, answer.bytes()?),
             }));
+        }
+        if wake {
+            self.shared.hints.wake();
         }
         Ok(written)
     }

@@ -118,7 +118,6 @@ local function join_queue(l, location, place, id)
     l.begins = true
   end
   t[band] = t[band] + 1
-  announce = announce or pending[band] == 0
   pending[band] = pending[band] + 1
   q.joined[#q.joined + 1] = place
   q.joined[#q.joined + 1] = id
@@ -213,7 +212,10 @@ local function commit_line(l)
       redis.call('ZREM', ring, t.name)
     elseif l.begins or l.served or length == #q.joined / 2 then
       local is_new = redis.call('ZADD', ring, turn_of(l), t.name)
-      if is_new == 1 then redis.call('SADD', PREFIX .. 'locations', location) end
+      if is_new == 1 then
+        redis.call('SADD', PREFIX .. 'locations', location)
+        announce = true
+      end
     end
   end
 end
