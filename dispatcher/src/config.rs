@@ -24,7 +24,12 @@ use crate::{
 ///
 /// Durations have units: 500ms, 30s, 10m, 24h, 7d.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "backhaul-dispatcher", version, max_term_width = 110)]
+#[command(
+    name = "backhaul-dispatcher",
+    version,
+    max_term_width = 110,
+    after_help = "backhaul-dispatcher fsck audits the queue in Redis; see backhaul-dispatcher fsck --help."
+)]
 pub struct Flags {
     /// Address to serve gRPC on: internal services, workers, health and reflection. Port 0 takes a free one.
     #[arg(long, env = "BACKHAUL_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDR")]

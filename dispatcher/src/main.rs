@@ -1,7 +1,7 @@
 //! The dispatcher's program: settings, logs, signals, exit codes. Everything else is the library's.
 //!
 //! Exit codes: 0 after an ordered stop, 64 when a setting is wrong (one line for each on standard error), 1 when anything else
-//! failed, 130 and 143 after a second signal.
+//! failed, 130 and 143 after a second signal. `backhaul-dispatcher fsck` audits the queue instead: 1 also when problems are left.
 
 use std::process::ExitCode;
 
@@ -9,11 +9,15 @@ use anyhow::Context as _;
 use backhaul_dispatcher::{
     app::{self, AppError},
     config::{Config, ConfigError},
-    queue::redis::ConnectError,
+    fsck::{self, FsckFlags},
+    queue::redis::{ConnectError, fsck::FsckError},
 };
 use backhaul_runtime::{EXIT_USAGE, shutdown::run_until_signal, telemetry};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == fsck::COMMAND) {
+        return audit();
+    }
     let config = match Config::from_args(std::env::args_os()) {
         Ok(config) => config,
         Err(ConfigError::Flags(help)) if !help.use_stderr() => {
@@ -33,6 +37,41 @@ fn main() -> ExitCode {
         Ok(Err(error)) => failed(&error.into()),
         Err(error) => failed(&error),
     }
+}
+
+/// Runs `fsck`.
+fn audit() -> ExitCode {
+    let flags = match FsckFlags::from_args(std::env::args_os()) {
+        Ok(flags) => flags,
+        Err(help) if !help.use_stderr() => {
+            return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Err(error) => return usage(&ConfigError::Flags(error).to_string()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let audited = runtime.context("cannot start the runtime").map(|runtime| runtime.block_on(flags.run()));
+    match audited {
+        Ok(Ok((report, text))) => {
+            #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
+            {
+                println!("{text}");
+            }
+            if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Ok(Err(error @ (FsckError::Url(_) | FsckError::NotOurs(_)))) => {
+            usage(&format!("--redis-url: {error}"))
+        }
+        Ok(Err(error)) => audit_failed(&error.into()),
+        Err(error) => audit_failed(&error),
+    }
+}
+
+fn audit_failed(error: &anyhow::Error) -> ExitCode {
+    #[expect(clippy::print_stderr, reason = "a person looks at this, and there are no logs")]
+    {
+        eprintln!("backhaul-dispatcher: {error:#}");
+    }
+    ExitCode::FAILURE
 }
 
 fn run(config: Config) -> anyhow::Result<Result<(), AppError>> {

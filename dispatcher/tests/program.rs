@@ -142,8 +142,14 @@ fn a_redis_that_could_lose_what_was_accepted_is_refused_with_the_setting_to_chan
     assert!(stderr.contains("appendonly"), "{stderr}");
 }
 
+/// Audits the queue as an operator would: exit code, what it printed.
+fn audit(url: &str, flags: &[&str]) -> (Option<i32>, String) {
+    let (code, stdout, stderr) = ends_with(&[&["fsck", "--redis-url", url][..], flags].concat());
+    (code, stdout + &stderr)
+}
+
 #[tokio::test]
-async fn it_waits_for_redis_serves_and_stops_in_order_at_sigterm() {
+async fn it_waits_for_redis_serves_and_stops_in_order_at_sigterm_and_leaves_a_clean_queue() {
     let dir = tempfile::tempdir().unwrap();
     let locations = file(&dir, "locations.toml", LOCATIONS);
     let address = dir.path().join("address");
@@ -173,6 +179,17 @@ async fn it_waits_for_redis_serves_and_stops_in_order_at_sigterm() {
     // Not on this thread: the client has to answer the server's goodbye.
     let ended = tokio::task::spawn_blocking(move || running.0.wait()).await.unwrap();
     assert_eq!(ended.unwrap().code(), Some(0));
+
+    let (code, text) = audit(&url, &["--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let stranger = ["-s", "redis.sock", "set", "{bh:000}:stranger", "1"];
+    assert!(Command::new("redis-cli").args(stranger).current_dir(dir.path()).status().unwrap().success());
+    let (code, text) = audit(&url, &["--repair"]);
+    assert_eq!(code, Some(1), "what nobody knows is told and left: {text}");
+    assert!(text.contains("{bh:000}:stranger"), "{text}");
+    let (code, text) = audit(&format!("{url}?db=3"), &[]);
+    assert_eq!(code, Some(64), "there is no queue: {text}");
+    assert_eq!(audit(&url, &["--mend"]).0, Some(64));
     assert!(!address.exists());
 }
 

@@ -5,6 +5,7 @@
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
 //! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls.
+//! - `fsck`: the audit of all that.
 //! - `hints`: where tasks are believed to be. `connection`: the seam to the server. `check`, `options`: may we use it at all.
 //!
 //! Every call may be repeated after a lost answer: the scripts recognise what they have done.
@@ -15,6 +16,7 @@ mod codec;
 mod connection;
 mod ends;
 mod error;
+pub mod fsck;
 mod hints;
 mod keys;
 mod lease;

@@ -27,6 +27,9 @@ pub(super) enum Script {
     Expire,
     Promote,
     Reap,
+    FsckTasks,
+    FsckLines,
+    FsckCounters,
 }
 
 /// A script with its keys and arguments, for one shard.
@@ -56,7 +59,7 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
@@ -67,6 +70,9 @@ impl Script {
         Self::Expire,
         Self::Promote,
         Self::Reap,
+        Self::FsckTasks,
+        Self::FsckLines,
+        Self::FsckCounters,
     ];
 
     /// What the server is given.
@@ -87,6 +93,9 @@ impl Script {
             Self::Expire => include_str!("lua/expire.lua"),
             Self::Promote => include_str!("lua/promote.lua"),
             Self::Reap => include_str!("lua/reap.lua"),
+            Self::FsckTasks => include_str!("lua/fsck_tasks.lua"),
+            Self::FsckLines => include_str!("lua/fsck_lines.lua"),
+            Self::FsckCounters => include_str!("lua/fsck_counters.lua"),
         }
     }
 
@@ -100,7 +109,10 @@ impl Script {
             | Self::Cancel
             | Self::Gate
             | Self::Promote
-            | Self::Reap => "",
+            | Self::Reap
+            | Self::FsckTasks
+            | Self::FsckLines
+            | Self::FsckCounters => "",
         };
         text::assemble(flags, &[include_str!("lua/_record.lua"), include_str!("lua/_shard.lua"), ends, body])
     }

@@ -117,7 +117,10 @@ impl Shared {
             | Script::Complete
             | Script::Fail
             | Script::Cancel
-            | Script::Gate => {}
+            | Script::Gate
+            | Script::FsckTasks
+            | Script::FsckLines
+            | Script::FsckCounters => {}
         }
         Ok(-1)
     }

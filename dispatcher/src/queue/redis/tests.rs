@@ -3,6 +3,7 @@
 mod damage;
 mod durability;
 mod faults;
+mod fsck;
 mod races;
 mod scale;
 mod server;
