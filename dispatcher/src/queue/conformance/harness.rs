@@ -60,6 +60,7 @@ pub fn test_settings() -> QueueSettings {
         dedup_window: s(2 * 3600),
         retain_finished: s(3600),
         retain_dead: s(4 * 3600),
+        retain_bytes: 1 << 50,
         shard_cap: 100_000,
         tenant_cap: 100_000,
         tenant_in_flight_cap: 100_000,
