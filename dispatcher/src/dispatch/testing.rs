@@ -37,9 +37,8 @@ use crate::{
     queue::{
         CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask,
         ObjectRef, Priority, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal, Requeue,
-        RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted, SweepReport,
-        TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState, UnixMs, conformance::test_settings,
-        memory::MemoryQueue,
+        RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted, SweepReport, TaskId, TaskQueue,
+        TaskRecord, TaskSpec, TaskState, UnixMs, conformance::test_settings, memory::MemoryQueue,
     },
 };
 

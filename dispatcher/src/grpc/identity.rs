@@ -47,7 +47,11 @@ impl Caller {
     /// # Errors
     /// [`InvalidTenant`]: also for `*`, which means "every tenant" in the locations file and must never be one.
     pub fn new(tenant: &str) -> Result<Self, InvalidTenant> {
-        if is_tenant_name(tenant) { Ok(Self { tenant: tenant.into(), is_operator: false }) } else { Err(InvalidTenant) }
+        if is_tenant_name(tenant) {
+            Ok(Self { tenant: tenant.into(), is_operator: false })
+        } else {
+            Err(InvalidTenant)
+        }
     }
 
     /// The same caller, who may also see what all tenants together have in the queues: counts and names, never tasks.

@@ -26,13 +26,13 @@ use super::{
     identity::{Caller, Identify, Unidentified},
     layers::{CallLimits, Guard, GuardLayer},
 };
-use crate::watch::Watches;
 use crate::queue::{
     CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery,
-    NewTask, ObjectRef, Priority, Progress, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal, Requeue,
-    RequeueOutcome, SettleOutcome, Settlement, StatsQuery, SubmitOutcome, Submitted, SweepReport, TaskId,
-    TaskQueue, TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs,
+    NewTask, ObjectRef, Priority, Progress, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal,
+    Requeue, RequeueOutcome, SettleOutcome, Settlement, StatsQuery, SubmitOutcome, Submitted, SweepReport,
+    TaskId, TaskQueue, TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs,
 };
+use crate::watch::Watches;
 
 /// `web` may read users/ in photos; `vault` is only a backup target.
 pub(crate) const LOCATIONS: &str = r#"

@@ -52,8 +52,7 @@ impl ListQuery {
     pub fn matches(&self, record: &TaskRecord) -> bool {
         let TaskRecord { spec, .. } = record;
         let is = |wanted: &Option<String>, name: &str| wanted.as_ref().is_none_or(|wanted| wanted == name);
-        let finished =
-            |holds: &dyn Fn(UnixMs) -> bool| record.finished_at.is_some_and(holds);
+        let finished = |holds: &dyn Fn(UnixMs) -> bool| record.finished_at.is_some_and(holds);
         spec.tenant == self.tenant
             && (self.states.is_empty() || self.states.contains(&record.state))
             && (self.reasons.is_empty() || self.reasons.contains(&record.reason))

@@ -15,7 +15,7 @@ use super::{Update, Watch, WatchEnd};
 use crate::queue::{EventCursor, Events, ListQuery, QueueError, TaskId, TaskRecord};
 
 /// Most tasks of one update.
-const TASKS: usize = 100;
+const TASKS: u32 = 100;
 /// Tasks that are read at a time.
 const READS: usize = 32;
 /// A watcher that has nothing to be told hears its place after this, so that it does not grow old. The queue is asked for it.
@@ -88,7 +88,7 @@ impl Watch {
             let query = ListQuery {
                 tenant: self.filter.tenant.clone(),
                 labels: self.filter.labels.clone(),
-                limit: TASKS as u32,
+                limit: TASKS,
                 ..ListQuery::default()
             };
             return Stage::Showing { query: Box::new(query), then, missed };
@@ -131,7 +131,7 @@ impl Watch {
     }
 
     async fn tell(&mut self, mut telling: Telling) -> Result<Option<Update>, QueueError> {
-        let tasks: Vec<TaskId> = telling.tasks.drain(..telling.tasks.len().min(TASKS)).collect();
+        let tasks: Vec<TaskId> = telling.tasks.drain(..telling.tasks.len().min(TASKS as usize)).collect();
         let mut update = Update { missed: telling.missed, ..Update::default() };
         let queue = &self.shared.queue;
         let mut reads = stream::iter(tasks)

@@ -142,8 +142,7 @@ impl TestEnv {
         let port = Port::lease()?;
         let name = format!("dispatcher-{}", self.others.len() + 1);
         let (folder, url) = (self.folder.path(), self.redis.url());
-        let process =
-            launch_dispatcher(&self.options, folder, &self.locations, &url, port.number(), &name)?;
+        let process = launch_dispatcher(&self.options, folder, &self.locations, &url, port.number(), &name)?;
         let address = format!("127.0.0.1:{}", port.number());
         let file = address_file(folder, &name);
         self.others.push((process, port));

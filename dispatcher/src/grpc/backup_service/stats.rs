@@ -30,8 +30,7 @@ pub(super) fn query(caller: &Caller, request: &pb::GetQueueStatsRequest) -> Resu
 
 /// The answer.
 pub(super) fn presented(stats: QueueStats) -> pb::GetQueueStatsResponse {
-    let tenant =
-        |(tenant, share)| pb::TenantBacklog { tenant, backlog: Some(backlog(&share)) };
+    let tenant = |(tenant, share)| pb::TenantBacklog { tenant, backlog: Some(backlog(&share)) };
     pb::GetQueueStatsResponse {
         total: Some(backlog(&stats.total)),
         done: stats.done.unwrap_or_default(),

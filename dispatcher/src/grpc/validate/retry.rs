@@ -131,10 +131,7 @@ mod tests {
                 "died_from",
             ),
             (
-                pb::RetryBackupsRequest {
-                    died_before: Some(Timestamp { seconds: 1, nanos: -1 }),
-                    ..base()
-                },
+                pb::RetryBackupsRequest { died_before: Some(Timestamp { seconds: 1, nanos: -1 }), ..base() },
                 "died_before",
             ),
         ] {

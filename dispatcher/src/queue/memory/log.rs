@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::queue::{
-    EventCursor, Events, QueueError, TaskId, TaskRecord, UnixMs,
-    events::KEPT,
-};
+use crate::queue::{EventCursor, Events, QueueError, TaskId, TaskRecord, UnixMs, events::KEPT};
 
 /// Changes that a shard remembers.
 pub(super) const REMEMBERED: usize = 4096;

@@ -92,7 +92,8 @@ impl Shard {
         let mut bytes: u64 = all.map(|(_, id)| size(self, id)).sum();
         let mut reaped = 0;
         while bytes > most_bytes && reaped < SWEEP_BATCH as u64 {
-            let oldest = self.done.first().into_iter().chain(self.cancelled.first()).min_by_key(|(at, _)| *at);
+            let oldest =
+                self.done.first().into_iter().chain(self.cancelled.first()).min_by_key(|(at, _)| *at);
             let Some((_, id)) = oldest.cloned() else { break };
             bytes -= size(self, &id);
             self.remove(&id);

@@ -30,9 +30,9 @@ impl Shared {
     pub(super) async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
         let shards = self.settings.shards;
         let places = match cursor {
-            Some(cursor) => Some(
-                parse(&cursor.0, shards).ok_or_else(|| QueueError::Rejected(Box::new(InvalidCursor)))?,
-            ),
+            Some(cursor) => {
+                Some(parse(&cursor.0, shards).ok_or_else(|| QueueError::Rejected(Box::new(InvalidCursor)))?)
+            }
             None => None,
         };
         let place = |shard: u16| places.as_ref().and_then(|places| places.get(usize::from(shard)));

@@ -34,7 +34,8 @@ fn requeued(id: &TaskId, written: &Written) -> Result<RequeueOutcome, QueueError
     let Written::Requeue([code, state, run]) = *written else {
         return Err(error::unexpected("a requeue was answered as another write"));
     };
-    let state = || codec::state_of(state).ok_or_else(|| error::unexpected("requeue.lua gave an unknown state"));
+    let state =
+        || codec::state_of(state).ok_or_else(|| error::unexpected("requeue.lua gave an unknown state"));
     let run = || u32::try_from(run).map_err(|_| error::unexpected("requeue.lua gave an unknown run"));
     match code {
         1 => Ok(RequeueOutcome::Requeued { run: run()? }),

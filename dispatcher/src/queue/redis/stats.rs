@@ -27,7 +27,7 @@ impl Shared {
     pub(super) async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
         match query {
             StatsQuery::Tenant(tenant) => {
-                let (_, mut shares) = self.amounts(&[tenant.clone()]).await?;
+                let (_, mut shares) = self.amounts(std::slice::from_ref(tenant)).await?;
                 Ok(QueueStats { total: shares.pop().unwrap_or_default(), ..QueueStats::default() })
             }
             StatsQuery::All { tenants } => {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    grpc::testing::NOW,
     dispatch::testing::Probe,
+    grpc::testing::NOW,
     queue::{Amount, Backlog, QueueStats, Requeue, RequeueOutcome, StatsQuery},
 };
 
@@ -118,7 +118,10 @@ async fn only_operators_see_what_all_tenants_have() {
     assert_eq!(fields(&status), ["max_tenants"]);
     assert_eq!(*queue.stats_asked.lock().unwrap(), [StatsQuery::Tenant("web".into())]);
 
-    let service = crate::grpc::testing::backups(Arc::<ScriptedQueue>::clone(&queue), Arc::new(StoppedCopies::default()));
+    let service = crate::grpc::testing::backups(
+        Arc::<ScriptedQueue>::clone(&queue),
+        Arc::new(StoppedCopies::default()),
+    );
     let mut request = tonic::Request::new(all());
     request.extensions_mut().insert(Caller::new("ops").unwrap().operator());
     let answer = service.get_queue_stats(request).await.unwrap().into_inner();
@@ -149,10 +152,14 @@ async fn a_watch_shows_tasks_of_the_callers_tenant_and_tells_unknown_and_foreign
     let queue = Arc::new(Probe::new());
     let id = queue.put(&["a"]).await[0].to_string();
     let unknown = format!("{}{}", &id[..4], "0".repeat(32));
-    let request = pb::WatchBackupsRequest { task_ids: vec![id.clone(), unknown.clone()], ..Default::default() };
+    let request =
+        pb::WatchBackupsRequest { task_ids: vec![id.clone(), unknown.clone()], ..Default::default() };
     let mut own = watch(Arc::clone(&queue), "t", request.clone()).await.unwrap();
     let first = next(&mut own).await.unwrap();
-    assert_eq!((first.backups[0].task_id.as_str(), first.gone.as_slice()), (id.as_str(), [unknown.clone()].as_slice()));
+    assert_eq!(
+        (first.backups[0].task_id.as_str(), first.gone.as_slice()),
+        (id.as_str(), [unknown.clone()].as_slice())
+    );
     assert!(!first.cursor.is_empty() && !first.missed);
     let mut foreign = watch(queue, "web", request).await.unwrap();
     let first = next(&mut foreign).await.unwrap();
@@ -172,8 +179,7 @@ async fn a_cursor_that_is_none_ends_the_watch_as_an_invalid_field() {
 #[tokio::test]
 async fn a_watch_over_a_queue_that_is_away_ends_as_unavailable_with_the_time_to_wait() {
     let mut client = client(&queue());
-    let mut stream =
-        client.watch_backups(pb::WatchBackupsRequest::default()).await.unwrap().into_inner();
+    let mut stream = client.watch_backups(pb::WatchBackupsRequest::default()).await.unwrap().into_inner();
     let status = stream.message().await.unwrap_err();
     assert_eq!(told(&status), (Code::Unavailable, "QUEUE_UNAVAILABLE".into()));
     assert!(status.get_error_details().retry_info().is_some());

@@ -19,8 +19,8 @@ use std::{
 
 use super::harness::{Factory, START, test_settings};
 use crate::queue::{
-    EventCursor, LeaseRequest, LeaseToken, QueueClock, QueueError, QueueSettings, RetryPolicy, TaskId, TaskQueue,
-    TaskRecord, TaskState, UnixMs, memory::MemoryQueue,
+    EventCursor, LeaseRequest, LeaseToken, QueueClock, QueueError, QueueSettings, RetryPolicy, TaskId,
+    TaskQueue, TaskRecord, TaskState, UnixMs, memory::MemoryQueue,
 };
 
 /// How many random histories to run.

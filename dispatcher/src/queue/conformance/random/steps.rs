@@ -10,7 +10,8 @@ use super::{
 };
 use crate::queue::{
     CancelOutcome, Failure, FailureClass, LeaseRequest, LeaseToken, LeasedTask, NewTask, Outcome, Priority,
-    Progress, RenewOutcome, Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement, SweepReport, TaskId, TaskQueue, TaskState,
+    Progress, RenewOutcome, Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement, SweepReport, TaskId,
+    TaskQueue, TaskState,
 };
 
 const LOCATIONS: [&str; 2] = ["uploads", "archive"];

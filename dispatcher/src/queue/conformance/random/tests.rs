@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::queue::{
-    CancelOutcome, Depths, EventCursor, Events, LeasedTask, ListPage, ListQuery, NewTask, QueueStats, RenewOutcome,
-    Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted, SweepReport,
+    CancelOutcome, Depths, EventCursor, Events, LeasedTask, ListPage, ListQuery, NewTask, QueueStats,
+    RenewOutcome, Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted,
+    SweepReport,
 };
 
 #[derive(Debug, Clone, Copy)]

@@ -82,7 +82,10 @@ impl Audit {
     }
 
     /// The counts of all tenants as they are kept; `None` for a tenant whose counts cannot be read.
-    async fn kept(&mut self, shard: u16) -> Result<Option<BTreeMap<Vec<u8>, Option<TenantCounts>>>, FsckError> {
+    async fn kept(
+        &mut self,
+        shard: u16,
+    ) -> Result<Option<BTreeMap<Vec<u8>, Option<TenantCounts>>>, FsckError> {
         let key = names::of_shard(shard, b"tenants");
         let mut kept = BTreeMap::new();
         let mut cursor = Some(0);
@@ -130,10 +133,9 @@ impl Audit {
                     TaskState::Scheduled => &mut counts.scheduled,
                     TaskState::Delayed => &mut counts.delayed,
                     TaskState::Dead => &mut counts.dead,
-                    TaskState::Working
-                    | TaskState::Pending
-                    | TaskState::Done
-                    | TaskState::Cancelled => &mut counts.leases,
+                    TaskState::Working | TaskState::Pending | TaskState::Done | TaskState::Cancelled => {
+                        &mut counts.leases
+                    }
                 } += tasks;
                 totals.unfinished += if state == TaskState::Dead { 0 } else { tasks };
             }

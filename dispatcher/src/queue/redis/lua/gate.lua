@@ -45,7 +45,8 @@ local done_before, cancelled_before = now - tonumber(ARGV[5]), now - tonumber(AR
 if finished > tonumber(ARGV[9]) then
   -- In the order of their ends: the one that begins earlier, up to where the other one begins.
   local done, cancelled = first('done'), first('cancelled')
-  more = done ~= nil or cancelled ~= nil
+  more = math.min(done or now + 1, cancelled or now + 1) <= now
+  if not done and not cancelled then finished = 0 end
   if done and (not cancelled or done <= cancelled) then
     done_before = math.max(done_before, cancelled or now)
   elseif cancelled then

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Server, options, request, settings, task};
 use crate::queue::{
-    Failure, FailureClass, LeaseRequest, Outcome, QueueClock, QueueError, QueueSettings, Requeue, RequeueOutcome,
-    Settlement, TaskId, TaskQueue as _,
+    Failure, FailureClass, LeaseRequest, Outcome, QueueClock, QueueError, QueueSettings, Requeue,
+    RequeueOutcome, Settlement, TaskId, TaskQueue as _,
     redis::{ConnectError, Durability, RedisOptions, RedisQueue, Unfit},
 };
 

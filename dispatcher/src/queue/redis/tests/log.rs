@@ -52,11 +52,8 @@ async fn a_cursor_whose_entry_is_lost_is_answered_as_missed() {
     let cursor = queue.events(None).await.unwrap().next;
     // As a failover to a replica that had not heard of the newest entry.
     let mut client = server.client().await;
-    let newest: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
-        .arg(&[LOG, "+", "-", "COUNT", "1"])
-        .query_async(&mut client)
-        .await
-        .unwrap();
+    let newest: Vec<(String, Vec<String>)> =
+        redis::cmd("XREVRANGE").arg(&[LOG, "+", "-", "COUNT", "1"]).query_async(&mut client).await.unwrap();
     let (): () = redis::cmd("XDEL").arg(&[LOG, &newest[0].0]).query_async(&mut client).await.unwrap();
     let events = queue.events(Some(&cursor)).await.unwrap();
     assert!(events.missed && events.changed.is_empty(), "{events:?}");
