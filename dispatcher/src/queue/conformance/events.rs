@@ -24,7 +24,7 @@ async fn changed(h: &Harness, cursor: &EventCursor) -> (Vec<(String, TaskId)>, E
 pub(super) async fn every_move_of_a_task_is_told_in_order(factory: Factory) {
     let h = factory.start().await;
     h.submit(exact("t", "before")).await;
-    h.queue.cancel(&h.submit(exact("t", "before")).await.id).await.unwrap();
+    h.cancel(&h.submit(exact("t", "before")).await.id).await;
     let begin = read(&h, None).await;
     assert!(begin.changed.is_empty() && !begin.missed && !begin.more, "{begin:?}");
     let mut cursor = begin.next;
@@ -52,7 +52,7 @@ pub(super) async fn every_move_of_a_task_is_told_in_order(factory: Factory) {
     h.await_due(&id).await;
     let leased = h.work().await;
     tells("lease", &id).await;
-    h.queue.cancel(&id).await.unwrap();
+    h.cancel(&id).await;
     tells("cancel", &id).await;
     h.settle(&leased, done()).await;
     tells("success", &id).await;

@@ -16,9 +16,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::queue::{
-    Depths, Failure, FailureClass, LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress,
-    QueueClock, QueueError, QueueSettings, RenewOutcome, Renewal, RetryPolicy, SettleOutcome, Settlement,
-    Submitted, SweepReport, TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState, UnixMs, VerifyLevel,
+    CancelOutcome, Depths, Failure, FailureClass, LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome,
+    Priority, Progress, QueueClock, QueueError, QueueSettings, RenewOutcome, Renewal, RetryPolicy,
+    SettleOutcome, Settlement, Submitted, SweepReport, TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState,
+    UnixMs, VerifyLevel,
 };
 
 /// When every harness begins.
@@ -199,6 +200,11 @@ impl Harness {
         let mut answers = self.queue.submit(vec![task]).await;
         assert_eq!(answers.len(), 1, "one answer for one task");
         answers.remove(0)
+    }
+
+    /// Cancels a task that exists.
+    pub async fn cancel(&self, id: &TaskId) -> CancelOutcome {
+        self.queue.cancel(id).await.unwrap_or_else(|error| panic!("cancel: {error}"))
     }
 
     /// Reads a task that exists.

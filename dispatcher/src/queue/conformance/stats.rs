@@ -32,7 +32,7 @@ pub(super) async fn every_queue_tells_how_much_it_has_and_since_when(factory: Fa
     let finished = h.work_on(exact("t", "done")).await;
     h.settle(&finished, done()).await;
     let cancelled = h.submit(exact("t", "cancelled")).await.id;
-    h.queue.cancel(&cancelled).await.unwrap();
+    h.cancel(&cancelled).await;
     let delayed = h.work_on(exact("t", "delayed")).await;
     h.settle(&delayed, failed(FailureClass::Retry)).await;
     h.clock.advance(s(1));
@@ -96,7 +96,7 @@ pub(super) async fn the_tenants_with_most_come_first_and_what_is_left_out_is_sai
         }
     }
     // Who has only finished tasks is nobody to wait for.
-    h.queue.cancel(&h.submit(exact("gone", "x")).await.id).await.unwrap();
+    h.cancel(&h.submit(exact("gone", "x")).await.id).await;
     let told = stats(&h, StatsQuery::All { tenants: 3 }).await;
     let names: Vec<_> = told.tenants.iter().map(|(name, share)| (name.as_str(), share.tasks())).collect();
     assert_eq!(names, [("b", 3), ("d", 3), ("c", 2)]);

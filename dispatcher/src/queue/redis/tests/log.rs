@@ -77,7 +77,7 @@ async fn statistics_of_many_tasks_and_tenants_are_bounded_and_say_so() {
     assert_eq!((stats.total.pending[1].tasks, stats.total.scheduled.tasks), (1_500, 1_500));
     assert!(stats.total.pending[1].sampled && stats.total.scheduled.sampled, "{:?}", stats.total);
     assert_eq!(stats.total.pending[1].oldest, Some(settings().sweep_every));
-    assert_eq!(stats.tenants.len() as u32, MOST_TENANTS);
+    assert_eq!(stats.tenants.len(), MOST_TENANTS as usize);
     assert_eq!(stats.tenants_left_out, u64::from(TENANTS - MOST_TENANTS));
     let names: BTreeSet<_> = stats.tenants.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), stats.tenants.len());
