@@ -24,6 +24,9 @@ fi
 mkdir -p "$images"
 context=$(mktemp -d "$images/context.XXXXXX")
 trap 'rm -rf "$context"' EXIT
+# The machine's own configuration may name a network that is not set up; none is needed here.
+printf '[network]\nnetwork_backend = "netavark"\n' >"$context/containers.conf"
+export CONTAINERS_CONF=$context/containers.conf
 # Storage of our own: nothing of the machine's is read, changed or left behind.
 storage=(--root "$images/storage" --runroot "$images/run")
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What `make images-test` runs: starts both images with podman as the manifests start them (nobody's user, no capabilities, read-only
 # root, bounded memory and processes), beside a real Redis and a real S3 server, looks at the processes from inside the kernel, has one
-# object backed up, stops both with SIGTERM, and compares the copy byte for byte. Everything is on loopback and gone afterwards.
+# object backed up, stops both with SIGTERM, and compares the copy byte for byte. Then the same with deploy/single-machine, played by
+# podman. Everything is on loopback and gone afterwards.
 #
 # Needs root (or user namespaces), buildah, podman and runc: tests/setup/containers.sh. Settings as for build.sh.
 set -euo pipefail
@@ -36,12 +37,15 @@ export CONTAINERS_CONF=$run/containers.conf
 podman() { command podman --root "$images/storage" --runroot "$images/run" "$@"; }
 
 clean_up() {
+    [ ! -e "$run/backhaul.yaml" ] || podman kube down "$run/backhaul.yaml" >/dev/null 2>&1 || true
+    podman volume rm --force backhaul-redis >/dev/null 2>&1 || true
     for name in dispatcher worker; do
         [ "$failed" = 0 ] || podman logs --tail 20 "$name-$$" 2>&1 | sed "s/^/  $name: /" || true
         podman rm --force --time 1 "$name-$$" >/dev/null 2>&1 || true
     done
-    for child in "${children[@]}"; do kill "$child" 2>/dev/null || true; done
-    wait || true
+    # Not in order: what they hold is thrown away.
+    for child in "${children[@]}"; do kill -KILL "$child" 2>/dev/null || true; done
+    wait 2>/dev/null || true
     rm -rf "$run"
 }
 trap clean_up EXIT
@@ -140,11 +144,11 @@ for part in dispatcher worker; do
 done
 
 say "one backup"
-eventually "the dispatcher" "$backhaul" --dispatcher "http://127.0.0.1:$grpc" list
-timeout 90 "$backhaul" --dispatcher "http://127.0.0.1:$grpc" submit --watch uploads:uploads/users/7/cat.jpg
-key=$(s3 "http://127.0.0.1:$s3/backups?list-type=2&prefix=copies/uploads/uploads/users/7/cat.jpg" |
-    sed -n 's|.*<Key>\(copies/[^<]*\)</Key>.*|\1|p')
-s3 "http://127.0.0.1:$s3/backups/${key//\~/%7E}" | cmp - "$run/object" || die "the copy differs"
+eventually "the dispatcher" "$backhaul" list --dispatcher "http://127.0.0.1:$grpc"
+timeout 90 "$backhaul" submit --dispatcher "http://127.0.0.1:$grpc" --watch uploads:uploads/users/7/cat.jpg
+listing=$(s3 "http://127.0.0.1:$s3/backups?list-type=2&prefix=copies%2Fuploads%2F") || die "the copies cannot be listed"
+key=$(sed -n 's|.*<Key>\(copies/[^<]*cat.jpg[^<]*\)</Key>.*|\1|p' <<<"$listing")
+s3 "http://127.0.0.1:$s3/backups/$key" | cmp - "$run/object" || die "the copy \`$key\` differs"
 say "the copy $key is the object, byte for byte"
 
 for part in worker dispatcher; do
@@ -152,5 +156,47 @@ for part in worker dispatcher; do
     code=$(podman inspect --format '{{.State.ExitCode}}' "$part-$$")
     [ "$code" = 0 ] || die "the $part ended with $code after SIGTERM"
 done
+say "both stopped in order"
+
+# The file for one machine, with free ports, and on the machine's own network because the stores of this test are on loopback.
+server=$target/tools/bin/redis-server-8
+if [ ! -x "$server" ]; then
+    failed=0
+    say "single machine: not run, because it wants Redis 7.2 or newer (tests/setup/redis8.sh); the rest passed"
+    exit 0
+fi
+say "a stand-in for the image of Redis, because no registry can be reached: the same program"
+mkdir -p "$run/redis-image/data" "$run/etc/locations" "$run/etc/stores"
+cp "$(realpath "$server")" "$run/redis-server"
+deploy/images/rootfs.sh "$run/redis-server" "$run/redis-image/root"
+image=$(sed -n 's/^ *image: \(docker.io.*redis.*\)/\1/p' deploy/single-machine/backhaul.yaml)
+printf 'FROM scratch\nCOPY root/ /\nCOPY --chown=999:999 data/ /data/\n' >"$run/redis-image/Containerfile"
+touch "$run/redis-image/data/.keep"
+buildah --root "$images/storage" --runroot "$images/run" bud --quiet --isolation chroot --tag "$image" "$run/redis-image" >/dev/null
+
+cp "$run/config/locations.toml" "$run/etc/locations/"
+cp "$run/config/stores.keys" "$run/etc/stores/"
+sed -i 's|/etc/backhaul/stores.keys|/etc/backhaul/stores/stores.keys|' "$run/etc/locations/locations.toml"
+chown -R 65532 "$run/etc/stores" && chmod 0700 "$run/etc/stores" && chmod 0400 "$run/etc/stores/stores.keys"
+chmod a+x "$run/etc" && chmod -R a+rX "$run/etc/locations"
+free_port; redis=$port
+free_port; grpc=$port
+sed -e "s# path: /etc/backhaul/# path: $run/etc/#; s#0.0.0.0:7400#127.0.0.1:$grpc#; s#127.0.0.1:7400#127.0.0.1:$grpc#" \
+    -e "s#127.0.0.1:6379#127.0.0.1:$redis#; s#bind 127.0.0.1#bind 127.0.0.1\n    port $redis#" \
+    -e 's#^  restartPolicy: .*#&\n  hostNetwork: true#' -e '/ ports:$/d; /hostPort:/d; /hostIP:/d; /name: grpc/d; /containerPort:/d' \
+    -e "s#\(localhost/backhaul-[a-z]*\):.*#\1:$version#" deploy/single-machine/backhaul.yaml >"$run/backhaul.yaml"
+
+say "the single machine's pod"
+podman kube play "$run/backhaul.yaml" >/dev/null
+eventually "the pod's dispatcher" "$backhaul" list --dispatcher "http://127.0.0.1:$grpc"
+timeout 90 "$backhaul" submit --dispatcher "http://127.0.0.1:$grpc" --watch uploads:uploads/users/7/cat.jpg
+for name in redis dispatcher worker; do
+    state=$(podman inspect --format '{{.HostConfig.ReadonlyRootfs}} {{.EffectiveCaps}}' "backhaul-$name")
+    [ "$state" = "true []" ] || die "the pod's $name may write to its image or has capabilities: $state"
+done
+podman kube down "$run/backhaul.yaml" >/dev/null
+podman kube play "$run/backhaul.yaml" >/dev/null
+eventually "the pod's dispatcher, once more" "$backhaul" list --dispatcher "http://127.0.0.1:$grpc"
+"$backhaul" list --dispatcher "http://127.0.0.1:$grpc" | grep -q 'done .*users/7/cat.jpg' || die "the queue did not outlive its pod"
 failed=0
-say "both stopped in order; passed"
+say "the pod backs up, and its queue outlives it; passed"

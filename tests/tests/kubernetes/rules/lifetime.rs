@@ -61,6 +61,14 @@ fn replicas(manifests: &Manifests) -> Problems {
                 .push(format!("{}: {count} autoscalers and replicas {:?}", workload.name, workload.replicas));
         }
     }
+    let worker = &manifests.running("backhaul-worker").pod.containers[0];
+    let holds = effective(manifests, worker).get("BACKHAUL_MAX_TASKS").cloned();
+    for scaled in manifests.of_kind("ScaledObject") {
+        let counted = scaled["spec"]["triggers"][0]["metadata"]["tasksPerWorker"].as_str().map(str::to_owned);
+        if counted != holds {
+            problems.push(format!("a worker holds {holds:?} tasks and is counted for {counted:?}"));
+        }
+    }
     problems
 }
 

@@ -174,7 +174,9 @@ fn forbidden(manifests: &Manifests) -> Problems {
     must_not("plain HTTP to the internet from a worker", &worker, &outside, 80);
     must_not("a dispatcher from any namespace", &elsewhere, &dispatcher, 7400);
     must_not("a dispatcher from any pod", &stranger, &dispatcher, 7400);
-    must_not("a worker from a dispatcher", &dispatcher, &worker, 7400);
+    must_not("a worker from a dispatcher", &dispatcher, &worker, 7401);
+    must_not("the port for operators from a pod", &worker, &dispatcher, 7401);
+    must_not("the port for operators from any namespace", &elsewhere, &dispatcher, 7401);
     must_not("anything from any pod", &stranger, &outside, 443);
     for name in ["redis", "store"] {
         if manifests.find("Service", name).is_some() {
