@@ -62,7 +62,7 @@ macro_rules! shapes {
     ($($name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* })*) => {$(
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields)]
-        #[expect(dead_code, reason = "reading is the check")]
+        #[allow(dead_code, reason = "reading is the check")]
         struct $name { $($(#[$attribute])* $field: $type,)* }
     )*};
 }
@@ -76,6 +76,8 @@ shapes! {
         issuer_ref: IssuerRef,
         common_name: Option<String>,
         dns_names: Option<Vec<String>>,
+        uris: Option<Vec<String>>,
+        #[serde(rename = "isCA")]
         is_ca: Option<bool>,
         usages: Option<Vec<Usage>>,
         duration: String,

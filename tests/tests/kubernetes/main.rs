@@ -8,6 +8,7 @@
 mod containers;
 mod custom;
 mod model;
+mod monitoring;
 mod render;
 mod rules;
 mod schema;

@@ -243,6 +243,7 @@ pub(crate) fn selects(selector: &Labels, labels: &Labels) -> bool {
 }
 
 fn decoded(text: &str) -> String {
-    let bytes = BASE64_STANDARD.decode(text).expect("the data of a secret is base64");
+    // Kustomize folds what is long.
+    let bytes = BASE64_STANDARD.decode(text.replace('\n', "")).expect("the data of a secret is base64");
     String::from_utf8(bytes).expect("secrets of development are text")
 }

@@ -20,14 +20,11 @@ pub(crate) struct Manifests {
     pub(crate) objects: Vec<Value>,
 }
 
-/// All that is shipped: each overlay, and the one for development with each component, which shows that components do not lean on each
-/// other.
+/// All that is shipped: each overlay, and the one for development with each component alone, which shows that components do not lean on
+/// each other.
 pub(crate) fn all() -> Vec<Manifests> {
     let overlays = folders("overlays").into_iter().map(|name| kustomize(&name, &manifests().join(&name)));
-    let components = folders("components");
-    let alone = components.iter().map(|component| with_components(&[component]));
-    let together: Vec<&str> = components.iter().map(String::as_str).collect();
-    overlays.chain(alone).chain([with_components(&together)]).collect()
+    overlays.chain(folders("components").iter().map(|component| with_component(component))).collect()
 }
 
 /// The overlay of that name.
@@ -36,17 +33,18 @@ pub(crate) fn overlay(name: &str) -> Manifests {
     kustomize(&name, &manifests().join(&name))
 }
 
-/// The overlay for development with some components.
-pub(crate) fn with_components(components: &[&str]) -> Manifests {
+/// The overlay for development with a component.
+fn with_component(component: &str) -> Manifests {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder in the target folder");
     let up = |name: &str| relative(folder.path(), &manifests().join(name));
-    let list: String = components.iter().map(|name| format!("  - {}\n", up(name))).collect();
     let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: backhaul-dev\nresources:\n  - {}\ncomponents:\n{list}",
-        up("overlays/dev")
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: backhaul-dev\nresources:\n  - {}\n\
+         components:\n  - {}\n",
+        up("overlays/dev"),
+        up(component)
     );
     fs::write(folder.path().join("kustomization.yaml"), text).expect("a file in a folder of our own");
-    kustomize(&format!("overlays/dev with {}", components.join(", ")), folder.path())
+    kustomize(&format!("overlays/dev with {component}"), folder.path())
 }
 
 /// The folder with everything for Kubernetes.
@@ -85,8 +83,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String, String> {
 
 /// The documents of a YAML text.
 pub(crate) fn documents(yaml: &Path) -> Vec<Value> {
-    const TO_JSON: &str =
-        "import json, sys, yaml; print(json.dumps([d for d in yaml.safe_load_all(open(sys.argv[1])) if d]))";
+    const TO_JSON: &str = "import json, sys, yaml; print(json.dumps([d for d in yaml.load_all(open(sys.argv[1]), yaml.CSafeLoader) if d]))";
     let json = run(tool("venv/bin/python").args(["-c", TO_JSON]).arg(yaml)).expect("it is YAML");
     serde_json::from_str(&json).expect("it is what json.dumps printed")
 }

@@ -78,6 +78,7 @@ fn a_pod_may_do_nothing_that_it_does_not_need() {
     holds(pods);
     let pod = "/spec/template/spec";
     let container = format!("{pod}/containers/0/securityContext");
+    let dev = render::overlay("dev");
     let pod = |field: &str| format!("{pod}/{field}");
     let container = |field: &str| format!("{container}/{field}");
     for (at, value) in [
@@ -96,7 +97,7 @@ fn a_pod_may_do_nothing_that_it_does_not_need() {
         (container("privileged"), json!(true)),
         (container("runAsUser"), json!(0)),
     ] {
-        catches(pods, &render::overlay("dev"), &[("Deployment", "backhaul-worker", &at, value)]);
+        catches(pods, &dev, &[("Deployment", "backhaul-worker", &at, value)]);
     }
 }
 

@@ -239,8 +239,9 @@ fn a_pod_gets_what_it_needs_and_its_memory_fits() {
 fn an_image_is_named_so_that_it_cannot_change() {
     holds(images);
     let image = "/spec/template/spec/containers/0/image";
+    let dev = render::overlay("dev");
     let named = |name: &str| [("Deployment", "backhaul-worker", image, json!(name))];
-    catches(images, &render::overlay("dev"), &named("localhost/backhaul-worker"));
-    catches(images, &render::overlay("dev"), &named("localhost/backhaul-worker:latest"));
+    catches(images, &dev, &named("localhost/backhaul-worker"));
+    catches(images, &dev, &named("localhost/backhaul-worker:latest"));
     catches(images, &render::overlay("prod"), &named("registry.example.com/backhaul-worker:1.0"));
 }

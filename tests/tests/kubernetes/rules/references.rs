@@ -209,8 +209,8 @@ fn everything_that_is_named_exists_and_everything_that_exists_is_named() {
 #[test]
 fn locations_can_be_read_and_their_keys_are_mounted_where_they_are_looked_for() {
     holds(stores);
+    let dev = render::overlay("dev");
     let toml = |from: &str, to: &str| {
-        let dev = render::overlay("dev");
         let map = dev
             .of_kind("ConfigMap")
             .find(|m| m["data"].get("locations.toml").is_some())

@@ -178,13 +178,23 @@ fn forbidden(manifests: &Manifests) -> Problems {
     must_not("the port for operators from a pod", &worker, &dispatcher, 7401);
     must_not("the port for operators from any namespace", &elsewhere, &dispatcher, 7401);
     must_not("anything from any pod", &stranger, &outside, 443);
+    must_not("anything to any pod", &elsewhere, &stranger, 8080);
     for name in ["redis", "store"] {
         if manifests.find("Service", name).is_some() {
             let server = behind(manifests, name);
-            let (friend, port) = if name == "redis" { (&worker, 6379) } else { (&dispatcher, 8333) };
-            must_not(name, friend, &server, port);
+            let port = if name == "redis" { 6379 } else { 8333 };
             must_not(name, &elsewhere, &server, port);
             must_not(name, &server, &outside, 443);
+        }
+    }
+    // Asked of the server's end alone: that the other end is shut as well must not hide that it is open.
+    for (name, from, port) in
+        [("redis", &worker, 6379), ("redis", &stranger, 6379), ("store", &dispatcher, 8333)]
+    {
+        if manifests.find("Service", name).is_some()
+            && allowed(manifests, &behind(manifests, name), "Ingress", from, port)
+        {
+            problems.push(format!("{name} is open to {from:?}"));
         }
     }
     problems
@@ -271,7 +281,7 @@ fn nothing_else_can_be_reached() {
         forbidden,
         &render::overlay("dev"),
         &[
-            ("NetworkPolicy", "default-deny", "/spec/policyTypes", json!(["Ingress"])),
+            ("NetworkPolicy", "default-deny", "/spec/policyTypes", json!(["Egress"])),
             ("NetworkPolicy", "default-deny", "/spec/podSelector", json!({"matchLabels": {"a": "b"}})),
             ("NetworkPolicy", "worker", "/spec/egress/1/to/0/ipBlock/except", json!([])),
             ("NetworkPolicy", "worker", "/spec/egress/1/ports", Value::Null),
@@ -285,10 +295,9 @@ fn nothing_else_can_be_reached() {
 #[test]
 fn operators_reach_what_they_watch() {
     holds(operators);
-    let prod = render::overlay("prod");
     catches(
         operators,
-        &prod,
+        &render::overlay("prod"),
         &[
             ("NetworkPolicy", "keda", "/spec/ingress", json!([])),
             ("NetworkPolicy", "prometheus", "/spec/ingress", json!([])),

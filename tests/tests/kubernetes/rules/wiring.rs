@@ -169,10 +169,10 @@ fn selectors_select_the_pods_they_are_meant_for() {
 #[test]
 fn ports_that_are_named_exist_and_probes_ask_what_is_answered() {
     holds(ports);
-    let container = "/spec/template/spec/containers/0";
-    let at = |rest: &str| format!("{container}/{rest}");
+    let dev = render::overlay("dev");
     let dispatcher = |rest: &str, value: Value| {
-        catches(ports, &render::overlay("dev"), &[("Deployment", "backhaul-dispatcher", &at(rest), value)]);
+        let at = format!("/spec/template/spec/containers/0/{rest}");
+        catches(ports, &dev, &[("Deployment", "backhaul-dispatcher", &at, value)]);
     };
     dispatcher("livenessProbe", json!({"grpc": {"port": 7499}}));
     dispatcher("livenessProbe", json!({"grpc": {"port": 7400, "service": HEALTH_SERVICES[0]}}));
@@ -182,5 +182,5 @@ fn ports_that_are_named_exist_and_probes_ask_what_is_answered() {
     dispatcher("readinessProbe", Value::Null);
     dispatcher("ports", json!([{"name": "grpc", "containerPort": 7400}]));
     dispatcher("ports", json!([{"name": "ops", "containerPort": 7401}]));
-    catches(ports, &render::overlay("dev"), &[("Service", "redis", "/spec/ports/0/targetPort", json!(99))]);
+    catches(ports, &dev, &[("Service", "redis", "/spec/ports/0/targetPort", json!(99))]);
 }
