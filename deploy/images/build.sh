@@ -17,6 +17,8 @@ revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 created=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 
 if [ -z "${PROGRAMS:-}" ]; then
+    # What `--version` says it was built from.
+    export BACKHAUL_COMMIT=$revision
     cargo build --profile "$profile" --locked --package backhaul-dispatcher --package backhaul-worker --bins
     PROGRAMS=$target/$([ "$profile" = dev ] && echo debug || echo "$profile")
 fi

@@ -149,7 +149,7 @@ fn a_field_that_is_misspelt_or_of_a_wrong_type_is_caught() {
     let good = json!({"selector": {"matchLabels": {"a": "b"}}, "podMetricsEndpoints": [{"port": "ops", "path": "/metrics"}]});
     assert_eq!(problems(&[monitor(good.clone())]), Vec::<String>::new());
     for (at, value) in [
-        ("/podMetricsEndpoints/0/port", json!(7401)),
+        ("/podMetricsEndpoints/0/port", json!(9090)),
         ("/podMetricsEndpoints/0", json!({"prot": "ops", "path": "/metrics"})),
         ("/podMetricsEndpoints/0", json!({"port": "ops", "path": "/metrics", "intervall": "30s"})),
         ("/selector", json!({"matchLabel": {"a": "b"}})),

@@ -43,11 +43,17 @@ fn set(manifests: &mut Manifests, kind: &str, name: &str, at: &str, value: Value
     let object = manifests.objects.iter_mut().find(is_it).unwrap_or_else(|| panic!("no {kind} {name}"));
     let (parent, key) = at.rsplit_once('/').expect("a pointer has a slash");
     let key = key.replace("~1", "/");
-    match object.pointer_mut(parent).unwrap_or_else(|| panic!("{kind} {name} has no {parent}")) {
-        Value::Object(fields) if value.is_null() => drop(fields.remove(&key)),
-        Value::Object(fields) => drop(fields.insert(key, value)),
-        Value::Array(list) => list[key.parse::<usize>().expect("an index")] = value,
-        other => panic!("{other} holds nothing"),
+    let parent = object.pointer_mut(parent).unwrap_or_else(|| panic!("{kind} {name} has nothing at {at}"));
+    if let Some(list) = parent.as_array_mut() {
+        list[key.parse::<usize>().expect("an index")] = value;
+    } else if let Some(fields) = parent.as_object_mut() {
+        if value.is_null() {
+            fields.remove(&key);
+        } else {
+            fields.insert(key, value);
+        }
+    } else {
+        panic!("{kind} {name}: {at} is in neither a list nor an object");
     }
 }
 

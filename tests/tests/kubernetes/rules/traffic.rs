@@ -174,9 +174,9 @@ fn forbidden(manifests: &Manifests) -> Problems {
     must_not("plain HTTP to the internet from a worker", &worker, &outside, 80);
     must_not("a dispatcher from any namespace", &elsewhere, &dispatcher, 7400);
     must_not("a dispatcher from any pod", &stranger, &dispatcher, 7400);
-    must_not("a worker from a dispatcher", &dispatcher, &worker, 7401);
-    must_not("the port for operators from a pod", &worker, &dispatcher, 7401);
-    must_not("the port for operators from any namespace", &elsewhere, &dispatcher, 7401);
+    must_not("a worker from a dispatcher", &dispatcher, &worker, 9090);
+    must_not("the port for operators from a pod", &worker, &dispatcher, 9090);
+    must_not("the port for operators from any namespace", &elsewhere, &dispatcher, 9090);
     must_not("anything from any pod", &stranger, &outside, 443);
     must_not("anything to any pod", &elsewhere, &stranger, 8080);
     for name in ["redis", "store"] {
@@ -244,7 +244,7 @@ fn what_the_programs_are_told_to_reach_can_be_reached() {
         needed,
         &render::overlay("dev"),
         &[
-            ("NetworkPolicy", "worker", "/spec/egress/0/ports/0/port", json!(7401)),
+            ("NetworkPolicy", "worker", "/spec/egress/0/ports/0/port", json!(9090)),
             ("NetworkPolicy", "dispatcher", "/spec/ingress", json!([])),
             (
                 "NetworkPolicy",

@@ -181,6 +181,6 @@ fn ports_that_are_named_exist_and_probes_ask_what_is_answered() {
     dispatcher("readinessProbe", json!({"tcpSocket": {"port": 7400}}));
     dispatcher("readinessProbe", Value::Null);
     dispatcher("ports", json!([{"name": "grpc", "containerPort": 7400}]));
-    dispatcher("ports", json!([{"name": "ops", "containerPort": 7401}]));
+    dispatcher("ports", json!([{"name": "ops", "containerPort": 9090}]));
     catches(ports, &dev, &[("Service", "redis", "/spec/ports/0/targetPort", json!(99))]);
 }
