@@ -226,7 +226,11 @@ fn operators(manifests: &Manifests) -> Problems {
         let (host, port) = address.rsplit_once(':').unwrap_or_default();
         let service = host.strip_suffix(&format!(".{namespace}.svc")).unwrap_or_default();
         let served = manifests.find("Service", service).is_some_and(|s| {
-            s["spec"]["ports"].as_array().into_iter().flatten().any(|p| p["port"].to_string() == port)
+            s["spec"]["ports"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|p| p["port"].as_u64() == port.parse().ok())
         });
         if let (true, Peer::Pod(labels)) = (served, behind(manifests, service)) {
             must("KEDA", "keda", &labels, port.parse().ok());
