@@ -83,7 +83,7 @@ impl<I: Iterator<Item = Token>> Reader<I> {
                 Some(&(_, arguments, ranged)) => self.call(arguments, ranged),
                 None => self.selector(word),
             },
-            other => Err(format!("{other:?} cannot begin anything")),
+            other @ (Token::Text(_) | Token::Sign(_)) => Err(format!("{other:?} cannot begin anything")),
         }
     }
 
