@@ -7,6 +7,8 @@ mod cli;
 mod client;
 mod commands;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod instant;
 mod object;
 mod output;

@@ -36,6 +36,7 @@ pub mod memory;
 pub mod policy;
 pub mod redis;
 pub mod redrive;
+pub mod snapshot;
 pub mod state;
 pub mod stats;
 pub mod task;

@@ -134,15 +134,20 @@ impl TestEnv {
         Ok(BackupServiceClient::new(self.channel()?))
     }
 
-    /// Starts one more dispatcher on the same Redis, waits until it serves, and gives its address.
+    /// Starts one more dispatcher on the same Redis, with these flags set otherwise than for the first, waits until it serves, and
+    /// gives its address.
     ///
     /// # Errors
     /// When it does not serve.
-    pub async fn add_dispatcher(&mut self) -> anyhow::Result<String> {
+    pub async fn add_dispatcher(&mut self, flags: &[(&str, &str)]) -> anyhow::Result<String> {
+        let mut options = self.options.clone();
+        for (name, value) in flags {
+            options = options.dispatcher_flag(name, value);
+        }
         let port = Port::lease()?;
         let name = format!("dispatcher-{}", self.others.len() + 1);
         let (folder, url) = (self.folder.path(), self.redis.url());
-        let process = launch_dispatcher(&self.options, folder, &self.locations, &url, port.number(), &name)?;
+        let process = launch_dispatcher(&options, folder, &self.locations, &url, port.number(), &name)?;
         let address = format!("127.0.0.1:{}", port.number());
         let file = address_file(folder, &name);
         self.others.push((process, port));
@@ -352,7 +357,10 @@ fn launch_dispatcher(
 ) -> anyhow::Result<Process> {
     let mut command = program("backhaul-dispatcher")?;
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--redis-url", redis_url]);
-    command.args(["--tenant", TENANT, "--log", LOG_FILTER]);
+    command.args(["--tenant", TENANT]);
+    if !options.dispatcher_flags.iter().any(|(name, _)| name == "log") {
+        command.args(["--log", LOG_FILTER]);
+    }
     command.arg("--address-file").arg(address_file(folder, name));
     command.arg("--locations").arg(locations);
     add_flags(&mut command, &options.dispatcher_flags);

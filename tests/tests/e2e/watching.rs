@@ -42,7 +42,7 @@ async fn until(updates: &mut Updates, id: &str, state: TaskState) -> anyhow::Res
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_goes_on_at_another_dispatcher_when_one_is_killed() -> anyhow::Result<()> {
     let mut env = TestEnv::start(EnvOptions::default().workers(0)).await?;
-    let second = env.add_dispatcher().await?;
+    let second = env.add_dispatcher(&[]).await?;
     env.uploads().put_random(ORIGIN_BUCKET, "photo", 1_000).await?;
     let labels = [("team".to_owned(), "web".to_owned())];
     let request = pb::WatchBackupsRequest { labels: labels.clone().into(), ..Default::default() };

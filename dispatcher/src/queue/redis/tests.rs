@@ -9,6 +9,7 @@ mod races;
 mod scale;
 mod server;
 mod size;
+mod snapshot;
 
 use std::{
     sync::{
