@@ -14,7 +14,7 @@ use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServi
 use backhaul_runtime::locations::{Locations, LocationsError};
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
@@ -34,6 +34,7 @@ use crate::{
         redis::{ConnectError, RedisQueue},
     },
     session::StreamSettings,
+    transport::{Listener, Server},
 };
 
 const STREAMS: &str = "streams";
@@ -45,13 +46,13 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// A dispatcher that is bound to its address and can be run.
 #[derive(Debug)]
-pub struct App {
+pub struct App<L = TcpListener> {
     config: Config,
     queue: Arc<dyn TaskQueue>,
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
-    listener: TcpListener,
+    listener: L,
     addr: SocketAddr,
 }
 
@@ -86,9 +87,6 @@ pub enum AppError {
     /// Tasks do not move any more. What is accepted is safe in the queue.
     #[error("dispatching failed")]
     Dispatch(#[from] DispatchError),
-    /// The server failed.
-    #[error("the gRPC server failed")]
-    Serve(#[from] tonic::transport::Error),
     /// A part ended that runs until it is asked to end.
     #[error("{0} ended by itself")]
     Ended(&'static str),
@@ -133,7 +131,24 @@ impl App {
     ) -> Result<Self, AppError> {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let addr = listener.local_addr().map_err(listen)?;
+        Self::on(listener, config, queue, locations)
+    }
+}
+
+impl<L: Listener> App<L> {
+    /// Takes connections from `listener`, over a queue and locations that are there already: for networks that are not the
+    /// system's.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`] when the listener has no address.
+    pub fn on(
+        listener: L,
+        config: Config,
+        queue: Arc<dyn TaskQueue>,
+        locations: Arc<Locations>,
+    ) -> Result<Self, AppError> {
+        let addr =
+            listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
         Ok(Self { config, queue, redis: None, locations, listener, addr })
     }
 
@@ -160,8 +175,7 @@ impl App {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let router = http2_server()
-            .add_service(backups)
+        let routes = Routes::new(backups)
             .add_service(WorkerService::new(streams.clone()).into_server())
             .add_service(health)
             .add_service(reflection);
@@ -178,7 +192,7 @@ impl App {
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
-        parts.start(SERVER, serve(router, listener, end_server.clone()));
+        parts.start(SERVER, serve(Server::new(listener, routes), end_server.clone()));
         info!(%addr, shards = config.queue.shards, durability = ?config.durability, "serving");
 
         tokio::select! {
@@ -252,35 +266,9 @@ fn backup_server(
     GuardLayer::new(config.calls, identify).layer(server)
 }
 
-/// Bounds on every connection. Limits on calls are not here, see [`crate::grpc::layers`].
-fn http2_server() -> Server {
-    /// More calls of one peer than this wait in the peer.
-    const STREAMS_PER_CONNECTION: u32 = 128;
-    /// What a peer may send before it is read, per stream and per connection. h2 counts small frames against half of it, and
-    /// heartbeats and answers of workers are small frames.
-    const WINDOW_BYTES: u32 = 1024 * 1024;
-    const HEADER_BYTES: u32 = 16 * 1024;
-    Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_BYTES)
-        // A peer that vanished without a word is noticed within 30 s.
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-}
-
-/// Accepts and serves connections until `end`, then until the calls in progress have been answered.
-///
-/// The tasks of connections are tonic's, not ours. When this future is dropped they are told to end too, and what is left of
-/// them ends with the runtime.
-async fn serve(router: Router, listener: TcpListener, end: CancellationToken) -> Result<(), AppError> {
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(Duration::from_secs(30)))
-        .with_keepalive_interval(Some(Duration::from_secs(10)))
-        .with_keepalive_retries(Some(3));
-    Ok(router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await?)
+async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {
+    server.run(end).await;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,3 +8,4 @@ pub mod fsck;
 pub mod grpc;
 pub mod queue;
 pub mod session;
+pub mod transport;

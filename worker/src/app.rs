@@ -10,7 +10,10 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Args, ConfigError, WorkerSettings},
-    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings},
+    link::{
+        Backoff, BackoffError, Connector, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings,
+        TcpConnector,
+    },
     runner::{Budget, Runner, RunnerSettings},
     transfer::{Copier, Engine, EngineSettings, SetupError},
 };
@@ -88,7 +91,7 @@ async fn probe(engine: &Engine) {
     }
 }
 
-/// Runs a worker with `copier` until `stop` is cancelled and its drain is over.
+/// Runs a worker with `copier`, over TCP, until `stop` is cancelled and its drain is over.
 ///
 /// # Errors
 /// [`AppError`].
@@ -97,9 +100,22 @@ pub async fn run_with(
     copier: Arc<dyn Copier>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
+    run_over(settings, copier, Arc::new(TcpConnector), stop).await
+}
+
+/// Runs a worker with `copier` over the network of `connector`, until `stop` is cancelled and its drain is over.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run_over(
+    settings: WorkerSettings,
+    copier: Arc<dyn Copier>,
+    connector: Arc<dyn Connector>,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
     settings.check()?;
     let runner = Runner::new(runner_settings(&settings), copier);
-    let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), seed()?);
+    let dialer = Dialer::new(settings.dispatchers.clone(), connector, Duration::from_secs(5), seed()?);
     let driver = LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within);
     let departure = driver.run(stop).await;
     if departure.is_clean() {
