@@ -11,7 +11,10 @@ mod parts;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
-use backhaul_runtime::locations::{Locations, LocationsError};
+use backhaul_runtime::{
+    descriptors,
+    locations::{Locations, LocationsError},
+};
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -34,7 +37,7 @@ use crate::{
         redis::{ConnectError, RedisQueue},
     },
     session::StreamSettings,
-    transport::{Listener, Server},
+    transport::{ConnectionLimits, Listener, Server},
 };
 
 const STREAMS: &str = "streams";
@@ -192,7 +195,8 @@ impl<L: Listener> App<L> {
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
-        parts.start(SERVER, serve(Server::new(listener, routes), end_server.clone()));
+        let server = Server::new(listener, routes, connection_limits(&config));
+        parts.start(SERVER, serve(server, end_server.clone()));
         info!(%addr, shards = config.queue.shards, durability = ?config.durability, "serving");
 
         tokio::select! {
@@ -241,10 +245,32 @@ pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
         heartbeat_every: config.queue.lease / 3,
         hello_within: config.hello_within,
         max_streams: config.max_streams,
+        max_streams_per_address: config.max_streams_per_address,
+        rebalance_after: config.max_stream_age,
         drain_within: config.drain_within * 4 / 5,
         sweep_every: config.queue.sweep_every,
         ..StreamSettings::default()
     }
+}
+
+/// Bounds on connections that can be kept with the descriptors that the system gives this process.
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    /// For Redis, files and what else is no connection of a peer.
+    const RESERVED: u64 = 64;
+    let mut limits = config.connections;
+    if let Some(descriptors) = descriptors::raise_limit() {
+        let most = descriptors.saturating_sub(RESERVED).max(descriptors / 2);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if most < limits.max_connections {
+            warn!(
+                descriptors,
+                max_connections = most,
+                "fewer connections than configured: no descriptors for more"
+            );
+            limits.max_connections = most;
+        }
+    }
+    limits
 }
 
 impl StopCopies for Dispatch {

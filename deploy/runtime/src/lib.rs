@@ -1,10 +1,12 @@
 //! What every Backhaul program needs to be run, and none of what it does: the locations file, units of settings, telemetry,
-//! shutdown.
+//! shutdown, and the frame of a program around them.
 //!
 //! It exists so that dispatcher, worker and command line read one configuration in one way and stop in one way. It must know
 //! neither protobuf, nor Redis, nor S3.
 
+pub mod descriptors;
 pub mod locations;
+pub mod program;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;

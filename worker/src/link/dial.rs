@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, join_all};
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::connector::Connector;
@@ -111,12 +111,15 @@ impl Dialer {
         let (urls, avoided, mut rng) = (Arc::clone(&self.urls), self.avoided.clone(), self.rng.fork());
         let (connector, connect_within) = (Arc::clone(&self.connector), self.connect_within);
         Box::pin(async move {
-            let addresses = resolve(&urls, &*connector).await?;
+            // A name server that does not answer is no reason to wait longer than for a dispatcher that does not.
+            let addresses = timeout(connect_within, resolve(&urls, &*connector))
+                .await
+                .map_err(|elapsed| DialError::NoAddress { source: Some(elapsed.into()) })??;
             let known: Vec<_> = addresses.keys().copied().collect();
             let address = pick(&known, &avoided, &mut rng).ok_or(DialError::NoAddress { source: None })?;
             let connected = match addresses.get(&address) {
                 Some(url) => {
-                    let connect = tower::service_fn(move |_| {
+                    let connect = tower::service_fn(move |_: Uri| {
                         let connecting = connector.connect(address);
                         async move { connecting.await.map(TokioIo::new) }
                     });
@@ -209,43 +212,4 @@ impl fmt::Display for DispatcherUrl {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
-    }
-
-    #[test]
-    fn a_dispatcher_is_a_plain_url_with_a_port() {
-        let url: DispatcherUrl = "http://dispatcher.backhaul.svc:7070".parse().expect("it is well formed");
-        assert_eq!((url.host.as_str(), url.port), ("dispatcher.backhaul.svc", 7070));
-        let url: DispatcherUrl = "http://[::1]:7070/".parse().expect("it is well formed");
-        assert_eq!((url.host.as_str(), url.port), ("::1", 7070));
-        for (text, problem) in [
-            ("", DispatcherUrlError::Malformed),
-            ("dispatcher:7070", DispatcherUrlError::Malformed),
-            ("https://dispatcher:7070", DispatcherUrlError::Scheme),
-            ("http://dispatcher", DispatcherUrlError::Port),
-            ("http://dispatcher:7070/v1", DispatcherUrlError::Rest),
-            ("http://user:secret@dispatcher:7070", DispatcherUrlError::Rest),
-        ] {
-            assert_eq!(text.parse::<DispatcherUrl>(), Err(problem), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_avoided_address_is_picked_only_when_there_is_no_other() {
-        let now = Instant::now();
-        let mut rng = fastrand::Rng::with_seed(1);
-        let known = [address(1), address(2), address(3)];
-        let mut avoided = HashMap::from([(address(2), now)]);
-        let picked: std::collections::HashSet<_> =
-            (0..100).filter_map(|_| pick(&known, &avoided, &mut rng)).collect();
-        assert_eq!(picked, [address(1), address(3)].into());
-        avoided.insert(address(1), now + Duration::from_secs(1));
-        avoided.insert(address(3), now + Duration::from_secs(2));
-        assert_eq!(pick(&known, &avoided, &mut rng), Some(address(2)));
-        assert_eq!(pick(&[], &avoided, &mut rng), None);
-    }
-}
+mod tests;
