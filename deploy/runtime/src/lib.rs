@@ -9,6 +9,7 @@ pub mod locations;
 pub mod program;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod units;
 
 /// Exit code of a program whose settings are wrong (`EX_USAGE` of sysexits.h).
