@@ -6,14 +6,16 @@
 
 mod address_file;
 mod connect;
+mod ops;
 mod parts;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
 use backhaul_runtime::{
-    descriptors,
+    build, descriptors,
     locations::{Locations, LocationsError},
+    ops::{OpsPort, Ready},
 };
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -30,11 +32,14 @@ use crate::{
         health::{self, Readiness},
         identity::{ConfiguredTenant, Identify},
         layers::{Guard, GuardLayer},
+        scaler::Scaler,
         worker_service::WorkerService,
     },
+    metrics::{Exposed, Metered, Metrics},
     queue::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
+        snapshot::{DepthsOnly, Observe, Watched},
     },
     session::StreamSettings,
     transport::{ConnectionLimits, Listener, Server},
@@ -43,6 +48,7 @@ use crate::{
 const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
+const OPS: &str = "port for operators";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -52,11 +58,14 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 pub struct App<L = TcpListener> {
     config: Config,
     queue: Arc<dyn TaskQueue>,
+    /// The queue again, to be looked at.
+    observe: Arc<dyn Observe>,
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
     listener: L,
     addr: SocketAddr,
+    ops: Option<OpsPort>,
 }
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
@@ -120,7 +129,7 @@ impl App {
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let app = Self::bind_with(config, queue, locations).await?;
-        Ok(Self { redis: Some(redis), ..app })
+        Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app })
     }
 
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
@@ -134,7 +143,8 @@ impl App {
     ) -> Result<Self, AppError> {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        Self::on(listener, config, queue, locations)
+        let ops = ops::bind(config.ops_listen).await?;
+        Ok(Self { ops, ..Self::on(listener, config, queue, locations)? })
     }
 }
 
@@ -152,7 +162,8 @@ impl<L: Listener> App<L> {
     ) -> Result<Self, AppError> {
         let addr =
             listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
-        Ok(Self { config, queue, redis: None, locations, listener, addr })
+        let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
+        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None })
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -161,26 +172,41 @@ impl<L: Listener> App<L> {
         self.addr
     }
 
+    /// The address for operators, where one was asked for.
+    #[must_use]
+    pub fn ops_addr(&self) -> Option<SocketAddr> {
+        self.ops.as_ref().map(OpsPort::addr)
+    }
+
     /// Serves until `stop`, then stops in order.
     ///
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, redis, locations, listener, addr } = self;
-        let (end_streams, end_readiness, end_server) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let Self { config, queue, observe, redis, locations, listener, addr, ops } = self;
+        let [end_streams, end_readiness, end_server, end_ops] =
+            std::array::from_fn(|_| CancellationToken::new());
+        let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
+        let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
 
         let streams = Dispatch::new(Arc::clone(&queue), stream_settings(&config));
         let (reporter, health) = tonic_health::server::health_reporter();
-        let readiness = Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY).await;
-        let backups = backup_server(&config, queue, locations, Arc::new(streams.clone()));
+        let readiness =
+            Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
+        let backups =
+            backup_server(&config, queue, locations, Arc::new(streams.clone()), Arc::clone(&metrics));
+        let watched = Arc::new(Watched::new(observe));
+        let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
+        let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
+        let connections = Arc::clone(metrics.connections());
+        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         let routes = Routes::new(backups)
             .add_service(WorkerService::new(streams.clone()).into_server())
-            .add_service(health)
+            .add_service(health.clone())
             .add_service(reflection);
 
         // The last step that can fail. Whoever connects already waits in the listener's backlog.
@@ -195,9 +221,10 @@ impl<L: Listener> App<L> {
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
-        let server = Server::new(listener, routes, connection_limits(&config));
+        let server = Server::new(listener, routes, connection_limits(&config), connections);
         parts.start(SERVER, serve(server, end_server.clone()));
-        info!(%addr, shards = config.queue.shards, durability = ?config.durability, "serving");
+        parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
+        info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");
 
         tokio::select! {
             () = stop.cancelled() => {}
@@ -214,6 +241,9 @@ impl<L: Listener> App<L> {
         health::end_watches(reporter).await;
         end_server.cancel();
         parts.wait_for(SERVER, deadline).await;
+        // Up to here an operator can watch the stop.
+        end_ops.cancel();
+        parts.wait_for(OPS, deadline).await;
         // Last, because all others write through it: what it has taken, it finishes.
         if let Some(redis) = redis
             && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()
@@ -285,11 +315,12 @@ fn backup_server(
     queue: Arc<dyn TaskQueue>,
     locations: Arc<Locations>,
     copies: Arc<dyn StopCopies>,
+    metrics: Arc<Metrics>,
 ) -> Guard<BackupServiceServer<Backups>> {
     let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
     let backups = Backups { queue, copies, locations, defaults: config.defaults, clock: QueueClock::Server };
     let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(config.calls, identify).layer(server)
+    GuardLayer::new(config.calls, identify, metrics).layer(server)
 }
 
 async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {

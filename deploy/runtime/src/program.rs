@@ -64,10 +64,7 @@ impl Program {
         W: FnOnce(CancellationToken) -> F,
         F: Future<Output = Result<(), Failure>>,
     {
-        if let Err(error) = telemetry::init(log) {
-            return self.usage(error);
-        }
-        match run(work) {
+        match run(log, self.name, work) {
             Ok(()) => ExitCode::SUCCESS,
             Err(Failure::Usage(problems)) => self.usage(problems),
             Err(Failure::Other(error)) => {
@@ -94,7 +91,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-fn run<W, F>(work: W) -> Result<(), Failure>
+fn run<W, F>(log: &LogArgs, name: &'static str, work: W) -> Result<(), Failure>
 where
     W: FnOnce(CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
@@ -103,7 +100,12 @@ where
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(run_until_signal(work)).context("cannot listen for signals");
+    let entered = runtime.enter();
+    let telemetry = telemetry::init(log, name).map_err(|error| Failure::Usage(error.to_string()))?;
+    drop(entered);
+    let ended =
+        runtime.block_on(telemetry.during(run_until_signal(work))).context("cannot listen for signals");
+    telemetry.flush();
     // A name server that does not answer must not keep a program that is done.
     runtime.shutdown_timeout(THREADS_WITHIN);
     ended?

@@ -20,7 +20,7 @@ use super::{
     calls::{CallBody, Calls},
     preface::Prefaced,
 };
-use crate::census::Place;
+use crate::{census::Place, metrics::OpenConnection};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Host {
         self: Arc<Self>,
         io: I,
         peer: Peer,
-        _place: Place<IpAddr>,
+        _place: (Place<IpAddr>, OpenConnection),
         end: CancellationToken,
     ) where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,

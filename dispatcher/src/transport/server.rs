@@ -14,7 +14,10 @@ use tonic::service::Routes;
 use tracing::{debug, error, info, warn};
 
 use super::{ConnectionLimits, Listener, accept::Acceptor, connection::Host, peer::Peer};
-use crate::census::{Census, NoPlace, origin_of};
+use crate::{
+    census::{Census, NoPlace, origin_of},
+    metrics::Connections,
+};
 
 /// Serves the same services to everybody who connects.
 #[derive(Debug)]
@@ -22,16 +25,23 @@ pub(crate) struct Server<L> {
     acceptor: Acceptor<L>,
     host: Arc<Host>,
     census: Arc<Census<IpAddr>>,
+    gauge: Arc<Connections>,
     refusals: Refusals,
 }
 
 impl<L: Listener> Server<L> {
     /// A server that accepts nothing yet.
-    pub(crate) fn new(listener: L, routes: Routes, limits: ConnectionLimits) -> Self {
+    pub(crate) fn new(
+        listener: L,
+        routes: Routes,
+        limits: ConnectionLimits,
+        gauge: Arc<Connections>,
+    ) -> Self {
         Self {
             acceptor: Acceptor::new(listener),
             host: Arc::new(Host::new(routes, limits)),
             census: Census::new(limits.max_connections, limits.max_connections_per_address),
+            gauge,
             refusals: Refusals::default(),
         }
     }
@@ -48,6 +58,7 @@ impl<L: Listener> Server<L> {
                     match self.census.enter(origin_of(address.ip())) {
                         Ok(place) => {
                             let host = Arc::clone(&self.host);
+                            let place = (place, self.gauge.opened());
                             connections.spawn(host.serve(io, Peer { address }, place, end.clone()));
                         }
                         Err(full) => self.refusals.note(full, &Peer { address }, Instant::now()),

@@ -51,7 +51,7 @@ impl Served {
         let (_reporter, health) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
         let mut running = JoinSet::new();
-        running.spawn(Server::new(listener, Routes::new(health), limits).run(end.clone()));
+        running.spawn(Server::new(listener, Routes::new(health), limits, Arc::default()).run(end.clone()));
         Self { address, end, running }
     }
 
