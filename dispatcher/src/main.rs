@@ -35,7 +35,13 @@ fn failure(error: AppError) -> Failure {
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }
-        error => Failure::Other(error.into()),
+        error @ (AppError::Connect(_)
+        | AppError::Listen { .. }
+        | AppError::AddressFile { .. }
+        | AppError::Reflection(_)
+        | AppError::Dispatch(_)
+        | AppError::Ended(_)
+        | AppError::Panicked(_)) => Failure::Other(error.into()),
     }
 }
 
