@@ -6,7 +6,6 @@
 
 mod address_file;
 mod connect;
-mod counted;
 mod ops;
 mod parts;
 
@@ -14,19 +13,17 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
 use backhaul_runtime::{
-    build,
+    build, descriptors,
     locations::{Locations, LocationsError},
     ops::{OpsPort, Ready},
-    telemetry::TelemetryError,
 };
-use futures_util::StreamExt as _;
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, counted::Counted, parts::Parts};
+use self::{address_file::AddressFile, parts::Parts};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -38,13 +35,14 @@ use crate::{
         scaler::Scaler,
         worker_service::WorkerService,
     },
-    metrics::{Connections, Exposed, Metered, Metrics},
+    metrics::{Exposed, Metered, Metrics},
     queue::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
         snapshot::{DepthsOnly, Observe, Watched},
     },
     session::StreamSettings,
+    transport::{ConnectionLimits, Listener, Server},
     watch::Watches,
 };
 
@@ -62,7 +60,7 @@ const WATCHES_WITHIN: Duration = Duration::from_secs(1);
 
 /// A dispatcher that is bound to its address and can be run.
 #[derive(Debug)]
-pub struct App {
+pub struct App<L = TcpListener> {
     config: Config,
     queue: Arc<dyn TaskQueue>,
     /// The queue again, to be looked at.
@@ -70,7 +68,7 @@ pub struct App {
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
-    listener: TcpListener,
+    listener: L,
     addr: SocketAddr,
     ops: Option<OpsPort>,
 }
@@ -78,9 +76,6 @@ pub struct App {
 /// Why a dispatcher could not be started, or ended other than by being stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// Logs or traces cannot be set up. Nothing was started.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
     /// The locations file is wrong. Nothing was started.
     #[error("{0}")]
     Locations(#[from] LocationsError),
@@ -109,9 +104,6 @@ pub enum AppError {
     /// Tasks do not move any more. What is accepted is safe in the queue.
     #[error("dispatching failed")]
     Dispatch(#[from] DispatchError),
-    /// The server failed.
-    #[error("the gRPC server failed")]
-    Serve(#[from] tonic::transport::Error),
     /// A part ended that runs until it is asked to end.
     #[error("{0} ended by itself")]
     Ended(&'static str),
@@ -156,10 +148,27 @@ impl App {
     ) -> Result<Self, AppError> {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let addr = listener.local_addr().map_err(listen)?;
         let ops = ops::bind(config.ops_listen).await?;
+        Ok(Self { ops, ..Self::on(listener, config, queue, locations)? })
+    }
+}
+
+impl<L: Listener> App<L> {
+    /// Takes connections from `listener`, over a queue and locations that are there already: for networks that are not the
+    /// system's.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`] when the listener has no address.
+    pub fn on(
+        listener: L,
+        config: Config,
+        queue: Arc<dyn TaskQueue>,
+        locations: Arc<Locations>,
+    ) -> Result<Self, AppError> {
+        let addr =
+            listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
-        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops })
+        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None })
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -208,8 +217,7 @@ impl App {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let router = http2_server()
-            .add_service(backups)
+        let routes = Routes::new(backups)
             .add_service(WorkerService::new(streams.clone()).into_server())
             .add_service(health.clone())
             .add_service(reflection);
@@ -227,7 +235,8 @@ impl App {
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
-        parts.start(SERVER, serve(router, listener, connections, end_server.clone()));
+        let server = Server::new(listener, routes, connection_limits(&config), connections);
+        parts.start(SERVER, serve(server, end_server.clone()));
         parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
         info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");
 
@@ -288,10 +297,32 @@ pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
         heartbeat_every: config.queue.lease / 3,
         hello_within: config.hello_within,
         max_streams: config.max_streams,
+        max_streams_per_address: config.max_streams_per_address,
+        rebalance_after: config.max_stream_age,
         drain_within: config.drain_within * 4 / 5,
         sweep_every: config.queue.sweep_every,
         ..StreamSettings::default()
     }
+}
+
+/// Bounds on connections that can be kept with the descriptors that the system gives this process.
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    /// For Redis, files and what else is no connection of a peer.
+    const RESERVED: u64 = 64;
+    let mut limits = config.connections;
+    if let Some(descriptors) = descriptors::raise_limit() {
+        let most = descriptors.saturating_sub(RESERVED).max(descriptors / 2);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if most < limits.max_connections {
+            warn!(
+                descriptors,
+                max_connections = most,
+                "fewer connections than configured: no descriptors for more"
+            );
+            limits.max_connections = most;
+        }
+    }
+    limits
 }
 
 impl StopCopies for Dispatch {
@@ -311,41 +342,9 @@ fn backup_server(
     GuardLayer::new(config.calls, identify, metrics).layer(server)
 }
 
-/// Bounds on every connection. Limits on calls are not here, see [`crate::grpc::layers`].
-fn http2_server() -> Server {
-    /// More calls of one peer than this wait in the peer.
-    const STREAMS_PER_CONNECTION: u32 = 128;
-    /// What a peer may send before it is read, per stream and per connection. h2 counts small frames against half of it, and
-    /// heartbeats and answers of workers are small frames.
-    const WINDOW_BYTES: u32 = 1024 * 1024;
-    const HEADER_BYTES: u32 = 16 * 1024;
-    Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_BYTES)
-        // A peer that vanished without a word is noticed within 30 s.
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-}
-
-/// Accepts and serves connections until `end`, then until the calls in progress have been answered.
-///
-/// The tasks of connections are tonic's, not ours. When this future is dropped they are told to end too, and what is left of
-/// them ends with the runtime.
-async fn serve(
-    router: Router,
-    listener: TcpListener,
-    connections: Arc<Connections>,
-    end: CancellationToken,
-) -> Result<(), AppError> {
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(Duration::from_secs(30)))
-        .with_keepalive_interval(Some(Duration::from_secs(10)))
-        .with_keepalive_retries(Some(3))
-        .map(move |accepted| accepted.map(|stream| Counted::new(stream, &connections)));
-    Ok(router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await?)
+async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {
+    server.run(end).await;
+    Ok(())
 }
 
 #[cfg(test)]

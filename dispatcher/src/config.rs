@@ -4,6 +4,8 @@
 //! [`Config`], in which nothing contradicts anything else, or names every setting that is wrong. Nothing here may open a
 //! file or a connection.
 
+mod connections;
+
 use std::{
     convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
 };
@@ -11,6 +13,7 @@ use std::{
 use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
 use clap::{ArgAction, Parser};
 
+pub use self::connections::ConnectionFlags;
 use crate::{
     grpc::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
@@ -18,6 +21,7 @@ use crate::{
         layers::CallLimits,
     },
     queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
+    transport::ConnectionLimits,
 };
 
 /// Backhaul's dispatcher: takes backup requests, keeps them in three Redis queues, streams due tasks to workers.
@@ -81,12 +85,9 @@ pub struct Flags {
     /// How long a worker that is silent keeps its tasks. Workers send a heartbeat every third of it.
     #[arg(long, env = "BACKHAUL_LEASE", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
     pub lease: Duration,
-    /// How soon a worker must answer an assignment, else the task goes back; at most `--lease`.
+    /// How soon a worker must answer an assignment, else the task goes back; at most two thirds of `--lease`.
     #[arg(long, env = "BACKHAUL_ACCEPT_WITHIN", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub accept_within: Duration,
-    /// How soon a worker that has opened a stream must introduce itself.
-    #[arg(long, env = "BACKHAUL_HELLO_WITHIN", default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
-    pub hello_within: Duration,
     /// How often to look for leases that ran out and for tasks that are due.
     #[arg(long, env = "BACKHAUL_SWEEP_EVERY", default_value = "1s", value_name = "TIME", value_parser = parse_duration)]
     pub sweep_every: Duration,
@@ -146,13 +147,13 @@ pub struct Flags {
     /// Longest time for a call of an internal service, if it gave itself more or no limit.
     #[arg(long, env = "BACKHAUL_CALL_DEADLINE", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub call_deadline: Duration,
-    /// Most workers connected at a time.
-    #[arg(long, env = "BACKHAUL_MAX_STREAMS", default_value_t = 1000, value_name = "COUNT")]
-    pub max_streams: u32,
     /// How long an ordered stop may take: workers move to other dispatchers, calls in progress end.
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
+    /// Who may be connected.
+    #[command(flatten)]
+    pub connections: ConnectionFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
@@ -185,6 +186,12 @@ pub struct Config {
     pub hello_within: Duration,
     /// Most workers connected at a time.
     pub max_streams: usize,
+    /// Most workers connected from one address.
+    pub max_streams_per_address: usize,
+    /// Age at which a stream is moved; `None` for never.
+    pub max_stream_age: Option<Duration>,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
     /// Time for an ordered stop.
     pub drain_within: Duration,
     /// Logs and traces.
@@ -246,7 +253,7 @@ impl Flags {
         self.check_times(&mut problems);
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
-        problems.require(self.max_streams > 0, "--max-streams", "must be at least 1");
+        self.connections.check(&mut problems);
         match caller {
             Ok(caller) if problems.0.is_empty() => {
                 let caller = if self.operator { caller.operator() } else { caller };
@@ -304,9 +311,9 @@ impl Flags {
         const MAX_TIME: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
         problems.require((MIN_LEASE..=MAX_LEASE).contains(&self.lease), "--lease", "must be 300ms to 1h");
         problems.require(
-            self.accept_within <= self.lease,
+            self.accept_within <= self.lease * 2 / 3,
             "--accept-within",
-            "must be at most --lease, else an assignment outlives the silence of its worker",
+            "must be at most two thirds of --lease: a leased task may wait half as long again until it can be sent",
         );
         problems.require(
             self.sweep_every < self.lease,
@@ -315,16 +322,11 @@ impl Flags {
         );
         for (setting, time) in [
             ("--accept-within", self.accept_within),
-            ("--hello-within", self.hello_within),
             ("--sweep-every", self.sweep_every),
             ("--call-deadline", self.call_deadline),
             ("--drain-within", self.drain_within),
         ] {
-            problems.require(
-                (Duration::from_millis(1)..=MAX_LEASE).contains(&time),
-                setting,
-                "must be 1ms to 1h",
-            );
+            problems.require(is_wait(time), setting, "must be 1ms to 1h");
         }
         for (setting, time) in [
             ("--retry-max", self.retry_max),
@@ -349,7 +351,7 @@ impl Flags {
                 shards: self.shards,
                 lease: self.lease,
                 // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
-                accept_within: (self.accept_within * 3 / 2).min(self.lease),
+                accept_within: self.accept_within * 3 / 2,
                 max_crashes: self.max_crashes,
                 max_returns: self.max_returns,
                 retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
@@ -373,8 +375,11 @@ impl Flags {
                 calls_per_second: self.calls_per_second,
                 deadline: self.call_deadline,
             },
-            hello_within: self.hello_within,
-            max_streams: self.max_streams as usize,
+            hello_within: self.connections.hello_within,
+            max_streams: self.connections.max_streams as usize,
+            max_streams_per_address: self.connections.max_streams_per_address as usize,
+            max_stream_age: Some(self.connections.max_stream_age).filter(|age| !age.is_zero()),
+            connections: self.connections.limits(),
             drain_within: self.drain_within,
             log: self.log,
         }
@@ -390,6 +395,11 @@ impl ConfigError {
             Self::Problems(_) => false,
         }
     }
+}
+
+/// A time that somebody may be kept waiting.
+fn is_wait(time: Duration) -> bool {
+    (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&time)
 }
 
 fn parse_durability(text: &str) -> Result<Durability, &'static str> {

@@ -44,9 +44,9 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-crashes", "0"], "--max-crashes"),
         (&["--max-crashes", "65535"], "--max-crashes"),
         (&["--max-returns", "65535"], "--max-returns"),
-        (&["--lease", "9s"], "--accept-within"),
+        (&["--lease", "14s"], "--accept-within"),
         (&["--lease", "2h"], "--lease"),
-        (&["--accept-within", "31s"], "--accept-within"),
+        (&["--accept-within", "21s"], "--accept-within"),
         (&["--accept-within", "0s"], "--accept-within"),
         (&["--hello-within", "0s"], "--hello-within"),
         (&["--sweep-every", "30s"], "--sweep-every"),
@@ -63,7 +63,15 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-calls", "0"], "--max-calls"),
         (&["--calls-per-second", "0"], "--calls-per-second"),
         (&["--call-deadline", "0s"], "--call-deadline"),
+        (&["--max-connections", "0"], "--max-connections"),
+        (&["--max-connections-per-address", "0"], "--max-connections-per-address"),
+        (&["--max-handshakes", "0"], "--max-handshakes"),
+        (&["--handshake-within", "0s"], "--handshake-within"),
+        (&["--idle-within", "2h"], "--idle-within"),
         (&["--max-streams", "0"], "--max-streams"),
+        (&["--max-streams-per-address", "0"], "--max-streams-per-address"),
+        (&["--max-stream-age", "999ms"], "--max-stream-age"),
+        (&["--max-stream-age", "31d"], "--max-stream-age"),
         (&["--drain-within", "2h"], "--drain-within"),
     ] {
         assert_eq!(blamed(args), [setting], "{args:?}");
@@ -74,10 +82,11 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
 fn what_passes_the_checks_passes_those_of_the_parts() {
     for args in [
         &[][..],
-        &["--lease", "300ms", "--accept-within", "300ms", "--sweep-every", "299ms"],
-        &["--lease", "1h", "--accept-within", "1h", "--sweep-every", "1ms"],
+        &["--lease", "300ms", "--accept-within", "200ms", "--sweep-every", "299ms"],
+        &["--lease", "1h", "--accept-within", "40m", "--sweep-every", "1ms"],
         &["--retry-floor", "1ms", "--retry-base", "1ms", "--retry-max", "1ms"],
         &["--drain-within", "1ms", "--hello-within", "1ms", "--max-streams", "1"],
+        &["--max-stream-age", "0s", "--max-streams-per-address", "1"],
     ] {
         let config = parse(args).unwrap();
         assert_eq!(config.queue.validate(), Ok(()), "{args:?}");

@@ -325,7 +325,7 @@ impl Report {
                 FailureClass::Permanent => Self::Permanent,
                 FailureClass::SourceGone => Self::SourceGone,
             },
-            Outcome::HandedBack { .. } => Self::HandedBack,
+            Outcome::HandedBack { .. } | Outcome::NotSent { .. } => Self::HandedBack,
             Outcome::Cancelled => Self::Stopped,
         }
     }

@@ -373,7 +373,12 @@ pub enum Outcome {
         /// Uniform in [0, 1): the jitter of the wait, so that the decision itself stays pure.
         jitter: f64,
     },
-    /// The worker gives it back unfinished, or never took it. Costs nothing, within `max_returns`.
+    /// It was never sent to a worker. Costs nothing, however often.
+    NotSent {
+        /// Wait at least this long before the next lease; zero puts it back at its old place in pending.
+        delay: Duration,
+    },
+    /// The worker gives it back unfinished, or did not take it. Costs nothing, within `max_returns`.
     HandedBack {
         /// Multipart upload left behind; empty when none.
         upload_id: String,

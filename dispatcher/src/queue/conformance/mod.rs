@@ -187,6 +187,7 @@ macro_rules! for_each_conformance_case {
             settle::throttling_costs_no_attempt_and_waits_as_long_as_the_store_asked,
             settle::coming_back_too_often_without_progress_costs_attempts,
             settle::a_hand_back_costs_nothing_and_waits_as_long_as_asked,
+            settle::a_task_that_was_never_sent_comes_back_at_no_cost_however_often,
             settle::a_hand_back_too_many_backs_off_by_its_spread,
             settle::a_report_on_a_lease_that_was_never_accepted_counts,
             settle::a_copy_that_stopped_without_a_cancel_is_handed_back,

@@ -237,11 +237,13 @@ impl Shared {
                 (verdict.given(requests), 2)
             }
             Outcome::HandedBack { delay, .. } => (returned(*delay), 3),
+            Outcome::NotSent { delay } => (policy::after_no_room(counters, *delay).given(requests), 3),
             Outcome::Cancelled => (returned(Duration::ZERO), 4),
         };
         let (failure, upload_id, upload_changes) = match &settlement.outcome {
             Outcome::Failed { failure, .. } => (codec::encode_failure(failure), String::new(), false),
             Outcome::HandedBack { upload_id, .. } => (Vec::new(), upload_id.clone(), !upload_id.is_empty()),
+            Outcome::NotSent { .. } => (Vec::new(), String::new(), false),
             Outcome::Done { .. } | Outcome::Cancelled => (Vec::new(), String::new(), true),
         };
         let verdict = pack(settlement.lease, record, &verdict, kind, upload_changes);
@@ -347,7 +349,7 @@ fn too_long(settlement: &Settlement) -> Option<QueueError> {
             codec::fits("failure", failure.code.len() + failure.message.len(), 0xff00)
         }
         Outcome::HandedBack { upload_id, .. } => codec::fits("upload id", upload_id.len(), 0xffff),
-        Outcome::Cancelled => Ok(0),
+        Outcome::NotSent { .. } | Outcome::Cancelled => Ok(0),
     };
     fits.err().map(|too_long| QueueError::Rejected(Box::new(too_long)))
 }

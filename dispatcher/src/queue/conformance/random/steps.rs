@@ -264,7 +264,7 @@ impl World {
 
     fn random_outcome(&mut self) -> Outcome {
         let rng = &mut self.rng;
-        let class = match rng.u32(0..20) {
+        let class = match rng.u32(0..21) {
             0..8 => return Outcome::Done { receipt: Bytes::from(rng.u64(..).to_string()) },
             8..14 => FailureClass::Retry,
             14..16 => FailureClass::Throttled,
@@ -275,6 +275,7 @@ impl World {
                 let upload_id = ["", "three"][rng.usize(0..2)].to_owned();
                 return Outcome::HandedBack { upload_id, delay };
             }
+            19 => return Outcome::NotSent { delay: Duration::from_millis([0, 0, 700][rng.usize(0..3)]) },
             _ => return Outcome::Cancelled,
         };
         let failure = Failure {
