@@ -4,13 +4,14 @@
 //! [`Config`], in which nothing contradicts anything else, or names every setting that is wrong. Nothing here may open a
 //! file or a connection.
 
-use std::{
-    convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
-};
+mod redis;
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
 
 use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
 use clap::Parser;
 
+pub use self::redis::{RedisArgs, RedisUrl};
 use crate::{
     grpc::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
@@ -37,16 +38,9 @@ pub struct Flags {
     /// File to write the address to once it is served, and to remove at the end; for port 0.
     #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
-    /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
-    /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
-    #[arg(
-        long,
-        env = "BACKHAUL_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub redis_url: RedisUrl,
+    /// Redis.
+    #[command(flatten)]
+    pub redis: RedisArgs,
     /// Locations file: the stores, and which tenant may name what in them. The same for dispatcher and workers.
     #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
     pub locations: PathBuf,
@@ -64,6 +58,9 @@ pub struct Flags {
     // never more than one server can keep.
     #[arg(long, env = "BACKHAUL_DURABILITY", default_value = "local", value_name = "MODE", value_parser = parse_durability)]
     pub durability: Durability,
+    /// How long a submit may wait for that; then it is answered UNAVAILABLE and can be repeated.
+    #[arg(long, env = "BACKHAUL_DURABILITY_TIMEOUT", default_value = "3s", value_name = "TIME", value_parser = parse_duration)]
+    pub durability_timeout: Duration,
     /// How long a worker that is silent keeps its tasks. Workers send a heartbeat every third of it.
     #[arg(long, env = "BACKHAUL_LEASE", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
     pub lease: Duration,
@@ -147,10 +144,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
-    /// The server that keeps the queues.
-    pub redis_url: RedisUrl,
+    /// The servers that keep the queues.
+    pub redis: RedisArgs,
     /// What OK to a submit means.
     pub durability: Durability,
+    /// How long a submit may wait for that.
+    pub durability_timeout: Duration,
     /// Locations file.
     pub locations: PathBuf,
     /// Who every caller is.
@@ -170,10 +169,6 @@ pub struct Config {
     /// Logs.
     pub log: LogArgs,
 }
-
-/// Address of a Redis server. May hold a password, so it does not show itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
 
 /// One setting that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -221,7 +216,7 @@ impl Flags {
         if let Err(invalid) = &caller {
             problems.add("--tenant", invalid.to_string());
         }
-        problems.require(self.redis_url.is_supported(), "--redis-url", "must start with redis:// or unix://");
+        self.redis.check(&mut problems);
         self.check_queue(&mut problems);
         self.check_times(&mut problems);
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
@@ -294,6 +289,7 @@ impl Flags {
             ("--accept-within", self.accept_within),
             ("--hello-within", self.hello_within),
             ("--sweep-every", self.sweep_every),
+            ("--durability-timeout", self.durability_timeout),
             ("--call-deadline", self.call_deadline),
             ("--drain-within", self.drain_within),
         ] {
@@ -317,7 +313,8 @@ impl Flags {
         Config {
             listen: self.listen,
             address_file: self.address_file,
-            redis_url: self.redis_url,
+            redis: self.redis,
+            durability_timeout: self.durability_timeout,
             durability: self.durability,
             locations: self.locations,
             caller,
@@ -373,33 +370,6 @@ fn parse_durability(text: &str) -> Result<Durability, &'static str> {
         ("local", _) => Ok(Durability::Local),
         (_, Some(Ok(replicas @ 1..=16))) => Ok(Durability::Replicas(replicas)),
         (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
-    }
-}
-
-impl RedisUrl {
-    /// The address, for whoever connects. It may hold a password.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    fn is_supported(&self) -> bool {
-        ["redis://", "unix://", "redis+unix://"].iter().any(|scheme| self.0.starts_with(scheme))
-    }
-}
-
-impl FromStr for RedisUrl {
-    type Err = Infallible;
-
-    /// Takes any text: clap repeats what it refuses, and that may hold a password. [`Flags::check`] refuses without repeating.
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisUrl(..)")
     }
 }
 

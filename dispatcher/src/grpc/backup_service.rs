@@ -124,6 +124,7 @@ impl BackupService for Backups {
                 bytes += prost::Message::encoded_len(&backup);
                 page.backups.push(backup);
             }
+            page.incomplete |= read.incomplete;
             query.cursor = read.next;
             if query.cursor.is_none() || page.backups.len() >= page_size || bytes >= PAGE_BYTES {
                 break;

@@ -81,8 +81,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// Reads a page of tasks. Bounded in work, so a page may be short or empty before the last one. Following the cursor shows each
     /// task that matches all the while exactly once, within a state by `created_at`, newest first.
     ///
+    /// A page leaves out tasks of shards that cannot be asked, and says so.
+    ///
     /// # Errors
-    /// [`QueueError::Unavailable`], [`QueueError::Rejected`] when the cursor is none of this queue.
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when the cursor is none of this queue.
     async fn list(&self, query: &ListQuery) -> Result<ListPage, QueueError>;
 
     /// Cancels a waiting task, or asks its running copy to stop. Repeating is harmless. It withdraws every request accepted before
@@ -104,10 +106,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// hand-back without delay and a lease that was never accepted return to their old place. Tenants at their in-flight cap and
     /// tasks of other locations are passed over. The request ends at the first task that no longer fits its bytes.
     ///
-    /// A lease clears dirty: its copy serves the request.
+    /// A lease clears dirty: its copy serves the request. Shards that cannot be asked give nothing and hold up no others.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked.
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError>;
 
     /// Accepts leases, and keeps them while they make progress.
@@ -141,8 +143,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// in which no lease ends. Jitter of an expiry is `policy::spread` of the counters before it. An expiry leaves dirty set unless
     /// it began a new run, because a late success of that lease must not swallow the request.
     ///
+    /// A shard that cannot be asked now is counted in the report.
+    ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when one refuses; all others were swept.
     async fn sweep(&self) -> Result<SweepReport, QueueError>;
 
     /// How much is in each queue.
@@ -262,6 +266,8 @@ pub struct ListPage {
     pub tasks: Vec<TaskRecord>,
     /// Where the next page starts; `None` on the last one.
     pub next: Option<ListCursor>,
+    /// Shards could not be asked: tasks of theirs are missing.
+    pub incomplete: bool,
 }
 
 /// What a cancel did.
@@ -415,6 +421,8 @@ pub struct SweepReport {
     pub next_due: Option<Duration>,
     /// Leases are spared, because nobody could renew for a while.
     pub amnesty: bool,
+    /// Shards that could not be swept. The others were.
+    pub unswept: u64,
 }
 
 /// How much is in each queue.

@@ -9,8 +9,12 @@ use crate::queue::{
 };
 
 async fn connect(server: &Server, durability: Durability) -> Result<RedisQueue, ConnectError> {
-    let options =
-        RedisOptions { durability, durability_timeout: Duration::from_millis(200), ..options(server, 0) };
+    let options = RedisOptions {
+        durability,
+        durability_timeout: Duration::from_millis(200),
+        writers: 1,
+        ..options(server, 0)
+    };
     RedisQueue::connect(options, settings(), QueueClock::Server).await
 }
 
@@ -60,8 +64,8 @@ async fn a_server_found_unfit_is_given_no_more_tasks_until_it_is_fit_again() {
     let (): () = aof.arg(&["SET", "appendonly", "no"]).query_async(&mut client).await.unwrap();
     assert!(queue.check().await.is_err());
     let refused = queue.submit(vec![task("t", 2)]).await.remove(0);
-    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
-    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unavailable(_))));
+    assert!(matches!(refused, Err(QueueError::Unfit(_))), "{refused:?}");
+    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unfit(_))));
     assert_eq!(queue.depths().await.unwrap().pending, 1, "nothing was stored or taken out");
     let mut aof = redis::cmd("CONFIG");
     let (): () = aof.arg(&["SET", "appendonly", "yes"]).query_async(&mut client).await.unwrap();
