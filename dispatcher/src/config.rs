@@ -8,7 +8,7 @@ mod redis;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
 
-use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
 use clap::Parser;
 
 pub use self::redis::{RedisArgs, RedisUrl};
@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "backhaul-dispatcher",
-    version,
+    version = build::text(),
     max_term_width = 110,
     after_help = "backhaul-dispatcher fsck audits the queue in Redis; see backhaul-dispatcher fsck --help."
 )]
@@ -38,6 +38,9 @@ pub struct Flags {
     /// File to write the address to once it is served, and to remove at the end; for port 0.
     #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
+    /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
     /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
@@ -132,7 +135,7 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -142,6 +145,8 @@ pub struct Flags {
 pub struct Config {
     /// Address to serve on.
     pub listen: SocketAddr,
+    /// Address for operators.
+    pub ops_listen: Option<SocketAddr>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The servers that keep the queues.
@@ -166,7 +171,7 @@ pub struct Config {
     pub max_streams: usize,
     /// Time for an ordered stop.
     pub drain_within: Duration,
-    /// Logs.
+    /// Logs and traces.
     pub log: LogArgs,
 }
 
@@ -312,6 +317,7 @@ impl Flags {
     fn into_config(self, caller: Caller) -> Config {
         Config {
             listen: self.listen,
+            ops_listen: self.ops_listen,
             address_file: self.address_file,
             redis: self.redis,
             durability_timeout: self.durability_timeout,

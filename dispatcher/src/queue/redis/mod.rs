@@ -4,7 +4,8 @@
 //! scripts check and move. Where to look:
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
-//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls.
+//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls. `snapshot`: the
+//!   look at all tasks together.
 //! - `fsck`: the audit of all that.
 //! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
@@ -32,6 +33,7 @@ mod options;
 mod primary;
 mod scout;
 mod scripts;
+mod snapshot;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     check::Unfit,
     options::{ConnectError, Durability, Layout, Login, RedisOptions, Timeouts, TlsFiles},
+    writer::BarrierStats,
 };
 use self::{
     hints::Hints,
@@ -111,7 +114,7 @@ impl RedisQueue {
             shards: settings.shards,
         };
         let hints = Hints::new(settings.shards);
-        let context = Arc::new(Context { settings, clock, hints });
+        let context = Arc::new(Context { settings, clock, hints, barriers: Arc::default() });
         let trouble = Arc::new(Trouble::default());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         // From here on, whatever ends this ends the tasks.
@@ -142,6 +145,12 @@ impl RedisQueue {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// How long barriers take, and how many were missed.
+    #[must_use]
+    pub fn barriers(&self) -> Arc<BarrierStats> {
+        Arc::clone(&self.shared.barriers)
     }
 
     /// Has the writes of each primary made by one of its writers, in their order, and gives each its own answer.

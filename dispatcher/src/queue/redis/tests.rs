@@ -13,6 +13,7 @@ mod secure;
 mod server;
 mod silence;
 mod size;
+mod snapshot;
 
 use std::{
     sync::{

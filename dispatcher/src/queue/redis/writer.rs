@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backhaul_runtime::metrics::{Counter, Histogram};
 use redis::{Cmd, RedisError, Value};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -42,6 +43,7 @@ pub(super) struct Context {
     pub(super) settings: QueueSettings,
     pub(super) clock: QueueClock,
     pub(super) hints: Hints,
+    pub(super) barriers: Arc<BarrierStats>,
 }
 
 /// One write.
@@ -93,6 +95,15 @@ struct Checked {
     version: u64,
     at: Instant,
     found: Result<Barrier, Unfit>,
+}
+
+/// What barriers have cost.
+#[derive(Debug, Default)]
+pub struct BarrierStats {
+    /// From the sending of a batch to the proof that it is durable.
+    pub took: Histogram,
+    /// Batches that were not durable in time, or of which nobody knows.
+    pub missed: Counter,
 }
 
 #[derive(Debug)]
@@ -205,6 +216,7 @@ impl WriterLoop {
         let command = self.barrier_command(barrier);
         let limit = self.settings.endpoint.timeouts.response
             + command.as_ref().map_or(Duration::ZERO, |_| self.settings.patience);
+        let sent = Instant::now();
         let exchanged = tokio::select! {
             biased;
             exchanged = self.link.send_on(&opened, &calls, command.as_ref(), limit) => exchanged,
@@ -215,7 +227,10 @@ impl WriterLoop {
         };
         let mut answers = match exchanged {
             Ok(answers) => answers,
-            Err(failure) => return refused(error::from_redis(failure)),
+            Err(failure) => {
+                self.context.barriers.missed.inc();
+                return refused(error::from_redis(failure));
+            }
         };
         let proof = if self.retired.is_cancelled() {
             Proof::Void
@@ -224,6 +239,10 @@ impl WriterLoop {
         } else {
             Proof::Met
         };
+        match proof {
+            Proof::Met => self.context.barriers.took.observe(sent.elapsed()),
+            Proof::Missed { .. } | Proof::Unknown(_) | Proof::Void => self.context.barriers.missed.inc(),
+        }
         let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
         for (piece, answer) in pieces.iter().zip(answers) {
             let decoded = answer.map_err(error::from_redis).and_then(|value| self.read(writes, piece, value));
