@@ -4,8 +4,8 @@
 //! scripts check and move. Where to look:
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
-//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls. `snapshot`: the
-//!   look at all tasks together.
+//! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
+//!   other calls. `snapshot`: the look at all tasks together.
 //! - `fsck`: the audit of all that.
 //! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
@@ -17,9 +17,11 @@ mod access;
 mod batch;
 mod check;
 mod codec;
+mod counts;
 mod endpoint;
 mod ends;
 mod error;
+mod events;
 mod failures;
 pub mod fsck;
 mod hints;
@@ -31,9 +33,11 @@ mod map;
 mod nodes;
 mod options;
 mod primary;
+mod redrive;
 mod scout;
 mod scripts;
 mod snapshot;
+mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -64,9 +68,10 @@ use self::{
     writer::{Context, Outcomes, Write, Written},
 };
 use super::{
-    CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, QueueClock,
-    QueueError, QueueSettings, RenewOutcome, Renewal, SettleOutcome, Settlement, SubmitOutcome, Submitted,
-    SweepReport, TaskId, TaskQueue, TaskRecord, TaskState,
+    CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery,
+    NewTask, QueueClock, QueueError, QueueSettings, QueueStats, RenewOutcome, Renewal, Requeue,
+    RequeueOutcome, SettleOutcome, Settlement, StatsQuery, SubmitOutcome, Submitted, SweepReport, TaskId,
+    TaskQueue, TaskRecord, TaskState,
 };
 
 /// Writes that one submit gives to a writer at a time.
@@ -331,8 +336,14 @@ impl TaskQueue for RedisQueue {
         let outcome = self.write(vec![Write::Cancel(id.clone())]).await.pop();
         match outcome.unwrap_or_else(|| Err(error::unexpected("no answer")))? {
             Written::Cancel(code, token, session) => cancelled(id, code, &token, session),
-            Written::Submit(_) => Err(error::unexpected("a cancel was answered as a submit")),
+            Written::Submit(_) | Written::Requeue(_) => {
+                Err(error::unexpected("a cancel was answered as another write"))
+            }
         }
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        redrive::requeue(self, &tasks).await
     }
 
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError> {
@@ -353,6 +364,14 @@ impl TaskQueue for RedisQueue {
 
     async fn depths(&self) -> Result<Depths, QueueError> {
         self.shared.depths().await
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.shared.stats(query).await
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        self.shared.events(cursor).await
     }
 
     async fn check(&self) -> Result<(), QueueError> {
@@ -388,7 +407,7 @@ impl TaskQueue for RedisQueue {
 
 fn submitted(id: TaskId, written: &Written) -> Result<Submitted, QueueError> {
     let Written::Submit([code, state, run]) = *written else {
-        return Err(error::unexpected("a submit was answered as a cancel"));
+        return Err(error::unexpected("a submit was answered as another write"));
     };
     let outcome = match code {
         1 => SubmitOutcome::Created,

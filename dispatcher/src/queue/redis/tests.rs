@@ -7,6 +7,7 @@ mod durability;
 mod failover;
 mod faults;
 mod fsck;
+mod log;
 mod races;
 mod scale;
 mod secure;
@@ -28,8 +29,8 @@ use bytes::Bytes;
 use self::server::Server;
 use super::{Durability, RedisOptions, RedisQueue, Timeouts};
 use crate::queue::{
-    LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress, QueueClock, QueueSettings,
-    Renewal, Settlement, TaskQueue, TaskSpec,
+    Failure, FailureClass, LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress,
+    QueueClock, QueueSettings, Renewal, Settlement, TaskQueue, TaskSpec,
     conformance::{Factory, random_history, test_settings},
 };
 
@@ -114,6 +115,18 @@ fn request(session: &str, request: u64, max_tasks: u32) -> LeaseRequest {
 
 fn done(leased: &LeasedTask) -> Settlement {
     let outcome = Outcome::Done { receipt: Bytes::from_static(b"receipt") };
+    Settlement { id: leased.id.clone(), lease: leased.lease, outcome }
+}
+
+/// A report after which the task is dead.
+fn hopeless(leased: &LeasedTask) -> Settlement {
+    let failure = Failure {
+        class: FailureClass::Permanent,
+        code: "denied".into(),
+        message: String::new(),
+        retry_after: Duration::ZERO,
+    };
+    let outcome = Outcome::Failed { failure, jitter: 0.5 };
     Settlement { id: leased.id.clone(), lease: leased.lease, outcome }
 }
 

@@ -14,10 +14,11 @@ use tokio::task::JoinSet;
 
 use super::{
     cluster::{Cluster, Watched, until},
-    done, renewal, request, settings, task,
+    done, hopeless, renewal, request, settings, task,
 };
 use crate::queue::{
-    QueueClock, QueueSettings, RenewOutcome, SettleOutcome, TaskId, TaskQueue as _, TaskState,
+    EventCursor, Events, QueueClock, QueueSettings, RenewOutcome, Requeue, RequeueOutcome, SettleOutcome,
+    StatsQuery, TaskId, TaskQueue as _, TaskState,
     redis::{
         Durability, RedisOptions, RedisQueue,
         fsck::{FsckOptions, fsck},
@@ -114,6 +115,27 @@ async fn submit(
     accepted
 }
 
+/// Dead tasks of tenant `buried`, in their first run. Nothing else may wait.
+async fn bury(queue: &RedisQueue, count: u32) -> Vec<TaskId> {
+    let submitted = queue.submit((0..count).map(|n| task("buried", n)).collect()).await;
+    assert!(submitted.iter().all(Result::is_ok), "{submitted:?}");
+    let mut dead = Vec::new();
+    for number in 1.. {
+        let leased = queue.lease(&request("burier", number, 100)).await.unwrap();
+        if leased.is_empty() {
+            break;
+        }
+        assert!(queue.settle(leased.iter().map(hopeless).collect()).await.iter().all(Result::is_ok));
+        dead.extend(leased.into_iter().map(|leased| leased.id));
+    }
+    assert_eq!(dead.len(), count as usize);
+    dead
+}
+
+fn first_run(id: &TaskId) -> Requeue {
+    Requeue { id: id.clone(), run: 1 }
+}
+
 /// Leases everything, on any dispatcher, and reports it done.
 async fn drain(queues: &[Arc<RedisQueue>]) -> BTreeSet<TaskId> {
     let mut seen = BTreeSet::new();
@@ -180,8 +202,9 @@ async fn sentinels_that_replace_a_dead_primary_under_load_lose_no_accepted_task(
     let mut primary = 0;
     until("a replica has taken over", async || {
         for n in [1, 2] {
-            let info: String = watched.servers[n].ask("INFO replication").await.unwrap();
-            if info.contains("role:master") {
+            // A Sentinel closes all connections of the server that it promotes, this one too.
+            let info: redis::RedisResult<String> = watched.servers[n].ask("INFO replication").await;
+            if info.is_ok_and(|info| info.contains("role:master")) {
                 primary = n;
             }
         }
@@ -303,14 +326,88 @@ async fn leases_sweeps_and_listings_of_other_shards_go_on_while_a_primary_is_awa
 }
 
 #[tokio::test]
+async fn retries_statistics_and_the_log_of_other_shards_go_on_while_a_primary_is_away() {
+    let cluster = Cluster::without_replicas(&[]).await;
+    let mut options = RedisOptions { durability: Durability::None, ..cluster.options() };
+    options.timeouts.response = Duration::from_secs(5);
+    let queue = RedisQueue::connect(options, shards(), QueueClock::Server).await.unwrap();
+    let dead = bury(&queue, 200).await;
+    let (lost, here): (BTreeSet<_>, BTreeSet<_>) =
+        dead.iter().cloned().partition(|id| Cluster::home(id.shard()) == 0);
+    assert!(!lost.is_empty() && !here.is_empty());
+    let everything = StatsQuery::All { tenants: 10 };
+    let whole = queue.stats(&everything).await.unwrap();
+    assert_eq!((whole.total.dead.tasks, whole.incomplete), (200, false));
+    let begin = queue.events(None).await.unwrap();
+    assert!(!begin.incomplete);
+
+    cluster.nodes[0].freeze();
+    for query in [everything.clone(), StatsQuery::Tenant("buried".into())] {
+        let stats = queue.stats(&query).await.unwrap();
+        assert_eq!((stats.total.dead.tasks, stats.incomplete), (here.len() as u64, true), "{query:?}");
+    }
+    let answers = queue.requeue(dead.iter().map(first_run).collect()).await;
+    for (id, answer) in dead.iter().zip(answers) {
+        match answer {
+            Ok(RequeueOutcome::Requeued { run: 2 }) => assert!(here.contains(id)),
+            Err(error) => assert!(error.is_retryable() && lost.contains(id), "{error:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Those who read the log go on; who begins now is told later what was missing.
+    let events = read_log(&queue, begin.next.clone()).await;
+    assert_eq!((events.0, events.1.incomplete, events.1.missed), (here.clone(), true, false));
+    let late = queue.events(None).await.unwrap();
+    assert!(late.incomplete && !late.missed);
+    assert!(!queue.events(Some(&late.next)).await.unwrap().missed, "not before it can be asked");
+
+    cluster.nodes[0].thaw();
+    until("the primary is used again", async || {
+        queue.stats(&everything).await.is_ok_and(|stats| !stats.incomplete)
+    })
+    .await;
+    // Of what was sent while it stood still, nobody knows: the same request again is right either way.
+    let again: Vec<Requeue> = lost.iter().map(first_run).collect();
+    until("all of them run again", async || {
+        let answers = queue.requeue(again.clone()).await;
+        answers.iter().all(|answer| {
+            matches!(
+                answer,
+                Ok(RequeueOutcome::Requeued { run: 2 } | RequeueOutcome::OtherRun { run: 2, .. })
+            )
+        })
+    })
+    .await;
+    let stats = queue.stats(&everything).await.unwrap();
+    assert_eq!((stats.total.dead.tasks, stats.total.pending[1].tasks), (0, 200));
+    let (told, end) = read_log(&queue, events.1.next).await;
+    assert_eq!((told, end.incomplete, end.missed), (lost, false, false));
+    assert!(queue.events(Some(&late.next)).await.unwrap().missed);
+}
+
+/// What the log names from a place on, as far as it can be asked, and the last answer.
+async fn read_log(queue: &RedisQueue, mut at: EventCursor) -> (BTreeSet<TaskId>, Events) {
+    let mut told = BTreeSet::new();
+    loop {
+        let events = queue.events(Some(&at)).await.unwrap();
+        told.extend(events.changed.iter().map(|(_, id)| id.clone()));
+        if !events.more {
+            return (told, events);
+        }
+        at = events.next;
+    }
+}
+
+#[tokio::test]
 async fn a_primary_without_its_replica_is_given_nothing_and_the_others_are() {
     let mut cluster = Cluster::start(NEVER, &DURABLE).await;
     let options = RedisOptions {
         durability: Durability::Replicas(1),
-        durability_timeout: Duration::from_millis(200),
+        durability_timeout: Duration::from_secs(60),
         ..cluster.options()
     };
     let queue = RedisQueue::connect(options, shards(), QueueClock::Server).await.unwrap();
+    let dead = bury(&queue, 60).await;
     cluster.nodes[5].kill();
     // The primary notices at once that the connection of its replica is gone, the queue when it looks.
     until("the primary misses its replica", async || {
@@ -333,6 +430,18 @@ async fn a_primary_without_its_replica_is_given_nothing_and_the_others_are() {
         }
     }
     assert!(refused > 0);
+    // A retry is behind the same barrier, and nothing is done where it cannot be met.
+    let answers = queue.requeue(dead.iter().map(first_run).collect()).await;
+    for (id, answer) in dead.iter().zip(answers) {
+        let state = queue.get(id).await.unwrap().state;
+        if Cluster::home(id.shard()) == 2 {
+            assert!(matches!(answer, Err(crate::queue::QueueError::Unfit(_))), "{answer:?}");
+            assert_eq!(state, TaskState::Dead);
+        } else {
+            assert!(matches!(answer, Ok(RequeueOutcome::Requeued { run: 2 })), "{answer:?}");
+            assert_eq!(state, TaskState::Pending);
+        }
+    }
     cluster.nodes[5].restart();
     until("it is given tasks again without another check", async || {
         queue.submit((0..100).map(|n| task("t", n)).collect()).await.iter().all(Result::is_ok)

@@ -129,13 +129,17 @@ impl Server {
 
     /// A plain connection to database 0.
     pub(super) async fn client(&self) -> redis::aio::MultiplexedConnection {
+        self.try_client().await.unwrap()
+    }
+
+    async fn try_client(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
         let sentinel = !self.dir.path().join("redis.sock").exists();
         let url = if sentinel { format!("redis://127.0.0.1:{}", self.port) } else { self.url(0) };
-        let client = redis::Client::open(url).unwrap();
+        let client = redis::Client::open(url)?;
         let patient = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE));
-        client.get_multiplexed_async_connection_with_config(&patient).await.unwrap()
+        client.get_multiplexed_async_connection_with_config(&patient).await
     }
 
     /// One command on a connection of its own.
@@ -143,7 +147,7 @@ impl Server {
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap_or_default());
         command.arg(words.collect::<Vec<_>>());
-        command.query_async(&mut self.client().await).await
+        command.query_async(&mut self.try_client().await?).await
     }
 
     /// As [`Server::ask`], for an answer that does not matter.

@@ -32,7 +32,7 @@ async fn pair(response: Duration) -> (Server, Server, Arc<RedisQueue>) {
     };
     options.timeouts.response = response;
     let queue = RedisQueue::connect(options, settings(), QueueClock::Server).await.unwrap();
-    queue.submit(vec![task("t", 0)]).await.remove(0).unwrap();
+    until("the queue is used", async || queue.submit(vec![task("t", 0)]).await.remove(0).is_ok()).await;
     (primary, replica, Arc::new(queue))
 }
 
@@ -53,7 +53,7 @@ async fn waiting_submit(
 
 #[tokio::test]
 async fn a_server_that_falls_silent_is_noticed_even_where_a_barrier_could_wait_for_ever() {
-    let (primary, replica, queue) = pair(Duration::from_secs(2)).await;
+    let (primary, replica, queue) = pair(Duration::from_secs(6)).await;
     replica.freeze();
     let mut submit = waiting_submit(&primary, &queue).await;
     primary.freeze();
@@ -75,11 +75,15 @@ async fn a_server_that_falls_silent_is_noticed_even_where_a_barrier_could_wait_f
 
 #[tokio::test]
 async fn a_barrier_that_takes_long_is_waited_for_while_the_server_answers() {
-    let (primary, replica, queue) = pair(Duration::from_secs(6)).await;
+    // The server may take half of this for each answer.
+    let (primary, replica, queue) = pair(Duration::from_secs(20)).await;
+    primary.tell("CONFIG RESETSTAT").await;
     replica.freeze();
     let mut submit = waiting_submit(&primary, &queue).await;
-    // Long enough to ask once whether the server is still there.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    until("it is asked whether it is still there, and answers", async || {
+        primary.ask::<String>("INFO commandstats").await.unwrap().contains("cmdstat_ping:")
+    })
+    .await;
     assert!(submit.try_join_next().is_none());
     replica.thaw();
     submit.join_next().await.unwrap().unwrap().unwrap();
