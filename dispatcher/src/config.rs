@@ -5,15 +5,17 @@
 //! file or a connection.
 
 mod connections;
+mod redis;
 
-use std::{
-    convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
-};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
 
 use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
 use clap::{ArgAction, Parser};
 
-pub use self::connections::ConnectionFlags;
+pub use self::{
+    connections::ConnectionFlags,
+    redis::{RedisArgs, RedisUrl},
+};
 use crate::{
     grpc::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
@@ -44,16 +46,9 @@ pub struct Flags {
     /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
-    /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
-    /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
-    #[arg(
-        long,
-        env = "BACKHAUL_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub redis_url: RedisUrl,
+    /// Redis.
+    #[command(flatten)]
+    pub redis: RedisArgs,
     /// Locations file: the stores, and which tenant may name what in them. The same for dispatcher and workers.
     #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
     pub locations: PathBuf,
@@ -82,6 +77,9 @@ pub struct Flags {
     // never more than one server can keep.
     #[arg(long, env = "BACKHAUL_DURABILITY", default_value = "local", value_name = "MODE", value_parser = parse_durability)]
     pub durability: Durability,
+    /// How long a submit may wait for that; then it is answered UNAVAILABLE and can be repeated.
+    #[arg(long, env = "BACKHAUL_DURABILITY_TIMEOUT", default_value = "3s", value_name = "TIME", value_parser = parse_duration)]
+    pub durability_timeout: Duration,
     /// How long a worker that is silent keeps its tasks. Workers send a heartbeat every third of it.
     #[arg(long, env = "BACKHAUL_LEASE", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
     pub lease: Duration,
@@ -168,10 +166,12 @@ pub struct Config {
     pub ops_listen: Option<SocketAddr>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
-    /// The server that keeps the queues.
-    pub redis_url: RedisUrl,
+    /// The servers that keep the queues.
+    pub redis: RedisArgs,
     /// What OK to a submit means.
     pub durability: Durability,
+    /// How long a submit may wait for that.
+    pub durability_timeout: Duration,
     /// Locations file.
     pub locations: PathBuf,
     /// Who every caller is.
@@ -197,10 +197,6 @@ pub struct Config {
     /// Logs and traces.
     pub log: LogArgs,
 }
-
-/// Address of a Redis server. May hold a password, so it does not show itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
 
 /// One setting that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -248,7 +244,7 @@ impl Flags {
         if let Err(invalid) = &caller {
             problems.add("--tenant", invalid.to_string());
         }
-        problems.require(self.redis_url.is_supported(), "--redis-url", "must start with redis:// or unix://");
+        self.redis.check(&mut problems);
         self.check_queue(&mut problems);
         self.check_times(&mut problems);
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
@@ -323,6 +319,7 @@ impl Flags {
         for (setting, time) in [
             ("--accept-within", self.accept_within),
             ("--sweep-every", self.sweep_every),
+            ("--durability-timeout", self.durability_timeout),
             ("--call-deadline", self.call_deadline),
             ("--drain-within", self.drain_within),
         ] {
@@ -343,7 +340,8 @@ impl Flags {
             listen: self.listen,
             ops_listen: self.ops_listen,
             address_file: self.address_file,
-            redis_url: self.redis_url,
+            redis: self.redis,
+            durability_timeout: self.durability_timeout,
             durability: self.durability,
             locations: self.locations,
             caller,
@@ -408,33 +406,6 @@ fn parse_durability(text: &str) -> Result<Durability, &'static str> {
         ("local", _) => Ok(Durability::Local),
         (_, Some(Ok(replicas @ 1..=16))) => Ok(Durability::Replicas(replicas)),
         (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
-    }
-}
-
-impl RedisUrl {
-    /// The address, for whoever connects. It may hold a password.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    fn is_supported(&self) -> bool {
-        ["redis://", "unix://", "redis+unix://"].iter().any(|scheme| self.0.starts_with(scheme))
-    }
-}
-
-impl FromStr for RedisUrl {
-    type Err = Infallible;
-
-    /// Takes any text: clap repeats what it refuses, and that may hold a password. [`Flags::check`] refuses without repeating.
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisUrl(..)")
     }
 }
 

@@ -36,7 +36,7 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
     for (args, setting) in [
         (&["--tenant", "*"][..], "--tenant"),
         (&["--tenant", ""], "--tenant"),
-        (&["--redis-url", "rediss://10.0.0.1"], "--redis-url"),
+        (&["--redis-url", "http://10.0.0.1"], "--redis-url"),
         (&["--shards", "0"], "--shards"),
         (&["--shards", "1025"], "--shards"),
         (&["--max-attempts", "0"], "--max-attempts"),
@@ -136,7 +136,7 @@ fn the_password_of_redis_shows_in_no_error_and_no_debug_output() {
     assert!(!format!("{config:?}").contains("hunter2"));
     let error = parse(&["--redis-url", "http://user:hunter2@10.0.0.1"]).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
-    assert_eq!(config.redis_url.expose(), "redis://user:hunter2@10.0.0.1:6379/3");
+    assert_eq!(config.redis.url.expose(), "redis://user:hunter2@10.0.0.1:6379/3");
 }
 
 #[test]
@@ -158,5 +158,29 @@ fn every_setting_has_its_own_environment_variable() {
         let expected = format!("BACKHAUL_{}", flag.to_uppercase().replace('-', "_"));
         assert_eq!(variable.to_str(), Some(expected.as_str()));
         assert!(seen.insert(variable.to_owned()));
+    }
+}
+
+#[test]
+fn redis_is_one_server_sentinels_or_a_cluster_and_never_two_of_them() {
+    use crate::queue::redis::Layout;
+    let layout = |args: &[&str]| parse(args).map(|config| config.redis.options().layout);
+    assert_eq!(layout(&[]).unwrap(), Layout::Single);
+    let two = "rediss://user:hunter2@a:1,b:2";
+    assert_eq!(layout(&["--redis-url", two, "--redis-cluster"]).unwrap(), Layout::Cluster);
+    let sentinels = layout(&["--redis-url", two, "--redis-sentinel-master", "queues"]).unwrap();
+    assert_eq!(sentinels, Layout::Sentinel("queues".into()));
+    for (args, setting) in [
+        (&["--redis-url", two][..], "--redis-url"),
+        (&["--redis-url", "redis://a/1", "--redis-cluster"], "--redis-url"),
+        (&["--redis-url", "redis://user:hunter2@a:nine"], "--redis-url"),
+        (&["--redis-url", two, "--redis-cluster", "--redis-sentinel-master", "m"], "--redis-cluster"),
+        (&["--redis-ca-file", "ca.pem"], "--redis-ca-file"),
+        (&["--redis-url", "rediss://a", "--redis-cert-file", "c.pem"], "--redis-cert-file"),
+        (&["--redis-timeout", "1ms"], "--redis-timeout"),
+    ] {
+        let text = parse(args).unwrap_err().to_string();
+        assert!(text.starts_with(setting), "{args:?}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }

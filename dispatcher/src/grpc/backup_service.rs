@@ -117,13 +117,14 @@ impl BackupService for Backups {
         let caller = caller(&request)?;
         let mut query = list::query(caller.tenant(), request.into_inner())?;
         let (mut page, mut bytes) = (pb::ListBackupsResponse::default(), 0);
-        self.read_page(&mut query, |record| {
-            let backup = present::listed(record);
-            bytes += prost::Message::encoded_len(&backup);
-            page.backups.push(backup);
-            bytes < PAGE_BYTES
-        })
-        .await?;
+        page.incomplete = self
+            .read_page(&mut query, |record| {
+                let backup = present::listed(record);
+                bytes += prost::Message::encoded_len(&backup);
+                page.backups.push(backup);
+                bytes < PAGE_BYTES
+            })
+            .await?;
         if let Some(next) = &query.cursor {
             page.next_page_token = page_token::encode(&query, next);
         }
@@ -211,14 +212,14 @@ impl Backups {
     }
 
     /// Reads on in a listing, until `take` has enough, the page is full or there was enough work for one call. Leaves the query where
-    /// the next page starts.
+    /// the next page starts, and says whether tasks are missing because a part of the queue could not be asked.
     async fn read_page(
         &self,
         query: &mut ListQuery,
         mut take: impl FnMut(TaskRecord) -> bool,
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
         let page_size = query.limit as usize;
-        let (mut taken, mut from_token) = (0, query.cursor.is_some());
+        let (mut taken, mut incomplete, mut from_token) = (0, false, query.cursor.is_some());
         for _ in 0..MAX_READS {
             query.limit = u32::try_from(page_size - taken).unwrap_or(READ_TASKS).min(READ_TASKS);
             let read = match self.queue.list(query).await {
@@ -235,12 +236,13 @@ impl Backups {
                 taken += 1;
                 goes_on &= take(record);
             }
+            incomplete |= read.incomplete;
             query.cursor = read.next;
             if query.cursor.is_none() || taken >= page_size || !goes_on {
                 break;
             }
         }
-        Ok(())
+        Ok(incomplete)
     }
 
     /// Reads a task of the caller's tenant. Another tenant's is answered exactly as one that does not exist.

@@ -70,6 +70,8 @@ pub(crate) struct ScriptedQueue {
     pub(crate) submitted: Mutex<Vec<NewTask>>,
     /// What `get` finds.
     pub(crate) records: Mutex<Vec<TaskRecord>>,
+    /// Tasks that `get` cannot ask for: their part of the queue is away.
+    pub(crate) away: Mutex<Vec<TaskId>>,
     /// Pages of `list`; an empty last page when none is left.
     pub(crate) pages: Mutex<VecDeque<Result<ListPage, QueueError>>>,
     /// Queries handed to `list`.
@@ -264,6 +266,9 @@ impl TaskQueue for ScriptedQueue {
     }
 
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError> {
+        if self.away.lock().unwrap().contains(id) {
+            return Err(unavailable());
+        }
         let found = self.records.lock().unwrap().iter().find(|r| r.id == *id).cloned();
         found.ok_or_else(|| QueueError::NotFound(id.clone()))
     }

@@ -242,6 +242,8 @@ labels! {
         Unavailable => "unavailable",
         /// Not proved durable in time.
         NotDurable => "not_durable",
+        /// The server must not be given tasks as it is.
+        Unfit => "unfit",
         /// A damaged record.
         Corrupt => "corrupt",
         /// Refused by the store.
@@ -281,6 +283,7 @@ impl From<&QueueError> for Fault {
             QueueError::NotFound(_) => Self::NotFound,
             QueueError::Unavailable(_) => Self::Unavailable,
             QueueError::NotDurable { .. } => Self::NotDurable,
+            QueueError::Unfit(_) => Self::Unfit,
             QueueError::Corrupt { .. } => Self::Corrupt,
             QueueError::Rejected(_) => Self::Rejected,
         }
@@ -296,7 +299,9 @@ impl SubmitVerdict {
             Ok(SubmitOutcome::RunsAgain) => Self::RunsAgain,
             Err(QueueError::Full) => Self::Full,
             Err(QueueError::TenantFull) => Self::TenantFull,
-            Err(QueueError::Unavailable(_) | QueueError::NotDurable { .. }) => Self::Unconfirmed,
+            Err(QueueError::Unavailable(_) | QueueError::NotDurable { .. } | QueueError::Unfit(_)) => {
+                Self::Unconfirmed
+            }
             Err(QueueError::NotFound(_) | QueueError::Corrupt { .. } | QueueError::Rejected(_)) => {
                 Self::Refused
             }

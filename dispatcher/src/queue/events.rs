@@ -28,4 +28,7 @@ pub struct Events {
     pub missed: bool,
     /// There may be more already.
     pub more: bool,
+    /// Shards could not be asked. `next` keeps their place, so what they have is told when they can be asked again; where there was no place
+    /// yet, it is told as missed then.
+    pub incomplete: bool,
 }

@@ -44,6 +44,8 @@ pub struct ListPage {
     pub tasks: Vec<TaskRecord>,
     /// Where the next page starts; `None` on the last one.
     pub next: Option<ListCursor>,
+    /// Shards could not be asked: tasks of theirs are missing.
+    pub incomplete: bool,
 }
 
 impl ListQuery {

@@ -93,8 +93,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// few tasks (about 2,000 in all); with more, shard by shard, in each by the time that the state has (processing or retry time,
     /// end of the lease, end of the task; of Pending: place in line), latest first.
     ///
+    /// A page leaves out tasks of shards that cannot be asked, and says so.
+    ///
     /// # Errors
-    /// [`QueueError::Unavailable`], [`QueueError::Rejected`] when the cursor is none of this queue.
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when the cursor is none of this queue.
     async fn list(&self, query: &ListQuery) -> Result<ListPage, QueueError>;
 
     /// Cancels a waiting task, or asks its running copy to stop. Repeating is harmless. It withdraws every request accepted before
@@ -124,10 +126,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// hand-back without delay and a lease that was never accepted return to their old place. Tenants at their in-flight cap and
     /// tasks of other locations are passed over. The request ends at the first task that no longer fits its bytes.
     ///
-    /// A lease clears dirty: its copy serves the request.
+    /// A lease clears dirty: its copy serves the request. Shards that cannot be asked give nothing and hold up no others.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked.
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError>;
 
     /// Accepts leases, and keeps them while they make progress.
@@ -162,8 +164,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// in which no lease ends. Jitter of an expiry is `policy::spread` of the counters before it. An expiry leaves dirty set unless
     /// it began a new run, because a late success of that lease must not swallow the request.
     ///
+    /// A shard that cannot be asked now is counted in the report.
+    ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when one refuses; all others were swept.
     async fn sweep(&self) -> Result<SweepReport, QueueError>;
 
     /// How much is in each queue.
@@ -173,19 +177,20 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     async fn depths(&self) -> Result<Depths, QueueError>;
 
     /// How much there is, and how old the oldest of it is, in all and by tenant. Bounded in work whatever the queue holds: where not all
-    /// was looked at, the answer says so.
+    /// was looked at, the answer says so. Shards that cannot be asked are left out, and the answer says that too.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked.
     async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError>;
 
     /// Which tasks have changed since a place in the log of changes; without one, where the log ends now. Every change of a record but
     /// its end of retention is told, once or more often. The log is kept only while somebody reads it, and for
     /// [`events::KEPT`] after, and is bounded: what can no longer be told in full is told as missed, with a place to go on at.
-    /// Bounded in work; the places of one queue serve every process that uses it.
+    /// Bounded in work; the places of one queue serve every process that uses it. A shard that cannot be asked keeps its place, and the
+    /// answer says so.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`], [`QueueError::Rejected`] when the cursor is none of this queue.
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when the cursor is none of this queue.
     async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError>;
 
     /// Whether the store can be trusted with tasks now. Used for readiness.
@@ -427,6 +432,8 @@ pub struct SweepReport {
     pub next_due: Option<Duration>,
     /// Leases are spared, because nobody could renew for a while.
     pub amnesty: bool,
+    /// Shards that could not be swept. The others were.
+    pub unswept: u64,
 }
 
 /// Bytes that a task without a size hint counts for: one part.

@@ -35,6 +35,8 @@ pub struct QueueStats {
     pub tenants_left_out: u64,
     /// There are so many tenants that those with most were chosen among a part of them.
     pub tenants_sampled: bool,
+    /// Shards could not be asked: what they have is missing in all numbers.
+    pub incomplete: bool,
 }
 
 /// What is unfinished or dead.

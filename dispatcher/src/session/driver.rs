@@ -358,6 +358,7 @@ fn answers<T>(
         | QueueError::TenantFull
         | QueueError::Unavailable(_)
         | QueueError::NotDurable { .. }
+        | QueueError::Unfit(_)
         | QueueError::Rejected(_) => Some(QueueFault::Failed(with_sources(error))),
     });
     (answers, fault)

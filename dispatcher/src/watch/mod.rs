@@ -72,6 +72,9 @@ pub struct Watch {
     filter: WatchFilter,
     newest: watch::Receiver<Arc<Part>>,
     stage: Stage,
+    /// A part of the queue could not be asked for its changes, and whether that was told.
+    incomplete: bool,
+    told_incomplete: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -86,6 +89,9 @@ pub struct Update {
     pub cursor: Option<EventCursor>,
     /// Changes are lost: everything that matches follows, up to the next cursor, unless only changes are wanted.
     pub missed: bool,
+    /// A part of the queue cannot be asked now: what changes there is told when it can. Told once when it begins and once when it
+    /// ends, if nothing else is to be told.
+    pub incomplete: bool,
 }
 
 /// Why a watch ends.
@@ -140,6 +146,8 @@ impl Watches {
             filter,
             newest: self.shared.newest.subscribe(),
             stage: cursor.map_or(Stage::Begin, Stage::Following),
+            incomplete: false,
+            told_incomplete: false,
             _place: place,
         };
         self.shared.wanted.notify_one();
@@ -158,7 +166,7 @@ impl Watches {
 impl Shared {
     /// Reads the log as long as anybody watches, and shows its newest part.
     async fn read_log(&self) {
-        let mut cursor: Option<EventCursor> = None;
+        let (mut cursor, mut incomplete) = (None::<EventCursor>, false);
         loop {
             if self.newest.receiver_count() == 0 {
                 cursor = None;
@@ -167,7 +175,9 @@ impl Shared {
             }
             let wait = match self.queue.events(cursor.as_ref()).await {
                 Ok(events) => {
-                    let is_new = events.missed || !events.changed.is_empty();
+                    let is_new =
+                        events.missed || !events.changed.is_empty() || events.incomplete != incomplete;
+                    incomplete = events.incomplete;
                     let wait = if events.more { Duration::ZERO } else { READ_EVERY };
                     let from = cursor.replace(events.next.clone());
                     if is_new {

@@ -34,6 +34,11 @@ pub(super) enum Stage {
     Following(EventCursor),
 }
 
+/// Not everything that matches could be shown, and the watch promises that.
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the queue cannot be asked for its tasks")]
+struct PartAway;
+
 /// Tasks to tell.
 #[derive(Debug)]
 pub(super) struct Telling {
@@ -66,14 +71,18 @@ impl Watch {
                 Stage::Telling(telling) => self.tell(telling).await?,
                 Stage::Following(at) => self.follow(at).await?,
             };
-            if let Some(update) = update {
+            if let Some(mut update) = update {
+                update.incomplete = self.incomplete;
+                self.told_incomplete = self.incomplete;
                 return Ok(update);
             }
         }
     }
 
     async fn begin(&mut self) -> Result<Option<Update>, QueueError> {
-        let at = self.shared.queue.events(None).await?.next;
+        let events = self.shared.queue.events(None).await?;
+        self.incomplete = events.incomplete;
+        let at = events.next;
         if self.filter.only_changes {
             self.stage = Stage::Following(at.clone());
             return Ok(Some(Update { cursor: Some(at), ..Update::default() }));
@@ -113,6 +122,10 @@ impl Watch {
             }
             Err(error) => return Err(error),
         };
+        if page.incomplete {
+            // What follows are changes only: a task that is left out here might never be shown.
+            return Err(QueueError::Unavailable(Box::new(PartAway)));
+        }
         query.cursor = page.next;
         let is_last = query.cursor.is_none();
         let update = Update {
@@ -156,7 +169,7 @@ impl Watch {
         drop(reads);
         let is_last = telling.tasks.is_empty();
         update.cursor = is_last.then(|| telling.then.clone());
-        let is_due = telling.named && is_last || update.missed;
+        let is_due = is_last && (telling.named || self.has_to_say_how_whole()) || update.missed;
         let is_something = !update.records.is_empty() || !update.gone.is_empty();
         self.stage = if is_last {
             Stage::Following(telling.then)
@@ -173,14 +186,14 @@ impl Watch {
             return Ok(self.heard(events));
         }
         let events = self.shared.queue.events(Some(&at)).await?;
-        if events.missed || events.more || !events.changed.is_empty() {
+        if self.is_news(&events) {
             return Ok(self.heard(&events));
         }
         let is_new = timeout(STILL_HERE, self.newest.changed()).await.is_ok();
         if !is_new {
             // A queue that is away must not look like one in which nothing happens.
             let events = self.shared.queue.events(Some(&events.next)).await?;
-            if events.missed || events.more || !events.changed.is_empty() {
+            if self.is_news(&events) {
                 return Ok(self.heard(&events));
             }
         }
@@ -191,6 +204,7 @@ impl Watch {
     /// Goes on with what a part of the log says.
     fn heard(&mut self, events: &Events) -> Option<Update> {
         let then = events.next.clone();
+        self.incomplete = events.incomplete;
         if events.missed {
             if self.filter.only_changes {
                 self.stage = Stage::Following(then.clone());
@@ -204,12 +218,21 @@ impl Watch {
         let changed = events.changed.iter().filter(|(tenant, _)| **tenant == *self.filter.tenant);
         let tasks: VecDeque<TaskId> =
             changed.map(|(_, id)| id).filter(|id| wanted(id) && seen.insert(*id)).cloned().collect();
-        self.stage = if tasks.is_empty() {
-            Stage::Following(then)
-        } else {
-            Stage::Telling(Telling { tasks, then, missed: false, named: false })
-        };
+        if tasks.is_empty() {
+            self.stage = Stage::Following(then.clone());
+            return self.has_to_say_how_whole().then(|| Update { cursor: Some(then), ..Update::default() });
+        }
+        self.stage = Stage::Telling(Telling { tasks, then, missed: false, named: false });
         None
+    }
+
+    fn is_news(&self, events: &Events) -> bool {
+        events.missed || events.more || !events.changed.is_empty() || events.incomplete != self.incomplete
+    }
+
+    /// Whether what was last told of parts that cannot be asked is not so any more.
+    const fn has_to_say_how_whole(&self) -> bool {
+        self.incomplete != self.told_incomplete
     }
 
     fn matches(&self, record: &TaskRecord) -> bool {

@@ -179,6 +179,55 @@ async fn a_watcher_with_nothing_to_hear_is_given_its_place_now_and_then() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_goes_on_without_a_part_that_is_away_and_says_so_once() {
+    let scene = Scene::new();
+    let ids = scene.queue.put(&["a", "b", "c"]).await;
+    let mut watch = scene.watch(of_tenant(), None);
+    assert!(!next(&mut watch).await.incomplete);
+    scene.queue.set_partly_away(true);
+    let told_of = next(&mut watch).await;
+    assert_eq!(told_of, Update { cursor: told_of.cursor.clone(), incomplete: true, ..Update::default() });
+    assert!(told_of.cursor.is_some());
+    scene.queue.cancel(&ids[0]).await.unwrap();
+    let update = next(&mut watch).await;
+    assert_eq!((states(&update), update.incomplete), (vec![(&ids[0], TaskState::Cancelled)], true));
+    // With nothing else to say, it is repeated with the place now and then.
+    assert!(next(&mut watch).await.incomplete);
+    scene.queue.set_partly_away(false);
+    let told_of = next(&mut watch).await;
+    assert_eq!(told_of, Update { cursor: told_of.cursor.clone(), ..Update::default() });
+    // Together with a change it is no message of its own.
+    scene.queue.set_partly_away(true);
+    scene.queue.cancel(&ids[1]).await.unwrap();
+    let update = next(&mut watch).await;
+    assert_eq!((states(&update), update.incomplete), (vec![(&ids[1], TaskState::Cancelled)], true));
+    assert!(update.cursor.is_some());
+    // One whose tasks are another's hears of the part all the same.
+    let mut foreign =
+        scene.watch(WatchFilter { tenant: "other".into(), only_changes: true, ..of_tenant() }, update.cursor);
+    scene.queue.cancel(&ids[2]).await.unwrap();
+    assert!(next(&mut foreign).await.incomplete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_does_not_begin_with_half_of_the_tasks() {
+    let scene = Scene::new();
+    let ids = scene.queue.put(&["a"]).await;
+    scene.queue.set_partly_away(true);
+    let mut watch = scene.watch(of_tenant(), None);
+    let end = watch.next().await.unwrap_err();
+    assert!(matches!(&end, WatchEnd::Queue(error) if error.is_retryable()), "{end:?}");
+    // What is named is read by itself, and changes need no begin.
+    let mut named = scene.watch(WatchFilter { ids: ids.clone(), ..of_tenant() }, None);
+    let update = next(&mut named).await;
+    assert_eq!((states(&update), update.incomplete), (vec![(&ids[0], TaskState::Pending)], true));
+    let mut changes = scene.watch(WatchFilter { only_changes: true, ..of_tenant() }, None);
+    assert!(next(&mut changes).await.incomplete);
+    scene.queue.cancel(&ids[0]).await.unwrap();
+    assert_eq!(states(&told(&mut changes).await), [(&ids[0], TaskState::Cancelled)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_ends_every_watch_and_is_waited_for() {
     let mut scene = Scene::new();
     let (mut idle, mut begun) = (scene.watch(of_tenant(), None), scene.watch(of_tenant(), None));

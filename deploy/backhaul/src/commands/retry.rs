@@ -31,7 +31,7 @@ pub(crate) async fn run(args: RetryArgs) -> anyhow::Result<Verdict> {
     let mut ids = args.tasks.clone();
     let by_id = !ids.is_empty();
     let mut request = filter(args)?;
-    let (mut verdict, mut done) = (Verdict::Good, 0_u64);
+    let (mut verdict, mut done, mut incomplete) = (Verdict::Good, 0_u64, false);
     while left > 0 {
         let page = u32::try_from(left).unwrap_or(PAGE).min(PAGE);
         request.page_size = page;
@@ -39,12 +39,17 @@ pub(crate) async fn run(args: RetryArgs) -> anyhow::Result<Verdict> {
         let answer = finished(&client, &mut request, output, patience).await?;
         verdict = verdict.and(answer.verdict);
         done += answer.hits;
+        incomplete |= answer.incomplete;
         left = left.saturating_sub(answer.hits);
         request.page_token = answer.next_page_token;
         let is_over = if by_id { ids.is_empty() } else { request.page_token.is_empty() };
         if is_over {
             break;
         }
+    }
+    if incomplete {
+        output.note("(a part of the queue could not be asked: dead tasks may be left; try again later)")?;
+        verdict = Verdict::Bad;
     }
     output.note(&format!("{done} {}", if request.dry_run { "would run again" } else { "run again" }))?;
     Ok(verdict)
@@ -56,6 +61,8 @@ struct Page {
     /// Tasks that run again, or would.
     hits: u64,
     next_page_token: String,
+    /// Tasks may be missing.
+    incomplete: bool,
 }
 
 /// Asks for one page until nothing of it can be done by asking again, or for `patience`.
@@ -66,7 +73,8 @@ async fn finished(
     patience: Duration,
 ) -> anyhow::Result<Page> {
     let deadline = Instant::now() + patience;
-    let mut page = Page { verdict: Verdict::Good, hits: 0, next_page_token: String::new() };
+    let mut page =
+        Page { verdict: Verdict::Good, hits: 0, next_page_token: String::new(), incomplete: false };
     loop {
         let answer = client.retry(request).await?;
         let wait_ms = answer.tasks.iter().filter_map(|task| task.error.as_ref()).map(|e| e.retry_after_ms);
@@ -82,6 +90,7 @@ async fn finished(
         }
         if !goes_on {
             page.next_page_token = answer.next_page_token;
+            page.incomplete = answer.incomplete;
             return Ok(page);
         }
         // Only what is left is asked for again; without ids the same page finds what is dead still.

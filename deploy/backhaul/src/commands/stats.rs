@@ -22,6 +22,8 @@ struct StatsView {
     tenants_left_out: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tenants_sampled: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,6 +77,7 @@ fn view(stats: v1::GetQueueStatsResponse, all: bool) -> StatsView {
         tenants: stats.tenants.into_iter().map(tenant).collect(),
         tenants_left_out: all.then_some(stats.tenants_left_out),
         tenants_sampled: stats.tenants_sampled,
+        incomplete: stats.incomplete,
     }
 }
 
@@ -131,6 +134,11 @@ fn text(stats: &StatsView) -> String {
         let at_least = if stats.tenants_sampled { "at least " } else { "" };
         lines.push(format!("({at_least}{more} more tenants)"));
     }
+    if stats.incomplete {
+        lines.push(
+            "(a part of the queue could not be asked: there is more than this; try again later)".to_owned(),
+        );
+    }
     lines.join("\n")
 }
 
@@ -165,6 +173,7 @@ mod tests {
             done: 7,
             tenants: vec![v1::TenantBacklog { tenant: "web".into(), backlog: Some(amounts()) }],
             tenants_left_out: 3,
+            incomplete: true,
             ..Default::default()
         };
         let text = text(&view(stats, true));
@@ -175,6 +184,7 @@ mod tests {
             "done                      7",
             "tenant web: pending, normal 12 1m 30s; delay 500 1h or older",
             "(3 more tenants)",
+            "(a part of the queue could not be asked: there is more than this; try again later)",
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected:?} in\n{text}");
         }
@@ -184,7 +194,7 @@ mod tests {
     fn a_tenant_sees_nothing_of_others() {
         let json = serde_json::to_value(view(v1::GetQueueStatsResponse::default(), false)).unwrap();
         assert_eq!(json["total"]["dead"], serde_json::json!({ "tasks": 0 }));
-        for absent in ["done", "cancelled", "tenants", "tenants_left_out", "tenants_sampled"] {
+        for absent in ["done", "cancelled", "tenants", "tenants_left_out", "tenants_sampled", "incomplete"] {
             assert!(json.get(absent).is_none(), "{absent}");
         }
     }

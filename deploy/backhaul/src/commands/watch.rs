@@ -62,8 +62,13 @@ async fn follow_labels(
 ) -> anyhow::Result<Verdict> {
     let request = v1::WatchBackupsRequest { labels: labels.into_iter().collect(), ..Default::default() };
     let mut watching = client.watch(request);
+    let mut incomplete = false;
     loop {
         let message = watching.next().await?;
+        if message.incomplete && !incomplete {
+            output.note("(a part of the queue cannot be asked now; its changes follow when it can)")?;
+        }
+        incomplete = message.incomplete;
         if message.missed {
             output.note("(changes were missed; all tasks follow as they are)")?;
         }

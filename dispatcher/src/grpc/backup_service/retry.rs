@@ -25,15 +25,16 @@ impl Backups {
         wanted: Retry,
     ) -> Result<pb::RetryBackupsResponse, ApiError> {
         let Retry { ids, mut dead, dry_run } = wanted;
-        let (mut tasks, mut bytes) = (Vec::new(), 0);
+        let (mut tasks, mut bytes, mut incomplete) = (Vec::new(), 0, false);
         if ids.is_empty() {
-            self.read_page(&mut dead, |record| {
-                let entry = entry(&record, pb::RetryOutcome::WouldRetry);
-                bytes += prost::Message::encoded_len(&entry);
-                tasks.push(entry);
-                bytes < ANSWER_BYTES
-            })
-            .await?;
+            incomplete = self
+                .read_page(&mut dead, |record| {
+                    let entry = entry(&record, pb::RetryOutcome::WouldRetry);
+                    bytes += prost::Message::encoded_len(&entry);
+                    tasks.push(entry);
+                    bytes < ANSWER_BYTES
+                })
+                .await?;
         } else {
             let mut reads = stream::iter(ids)
                 .map(|id| async move {
@@ -49,7 +50,7 @@ impl Backups {
                     Ok(record) if dead.matches(&record) => entry(&record, pb::RetryOutcome::WouldRetry),
                     Ok(record) => entry(&record, pb::RetryOutcome::NotMatched),
                     Err(ApiError::NoSuchTask(_)) => not_found(&id),
-                    Err(error) => return Err(error),
+                    Err(error) => failed(&id, error),
                 });
             }
         }
@@ -57,7 +58,8 @@ impl Backups {
             self.requeue(&mut tasks).await?;
         }
         let next_page_token = dead.cursor.as_ref().map(|next| page_token::encode(&dead, next));
-        Ok(pb::RetryBackupsResponse { tasks, next_page_token: next_page_token.unwrap_or_default() })
+        let next_page_token = next_page_token.unwrap_or_default();
+        Ok(pb::RetryBackupsResponse { tasks, next_page_token, incomplete })
     }
 
     /// Runs again what would be, and changes the answers accordingly.
@@ -96,6 +98,16 @@ fn not_found(id: &TaskId) -> pb::RetriedBackup {
     pb::RetriedBackup {
         task_id: id.to_string(),
         outcome: pb::RetryOutcome::NotFound.into(),
+        ..pb::RetriedBackup::default()
+    }
+}
+
+/// A task that could not be read: it says nothing of the others, which may be in other parts of the queue.
+fn failed(id: &TaskId, error: ApiError) -> pb::RetriedBackup {
+    pb::RetriedBackup {
+        task_id: id.to_string(),
+        outcome: pb::RetryOutcome::Failed.into(),
+        error: Some(error.into_submit_error()),
         ..pb::RetriedBackup::default()
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn presented(stats: QueueStats) -> pb::GetQueueStatsResponse {
         tenants: stats.tenants.into_iter().map(tenant).collect(),
         tenants_left_out: stats.tenants_left_out,
         tenants_sampled: stats.tenants_sampled,
+        incomplete: stats.incomplete,
     }
 }
 

@@ -31,6 +31,7 @@ fn message(update: Update) -> pb::WatchBackupsResponse {
         gone: update.gone.iter().map(ToString::to_string).collect(),
         cursor: update.cursor.map(|cursor| cursor.0).unwrap_or_default(),
         missed: update.missed,
+        incomplete: update.incomplete,
     }
 }
 

@@ -304,6 +304,7 @@ impl Harness {
                 more: false,
                 next_due: one.next_due,
                 amnesty: all.amnesty || one.amnesty,
+                unswept: all.unswept + one.unswept,
             };
             if !one.more {
                 return all;

@@ -32,7 +32,8 @@ pub(super) fn page(shards: &[Shard], query: &ListQuery) -> Result<ListPage, Queu
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(position, _)| format(position));
-    Ok(ListPage { tasks: found.into_iter().map(|(_, record)| record.clone()).collect(), next })
+    let tasks = found.into_iter().map(|(_, record)| record.clone()).collect();
+    Ok(ListPage { tasks, next, incomplete: false })
 }
 
 fn position(record: &TaskRecord) -> Position {

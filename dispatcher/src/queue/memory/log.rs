@@ -64,7 +64,8 @@ pub(super) fn read(
         log.keep(now);
     }
     let ends: Vec<u64> = logs.iter().map(|log| log.end()).collect();
-    let mut events = Events { changed: Vec::new(), next: format(&ends), missed: false, more: false };
+    let next = format(&ends);
+    let mut events = Events { changed: Vec::new(), next, missed: false, more: false, incomplete: false };
     let Some(cursor) = cursor else { return Ok(events) };
     let places = parse(&cursor.0, logs.len()).ok_or_else(|| QueueError::Rejected(Box::new(InvalidCursor)))?;
     let mut next = Vec::new();

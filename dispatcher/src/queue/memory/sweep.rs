@@ -31,6 +31,7 @@ impl State {
             more: all.more || one.more,
             next_due: all.next_due.into_iter().chain(one.next_due).min(),
             amnesty: all.amnesty || one.amnesty,
+            unswept: all.unswept + one.unswept,
         })
     }
 }

@@ -191,10 +191,7 @@ impl Shared {
             }
             command
         });
-        let answers = match self.send(calls.collect()).await {
-            Ok(answers) => answers,
-            Err(failure) => return items.iter().map(|&at| (at, Err(error::same(&failure)))).collect(),
-        };
+        let answers = self.send(calls.collect()).await;
         let mut records = Vec::with_capacity(items.len());
         for (piece, answer) in pieces.iter().zip(answers) {
             let values = match answer {
@@ -260,24 +257,18 @@ impl Shared {
         pack(lease, record, &verdict.given(requests(record)), 0, false)
     }
 
-    /// Sends one call for each piece; when the connection fails, every piece has the failure.
+    /// Sends one call for each piece.
     async fn send_pieces(&self, calls: Vec<Cmd>, pieces: &[Piece]) -> Vec<Result<Answer, QueueError>> {
-        match self.send(calls).await {
-            Ok(answers) => pieces
-                .iter()
-                .zip(answers)
-                .map(|(piece, answer)| {
-                    let answer = answer.and_then(Answer::read)?;
-                    self.hints.set(piece.shard, answer.pending);
-                    if answer.pending.iter().any(|&pending| pending > 0) {
-                        // A task came back, or a tenant may have one more lease.
-                        self.hints.wake();
-                    }
-                    Ok(answer)
-                })
-                .collect(),
-            Err(failure) => pieces.iter().map(|_| Err(error::same(&failure))).collect(),
-        }
+        let read = |(piece, answer): (&Piece, Result<redis::Value, QueueError>)| {
+            let answer = answer.and_then(Answer::read)?;
+            self.hints.set(piece.shard, answer.pending);
+            if answer.pending.iter().any(|&pending| pending > 0) {
+                // A task came back, or a tenant may have one more lease.
+                self.hints.wake();
+            }
+            Ok(answer)
+        };
+        pieces.iter().zip(self.send(calls).await).map(read).collect()
     }
 }
 

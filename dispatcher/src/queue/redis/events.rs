@@ -1,12 +1,14 @@
 //! Reading the logs of all shards as one.
 //!
 //! A place in the whole is a place in each of the logs, in one text, so that any dispatcher can go on from it. The text comes back
-//! from callers: whatever it says is checked.
+//! from callers: whatever it says is checked. A log that cannot be asked keeps its place in the text, so nothing of it is passed over.
 
 use std::sync::Arc;
 
 use super::{
-    Shared, error, keys, millis,
+    Shared, error,
+    failures::Failures,
+    keys, millis,
     scripts::{Answer, Call, Script},
 };
 use crate::queue::{EventCursor, Events, QueueError, events::KEPT};
@@ -29,45 +31,43 @@ impl Shared {
     /// [`crate::queue::TaskQueue::events`].
     pub(super) async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
         let shards = self.settings.shards;
-        let places = match cursor {
+        let mut places = match cursor {
             Some(cursor) => {
-                Some(parse(&cursor.0, shards).ok_or_else(|| QueueError::Rejected(Box::new(InvalidCursor)))?)
+                parse(&cursor.0, shards).ok_or_else(|| QueueError::Rejected(Box::new(InvalidCursor)))?
             }
-            None => None,
+            None => vec![Place::UNKNOWN; usize::from(shards)],
         };
-        let place = |shard: u16| places.as_ref().and_then(|places| places.get(usize::from(shard)));
-        let mut events = self.read_logs(shards, |shard| place(shard).copied()).await?;
+        let mut events = self.read_logs(&mut places, cursor.is_none()).await?;
         if events.missed {
             // Whoever reads everything anew goes on from where all logs end now.
-            let ends = self.read_logs(shards, |_| None).await?;
+            let ends = self.read_logs(&mut places, true).await?;
             events = Events { missed: true, ..ends };
         }
+        events.next = format(&places);
         Ok(events)
     }
 
-    async fn read_logs(
-        &self,
-        shards: u16,
-        place: impl Fn(u16) -> Option<Place>,
-    ) -> Result<Events, QueueError> {
-        let call = |shard| {
+    /// Reads all logs on from these places, or only where they end, and moves the places there.
+    async fn read_logs(&self, places: &mut [Place], ends: bool) -> Result<Events, QueueError> {
+        let call = |(shard, place): (u16, &Place)| {
             Call::new(Script::Events, shard, [].into_iter())
                 .arg(self.now())
-                .arg(place(shard).map(Place::format).unwrap_or_default())
+                .arg(if ends { String::new() } else { place.format() })
                 .arg(millis(KEPT))
                 .arg(ENTRIES)
                 .into_command()
         };
-        let answers = self.send((0..shards).map(call).collect()).await?;
-        let mut next = Vec::with_capacity(answers.len());
-        let mut events =
-            Events { changed: Vec::new(), next: EventCursor(String::new()), missed: false, more: false };
-        for (shard, answer) in (0..).zip(answers) {
-            let mut answer = Answer::read_plain(answer?)?;
+        let answers = self.send((0..).zip(places.iter()).map(call).collect()).await;
+        let mut failures = Failures::default();
+        let next = EventCursor(String::new());
+        let mut events = Events { changed: Vec::new(), next, missed: false, more: false, incomplete: false };
+        for ((shard, answer), at) in (0..).zip(answers).zip(places) {
+            let Some(answer) = failures.unless_away(answer)? else { continue };
+            let mut answer = Answer::read_plain(answer)?;
             events.missed |= answer.integer()? == 0;
             events.more |= answer.integer()? == 1;
             let place = String::from_utf8(answer.bytes()?).ok().and_then(|text| Place::parse(&text, 10));
-            next.push(place.ok_or_else(|| error::unexpected("a log gave no place"))?);
+            *at = place.ok_or_else(|| error::unexpected("a log gave no place"))?;
             while !answer.is_over() {
                 let (tenant, tasks) = (answer.bytes()?, answer.bytes()?);
                 let tenant: Arc<str> = String::from_utf8_lossy(&tenant).into();
@@ -75,12 +75,15 @@ impl Shared {
                 events.changed.extend(tasks.map(|task| (Arc::clone(&tenant), task)));
             }
         }
-        events.next = format(&next);
-        Ok(events)
+        events.incomplete = failures.any();
+        failures.unless_all_failed(events)
     }
 }
 
 impl Place {
+    /// In no log is there such an entry: reading on from it tells that changes are missed.
+    const UNKNOWN: Self = Self(0, 0);
+
     /// As the server writes it.
     fn format(self) -> String {
         format!("{}-{}", self.0, self.1)

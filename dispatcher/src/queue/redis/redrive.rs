@@ -1,7 +1,7 @@
 //! Running dead tasks again: which writes, and what their answers mean. `writer` makes them durable.
 
 use super::{
-    JOB_WRITES, RedisQueue, codec, damaged, error,
+    RedisQueue, codec, damaged, error,
     writer::{Write, Written},
 };
 use crate::queue::{QueueError, Requeue, RequeueOutcome, TaskId};
@@ -12,14 +12,8 @@ pub(super) async fn requeue(
     tasks: &[Requeue],
 ) -> Vec<Result<RequeueOutcome, QueueError>> {
     let known = |task: &&Requeue| queue.shared.has_shard_of(task.id.shard());
-    let writer = queue.writer();
-    let mut written = Vec::with_capacity(tasks.len());
-    let here: Vec<&Requeue> = tasks.iter().filter(known).collect();
-    for tasks in here.chunks(JOB_WRITES) {
-        let writes = tasks.iter().map(|task| Write::Requeue(task.id.clone(), task.run)).collect();
-        written.extend(writer.write(writes).await);
-    }
-    let mut written = written.into_iter();
+    let writes = tasks.iter().filter(known).map(|task| Write::Requeue(task.id.clone(), task.run)).collect();
+    let mut written = queue.write(writes).await.into_iter();
     let answer = |task: &Requeue| {
         if !known(&task) {
             return Err(QueueError::NotFound(task.id.clone()));

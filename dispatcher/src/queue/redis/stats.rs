@@ -1,17 +1,16 @@
 //! How much there is, and since when: one bounded script call for each shard.
 //!
 //! Which tenants have most is found by reading their counts, up to [`LOOK_TENANTS`] a shard; the numbers of those that are shown are
-//! then read from every shard, so they are exact whichever way they were chosen.
+//! then read from every shard, so they are exact whichever way they were chosen. A shard that cannot be asked is left out and told.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Shared,
     counts::TenantCounts,
-    error, keys,
+    error,
+    failures::Failures,
+    keys,
     scripts::{Answer, Call, Script},
     value,
 };
@@ -22,53 +21,55 @@ const LOOK: usize = 100;
 /// Tenants of a shard whose counts are read to find those with most.
 const LOOK_TENANTS: usize = 5_000;
 
+/// Tenants of one shard.
+#[derive(Debug, Default)]
+struct TenantsOfShard {
+    /// Entries in the index, with those that have nothing unfinished or dead.
+    entries: u64,
+    kept: BTreeMap<Vec<u8>, u64>,
+    /// Not all were looked at.
+    sampled: bool,
+}
+
 impl Shared {
     /// [`crate::queue::TaskQueue::stats`].
     pub(super) async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
         match query {
             StatsQuery::Tenant(tenant) => {
-                let (_, mut shares) = self.amounts(std::slice::from_ref(tenant)).await?;
-                Ok(QueueStats { total: shares.pop().unwrap_or_default(), ..QueueStats::default() })
+                let (all, mut shares) = self.amounts(std::slice::from_ref(tenant)).await?;
+                let total = shares.pop().unwrap_or_default();
+                Ok(QueueStats { total, incomplete: all.incomplete, ..QueueStats::default() })
             }
             StatsQuery::All { tenants } => {
-                let (names, of_all, sampled) = self.largest((*tenants).min(MOST_TENANTS)).await?;
+                let mut failures = Failures::default();
+                let (names, of_all, sampled) =
+                    self.largest((*tenants).min(MOST_TENANTS), &mut failures).await?;
                 let (stats, shares) = self.amounts(&names).await?;
                 let shown = names.into_iter().zip(shares).filter(|(_, share)| share.tasks() > 0).collect();
                 let mut stats = stats.with_most(shown, *tenants);
                 stats.tenants_left_out = of_all.saturating_sub(stats.tenants.len() as u64);
                 stats.tenants_sampled = sampled;
+                // Of a shard that was away when the names were read, the largest tenants may not be among them.
+                stats.incomplete |= failures.any();
                 Ok(stats)
             }
         }
     }
 
     /// The names of the tenants that have most, how many tenants there are, and whether not all of them were looked at.
-    async fn largest(&self, most: u32) -> Result<(Vec<String>, u64, bool), QueueError> {
-        let (mut kept, mut sampled) = (BTreeMap::<Vec<u8>, u64>::new(), false);
-        let mut fewest = 0;
+    async fn largest(
+        &self,
+        most: u32,
+        failures: &mut Failures,
+    ) -> Result<(Vec<String>, u64, bool), QueueError> {
+        let (mut kept, mut fewest, mut sampled) = (BTreeMap::<Vec<u8>, u64>::new(), 0, false);
         for shard in 0..self.settings.shards {
-            let mut length = redis::cmd("HLEN");
-            length.arg(keys::of_shard(shard, "tenants"));
-            let length = value::integer(&self.ask(length).await?).unwrap_or_default();
-            fewest = fewest.max(u64::try_from(length).unwrap_or_default());
-            let (mut cursor, mut seen) = (0_u64, BTreeSet::new());
-            loop {
-                let mut scan = redis::cmd("HSCAN");
-                scan.arg(keys::of_shard(shard, "tenants")).arg(cursor).arg("COUNT").arg(1_000);
-                let (next, entries): (u64, Vec<Vec<u8>>) = redis::from_redis_value(self.ask(scan).await?)
-                    .map_err(|_| error::unexpected("HSCAN gave no page"))?;
-                for entry in entries.chunks_exact(2) {
-                    // A scan may give an entry twice.
-                    let counts = TenantCounts::read(&entry[1]).unwrap_or_default();
-                    if counts.kept > 0 && seen.insert(entry[0].clone()) {
-                        *kept.entry(entry[0].clone()).or_default() += counts.kept;
-                    }
-                }
-                cursor = next;
-                sampled |= cursor != 0 && seen.len() >= LOOK_TENANTS;
-                if cursor == 0 || seen.len() >= LOOK_TENANTS {
-                    break;
-                }
+            let of_shard = self.tenants(shard).await;
+            let Some(tenants) = failures.unless_away(of_shard)? else { continue };
+            fewest = fewest.max(tenants.entries);
+            sampled |= tenants.sampled;
+            for (name, of_tenant) in tenants.kept {
+                *kept.entry(name).or_default() += of_tenant;
             }
         }
         let of_all = fewest.max(kept.len() as u64);
@@ -77,6 +78,35 @@ impl Shared {
         tenants.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         let name = |(name, _): (Vec<u8>, u64)| String::from_utf8_lossy(&name).into_owned();
         Ok((tenants.into_iter().map(name).collect(), of_all, sampled))
+    }
+
+    /// The tenants of a shard with their unfinished and dead tasks, up to [`LOOK_TENANTS`].
+    async fn tenants(&self, shard: u16) -> Result<TenantsOfShard, QueueError> {
+        let key = keys::of_shard(shard, "tenants");
+        let mut length = redis::cmd("HLEN");
+        length.arg(&key);
+        let length = value::integer(&self.ask(length).await?).unwrap_or_default();
+        let entries = u64::try_from(length).unwrap_or_default();
+        let mut tenants = TenantsOfShard { entries, ..TenantsOfShard::default() };
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
+            let (next, entries): (u64, Vec<Vec<u8>>) = redis::from_redis_value(self.ask(scan).await?)
+                .map_err(|_| error::unexpected("HSCAN gave no page"))?;
+            for entry in entries.chunks_exact(2) {
+                // A scan may give an entry twice.
+                let counts = TenantCounts::read(&entry[1]).unwrap_or_default();
+                if counts.kept > 0 {
+                    tenants.kept.insert(entry[0].clone(), counts.kept);
+                }
+            }
+            cursor = next;
+            tenants.sampled |= cursor != 0 && tenants.kept.len() >= LOOK_TENANTS;
+            if cursor == 0 || tenants.sampled {
+                return Ok(tenants);
+            }
+        }
     }
 
     /// What all shards have together, and the shares of these tenants.
@@ -90,8 +120,10 @@ impl Shared {
         });
         let (mut stats, mut shares) = (QueueStats::default(), vec![Backlog::default(); tenants.len()]);
         let (mut done, mut cancelled) = (0, 0);
-        for (shard, answer) in (0..).zip(self.send(calls.collect()).await?) {
-            let mut answer = Answer::read(answer?)?;
+        let mut failures = Failures::default();
+        for (shard, answer) in (0..).zip(self.send(calls.collect()).await) {
+            let Some(answer) = failures.unless_away(answer)? else { continue };
+            let mut answer = Answer::read(answer)?;
             self.hints.set(shard, answer.pending);
             done += answer.unsigned()?;
             cancelled += answer.unsigned()?;
@@ -101,7 +133,8 @@ impl Shared {
             }
         }
         (stats.done, stats.cancelled) = (Some(done), Some(cancelled));
-        Ok((stats, shares))
+        stats.incomplete = failures.any();
+        failures.unless_all_failed((stats, shares))
     }
 }
 

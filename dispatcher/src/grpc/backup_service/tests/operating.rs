@@ -79,6 +79,36 @@ async fn named_tasks_are_retried_only_when_they_are_dead_match_and_are_the_calle
 }
 
 #[tokio::test]
+async fn a_named_task_that_cannot_be_asked_for_holds_up_no_other() {
+    let (here, away) = (dead("users/1", 3), dead("users/2", 1));
+    let ids = [&away, &here].map(|record| record.id.to_string()).to_vec();
+    let queue = holding([here.clone(), away.clone()]);
+    queue.away.lock().unwrap().push(away.id);
+    let request = pb::RetryBackupsRequest { task_ids: ids.clone(), ..Default::default() };
+    let answer = client(&queue).retry_backups(request).await.unwrap().into_inner();
+    assert_eq!(outcomes(&answer), [pb::RetryOutcome::Failed, pb::RetryOutcome::Retried]);
+    let told: Vec<_> = answer.tasks.iter().map(|task| &task.task_id).collect();
+    assert_eq!(told, ids.iter().collect::<Vec<_>>());
+    let error = answer.tasks[0].error.as_ref().unwrap();
+    assert_eq!(Code::from(error.code), Code::Unavailable);
+    assert!(error.retry_after_ms > 0);
+    assert_eq!(*queue.requeued.lock().unwrap(), [Requeue { id: here.id, run: 3 }]);
+}
+
+#[tokio::test]
+async fn a_retry_and_statistics_say_when_a_part_of_the_queue_could_not_be_asked() {
+    let queue = queue();
+    let away = page(vec![], Some("b")).map(|page| ListPage { incomplete: true, ..page });
+    queue.pages.lock().unwrap().extend([away, page(vec![dead("users/1", 1)], None)]);
+    *queue.stats.lock().unwrap() = QueueStats { incomplete: true, ..QueueStats::default() };
+    let mut client = client(&queue);
+    let answer = client.retry_backups(pb::RetryBackupsRequest::default()).await.unwrap().into_inner();
+    assert_eq!((outcomes(&answer), answer.incomplete), (vec![pb::RetryOutcome::Retried], true));
+    let stats = client.get_queue_stats(pb::GetQueueStatsRequest::default()).await.unwrap().into_inner();
+    assert!(stats.incomplete);
+}
+
+#[tokio::test]
 async fn a_token_of_a_retry_is_good_for_the_same_filter_only() {
     let queue = queue();
     queue.pages.lock().unwrap().push_back(page(vec![dead("users/1", 1)], Some("a")));
@@ -183,4 +213,17 @@ async fn a_watch_over_a_queue_that_is_away_ends_as_unavailable_with_the_time_to_
     let status = stream.message().await.unwrap_err();
     assert_eq!(told(&status), (Code::Unavailable, "QUEUE_UNAVAILABLE".into()));
     assert!(status.get_error_details().retry_info().is_some());
+}
+
+#[tokio::test]
+async fn a_watch_says_when_a_part_of_the_queue_cannot_be_asked() {
+    let queue = Arc::new(Probe::new());
+    queue.set_partly_away(true);
+    let request = pb::WatchBackupsRequest { only_changes: true, ..Default::default() };
+    let mut stream = watch(Arc::clone(&queue), "t", request).await.unwrap();
+    let first = next(&mut stream).await.unwrap();
+    assert!(first.incomplete && !first.cursor.is_empty());
+    let mut all = watch(queue, "t", pb::WatchBackupsRequest::default()).await.unwrap();
+    let status = next(&mut all).await.unwrap_err();
+    assert_eq!(told(&status), (Code::Unavailable, "QUEUE_UNAVAILABLE".into()));
 }

@@ -394,6 +394,7 @@ async fn sweep_all(queue: &dyn TaskQueue) -> Result<SweepReport, String> {
             more: false,
             next_due: one.next_due,
             amnesty: all.amnesty || one.amnesty,
+            unswept: all.unswept + one.unswept,
         };
         if !one.more {
             return Ok(all);

@@ -7,6 +7,10 @@
 -- KEYS[1]  meta of the shard, for every script
 -- ARGV[1]  time in ms in tests, 0 for the server's, for every script
 local PREFIX = string.sub(KEYS[1], 1, -5)
+-- While a cluster moves this slot to another node, key by key, a script here may fail at any key that is not here (any more, or at
+-- all), half-way. Asking for a key that never exists finds out before anything is written.
+local whole = redis.pcall('EXISTS', PREFIX .. 'none')
+if type(whole) == 'table' then return redis.error_reply('TRYAGAIN the shard is being moved to another node') end
 -- What a shard knows about itself, in one value, because every call reads and writes it: clock (ms), what is added to the
 -- server's, until when changes are logged (ms), newest place in line, unfinished tasks, pending tasks of each band, virtual time of
 -- each band (where the tenant that was served last began), bytes of the records of done and cancelled tasks.

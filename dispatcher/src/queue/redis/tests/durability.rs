@@ -2,16 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Server, options, request, settings, task};
+use super::{Server, hopeless, options, request, settings, task};
 use crate::queue::{
-    Failure, FailureClass, LeaseRequest, Outcome, QueueClock, QueueError, QueueSettings, Requeue,
-    RequeueOutcome, Settlement, TaskId, TaskQueue as _,
+    LeaseRequest, QueueClock, QueueError, QueueSettings, Requeue, RequeueOutcome, TaskId, TaskQueue as _,
     redis::{ConnectError, Durability, RedisOptions, RedisQueue, Unfit},
 };
 
 async fn connect(server: &Server, durability: Durability) -> Result<RedisQueue, ConnectError> {
-    let options =
-        RedisOptions { durability, durability_timeout: Duration::from_millis(200), ..options(server, 0) };
+    let options = RedisOptions {
+        durability,
+        durability_timeout: Duration::from_millis(200),
+        writers: 1,
+        ..options(server, 0)
+    };
     RedisQueue::connect(options, settings(), QueueClock::Server).await
 }
 
@@ -22,15 +25,7 @@ async fn bury(queue: &RedisQueue, n: u32) -> TaskId {
     while queue.submit(vec![new.clone()]).await.remove(0).is_err() {}
     let only = LeaseRequest { locations: Arc::new(["archive".into()]), ..request("s", u64::from(n), 1) };
     let leased = queue.lease(&only).await.unwrap().remove(0);
-    let failure = Failure {
-        class: FailureClass::Permanent,
-        code: "denied".into(),
-        message: String::new(),
-        retry_after: Duration::ZERO,
-    };
-    let outcome = Outcome::Failed { failure, jitter: 0.5 };
-    let settlement = Settlement { id: leased.id.clone(), lease: leased.lease, outcome };
-    assert!(queue.settle(vec![settlement]).await[0].is_ok());
+    assert!(queue.settle(vec![hopeless(&leased)]).await[0].is_ok());
     leased.id
 }
 
@@ -80,8 +75,8 @@ async fn a_server_found_unfit_is_given_no_more_tasks_until_it_is_fit_again() {
     let (): () = aof.arg(&["SET", "appendonly", "no"]).query_async(&mut client).await.unwrap();
     assert!(queue.check().await.is_err());
     let refused = queue.submit(vec![task("t", 2)]).await.remove(0);
-    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
-    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unavailable(_))));
+    assert!(matches!(refused, Err(QueueError::Unfit(_))), "{refused:?}");
+    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unfit(_))));
     assert_eq!(queue.depths().await.unwrap().pending, 1, "nothing was stored or taken out");
     let mut aof = redis::cmd("CONFIG");
     let (): () = aof.arg(&["SET", "appendonly", "yes"]).query_async(&mut client).await.unwrap();
