@@ -11,3 +11,4 @@ pub mod metrics;
 pub mod queue;
 pub mod session;
 pub mod transport;
+pub mod watch;
