@@ -1,6 +1,6 @@
 //! The steps of a random history: what is done to both queues, and the comparison of their answers.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -183,6 +183,10 @@ impl World {
         let mut batch = Vec::new();
         for _ in 0..self.rng.usize(1..4) {
             let Some((n, lease)) = self.some_lease() else { return };
+            // No worker says two things about a lease in one breath; repeated, the first would be said after the second.
+            if batch.iter().any(|(said, ..): &(Lease, _, _, _)| said.subject == lease.subject) {
+                continue;
+            }
             let grown = [0, 0, 0, 1, 5][self.rng.usize(0..5)];
             self.leases[n].bytes_done += grown;
             let progress = Progress {
@@ -206,9 +210,7 @@ impl World {
         let of_subject: Vec<_> = batch.iter().map(|one| renewal(one, one.0.subject)).collect();
         let of_model = batch.iter().map(|one| renewal(one, one.0.model)).collect();
         let subject = self.subject.renew(of_subject.clone()).await;
-        // No worker says two things about a lease in one breath; repeated, the first would be said after the second.
-        let tokens: HashSet<_> = of_subject.iter().map(|renewal| renewal.lease).collect();
-        if self.answer_is_lost() && tokens.len() == of_subject.len() {
+        if self.answer_is_lost() {
             self.note("renew sent twice".into());
             self.subject.renew(of_subject).await;
         }
