@@ -8,8 +8,8 @@ use std::{
     convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
 };
 
-use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
-use clap::Parser;
+use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
+use clap::{ArgAction, Parser};
 
 use crate::{
     grpc::{
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "backhaul-dispatcher",
-    version,
+    version = build::text(),
     max_term_width = 110,
     after_help = "backhaul-dispatcher fsck audits the queue in Redis; see backhaul-dispatcher fsck --help."
 )]
@@ -37,6 +37,9 @@ pub struct Flags {
     /// File to write the address to once it is served, and to remove at the end; for port 0.
     #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
+    /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
     /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
     /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
     #[arg(
@@ -53,6 +56,17 @@ pub struct Flags {
     /// Tenant that every caller acts for.
     #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: String,
+    /// Every caller is an operator too: may see how much all tenants have in the queues.
+    #[arg(
+        long,
+        env = "BACKHAUL_OPERATOR",
+        default_value_t = false,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        action = ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub operator: bool,
 
     /// Shards of the queues, 1 to 1024. Fixed when the data is created; all dispatchers on one Redis must agree.
     #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 4, value_name = "COUNT")]
@@ -109,6 +123,10 @@ pub struct Flags {
     /// How long dead tasks stay visible.
     #[arg(long, env = "BACKHAUL_RETAIN_DEAD", default_value = "90d", value_name = "TIME", value_parser = parse_duration)]
     pub retain_dead: Duration,
+    /// Most MiB of done and cancelled tasks per shard, receipts included: above it the oldest go before `--retain-finished` and
+    /// `--dedup-window` are over. Dead tasks go by age alone.
+    #[arg(long, env = "BACKHAUL_RETAIN_MIB", default_value_t = 512, value_name = "MIB")]
+    pub retain_mib: u64,
     /// Most unfinished tasks per shard; more are refused with RESOURCE_EXHAUSTED. A waiting task takes about 600 bytes of Redis.
     #[arg(long, env = "BACKHAUL_SHARD_CAP", default_value_t = 1_000_000, value_name = "COUNT")]
     pub shard_cap: u64,
@@ -135,7 +153,7 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -145,6 +163,8 @@ pub struct Flags {
 pub struct Config {
     /// Address to serve on.
     pub listen: SocketAddr,
+    /// Address for operators.
+    pub ops_listen: Option<SocketAddr>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The server that keeps the queues.
@@ -167,7 +187,7 @@ pub struct Config {
     pub max_streams: usize,
     /// Time for an ordered stop.
     pub drain_within: Duration,
-    /// Logs.
+    /// Logs and traces.
     pub log: LogArgs,
 }
 
@@ -228,7 +248,10 @@ impl Flags {
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         problems.require(self.max_streams > 0, "--max-streams", "must be at least 1");
         match caller {
-            Ok(caller) if problems.0.is_empty() => Ok(self.into_config(caller)),
+            Ok(caller) if problems.0.is_empty() => {
+                let caller = if self.operator { caller.operator() } else { caller };
+                Ok(self.into_config(caller))
+            }
             Ok(_) | Err(_) => Err(problems.0),
         }
     }
@@ -316,6 +339,7 @@ impl Flags {
     fn into_config(self, caller: Caller) -> Config {
         Config {
             listen: self.listen,
+            ops_listen: self.ops_listen,
             address_file: self.address_file,
             redis_url: self.redis_url,
             durability: self.durability,
@@ -332,6 +356,7 @@ impl Flags {
                 dedup_window: self.dedup_window,
                 retain_finished: self.retain_finished,
                 retain_dead: self.retain_dead,
+                retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
                 shard_cap: self.shard_cap,
                 tenant_cap: self.tenant_cap,
                 tenant_in_flight_cap: self.tenant_in_flight_cap,

@@ -2,15 +2,22 @@
 //!
 //! Builds the parts from the settings, connects them, and waits for their orderly end. Decides nothing else.
 
-use std::{io, sync::Arc, time::Duration};
+mod ops;
 
-use backhaul_runtime::locations::{Locations, LocationsError};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use backhaul_runtime::{
+    build,
+    locations::{Locations, LocationsError},
+    telemetry::TelemetryError,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     config::{Args, ConfigError, WorkerSettings},
-    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings},
+    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkGauges, LinkSettings},
+    metrics::{Exposed, MeteredCopier, MeteredStore, Metrics},
     runner::{Budget, Runner, RunnerSettings},
     transfer::{Copier, Engine, EngineSettings, SetupError},
 };
@@ -21,6 +28,17 @@ const PARTS_IN_FLIGHT: u32 = 4;
 /// Why a worker did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// Logs or traces cannot be set up. Nothing was started.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The address for operators cannot be served on. Nothing was started.
+    #[error("--ops-listen: cannot listen on {addr}")]
+    OpsListen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A setting cannot be used. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -54,7 +72,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let origins = locations.origins().map(ToOwned::to_owned).collect();
     let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
     let settings = args.settings(origins, host_name.as_deref())?;
-    let engine = Engine::new(
+    let metrics = Arc::new(Metrics::new(locations.iter().map(|location| location.name.as_str())));
+    let engine = Engine::wrapped(
         &locations,
         EngineSettings {
             memory_bytes: settings.memory_bytes,
@@ -62,14 +81,24 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
             window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
             ..EngineSettings::default()
         },
+        |location, store| Arc::new(MeteredStore::new(store, location, &metrics)),
     )?;
     let engine = Arc::new(engine);
+    let (link, credit) = (Arc::new(LinkGauges::default()), credit(&settings));
+    let copier = Arc::new(MeteredCopier::new(Arc::<Engine>::clone(&engine), Arc::clone(&metrics)));
+    let port = ops::bind(args.ops_listen).await?;
+    info!(name = settings.name, version = build::text(), "starting");
+    let exposed = Exposed { metrics, link: Arc::clone(&link), credit, engine: Arc::clone(&engine) };
+    let end_ops = CancellationToken::new();
     // A target that is not reached now is probed before its first copy: nothing waits for this.
     let probed = probe(&engine);
-    let (_, ended) = tokio::join!(
-        stop.run_until_cancelled(probed),
-        run_with(settings, Arc::clone(&engine) as _, stop.clone())
-    );
+    let worked = async {
+        let worked = run_with(settings, copier, link, stop.clone()).await;
+        end_ops.cancel();
+        worked
+    };
+    let (_, ended, ()) =
+        tokio::join!(stop.run_until_cancelled(probed), worked, ops::serve(port, exposed, &end_ops));
     ended
 }
 
@@ -88,19 +117,21 @@ async fn probe(engine: &Engine) {
     }
 }
 
-/// Runs a worker with `copier` until `stop` is cancelled and its drain is over.
+/// Runs a worker with `copier`, which shows on `gauges` where its link stands, until `stop` is cancelled and its drain is over.
 ///
 /// # Errors
 /// [`AppError`].
 pub async fn run_with(
     settings: WorkerSettings,
     copier: Arc<dyn Copier>,
+    gauges: Arc<LinkGauges>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     settings.check()?;
     let runner = Runner::new(runner_settings(&settings), copier);
     let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), seed()?);
-    let driver = LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within);
+    let driver =
+        LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within).shown_on(gauges);
     let departure = driver.run(stop).await;
     if departure.is_clean() {
         info!("drained");
@@ -115,8 +146,12 @@ impl AppError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
-            Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
+            Self::Telemetry(_)
+            | Self::Config(_)
+            | Self::Locations(_)
+            | Self::Setup(_)
+            | Self::HostName(_) => true,
+            Self::OpsListen { .. } | Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
     }
 }
@@ -134,6 +169,10 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
     }
 }
 
+fn credit(settings: &WorkerSettings) -> CreditLimit {
+    CreditLimit { tasks: settings.max_tasks, bytes: settings.memory_bytes }
+}
+
 fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
     let mut instance = [0; 16];
     getrandom::fill(&mut instance)?;
@@ -142,7 +181,7 @@ fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
         instance,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         locations: settings.origins.clone(),
-        credit: CreditLimit { tasks: settings.max_tasks, bytes: settings.memory_bytes },
+        credit: credit(settings),
         welcome_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(20),
         flush_every: Duration::from_millis(5),

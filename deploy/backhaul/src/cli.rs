@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use backhaul_proto::v1;
-use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::object::ObjectArg;
@@ -15,7 +15,7 @@ const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when somethi
 
 /// Back up objects from S3-compatible stores, and see what became of them.
 #[derive(Debug, Parser)]
-#[command(name = "backhaul", version, max_term_width = 110, after_help = EXIT_CODES)]
+#[command(name = "backhaul", version = build::text(), max_term_width = 110, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -33,6 +33,10 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Cancel tasks that are not finished.
     Cancel(CancelArgs),
+    /// Run dead tasks again.
+    Retry(RetryArgs),
+    /// Show how much is in the queues, and since when.
+    Stats(StatsArgs),
     /// Follow tasks until they are finished.
     Watch(WatchArgs),
     /// Run everything in one process: a child redis-server, two embedded S3 stores, dispatcher and worker. For development: the
@@ -138,8 +142,65 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
     /// Ids of the tasks.
-    #[arg(required = true, value_name = "TASK")]
+    #[arg(required_unless_present = "labels", conflicts_with = "labels", value_name = "TASK")]
     pub(crate) tasks: Vec<String>,
+    /// Instead of tasks by id: all that carry this label, whatever becomes of them, until interrupted; may be given several times.
+    #[arg(long = "label", value_parser = parse_label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// Flags of `retry`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true))]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Ids of tasks; the filters below apply to them too.
+    #[arg(group = "which", value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// All dead tasks of the tenant.
+    #[arg(long, group = "which")]
+    pub(crate) all: bool,
+    /// Only this location.
+    #[arg(long, group = "which", value_name = "NAME")]
+    pub(crate) location: Option<String>,
+    /// Only this bucket.
+    #[arg(long, group = "which", value_name = "NAME")]
+    pub(crate) bucket: Option<String>,
+    /// Only keys that start with this.
+    #[arg(long, group = "which", value_name = "PREFIX")]
+    pub(crate) prefix: Option<String>,
+    /// Only tasks with this label; may be given several times.
+    #[arg(long = "label", group = "which", value_parser = parse_label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Only tasks that died for this reason; may be given several times.
+    #[arg(long = "reason", group = "which", value_enum)]
+    pub(crate) reasons: Vec<DeadReasonArg>,
+    /// Only tasks that died at this instant or later: 2027-01-31T09:00:00Z, or from now: -2h.
+    #[arg(long, group = "which", allow_hyphen_values = true, value_name = "WHEN")]
+    pub(crate) died_from: Option<String>,
+    /// Only tasks that died before this instant.
+    #[arg(long, group = "which", allow_hyphen_values = true, value_name = "WHEN")]
+    pub(crate) died_before: Option<String>,
+    /// Stop after this many tasks; 0 goes on to the end.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) limit: u64,
+    /// Only show which tasks would be run again.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Flags of `stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Of all tenants together, with those that have most; for operators.
+    #[arg(long)]
+    pub(crate) all_tenants: bool,
+    /// Tenants to name with `--all-tenants`.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
+    pub(crate) tenants: u32,
 }
 
 /// Flags of `standalone`.
@@ -157,6 +218,12 @@ pub(crate) struct StandaloneArgs {
     /// Address of the backup store, location `vault`, bucket `backups`.
     #[arg(long, default_value = "127.0.0.1:7402", value_name = "ADDR")]
     pub(crate) vault_listen: SocketAddr,
+    /// Address for operators of the dispatcher: metrics, health, KEDA's scaler. Nothing is served there unless it is given.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) ops_listen: Option<SocketAddr>,
+    /// Address for operators of the worker: metrics, health.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) worker_ops_listen: Option<SocketAddr>,
     /// The redis-server program to run.
     #[arg(long, env = "BACKHAUL_REDIS_SERVER", default_value = "redis-server", value_name = "PROGRAM")]
     pub(crate) redis_server: PathBuf,
@@ -198,6 +265,17 @@ pub(crate) enum VerifyArg {
     Head,
     /// And the backup, read back, agrees.
     Readback,
+}
+
+/// Why tasks are dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeadReasonArg {
+    /// Retrying could not help.
+    PermanentFailure,
+    /// Every allowed attempt failed.
+    AttemptsUsedUp,
+    /// Too many workers vanished while they held it.
+    CrashedTooOften,
 }
 
 /// States.
@@ -248,6 +326,16 @@ impl From<VerifyArg> for v1::VerifyLevel {
             VerifyArg::Receipt => Self::Receipt,
             VerifyArg::Head => Self::Head,
             VerifyArg::Readback => Self::Readback,
+        }
+    }
+}
+
+impl From<DeadReasonArg> for v1::TaskReason {
+    fn from(arg: DeadReasonArg) -> Self {
+        match arg {
+            DeadReasonArg::PermanentFailure => Self::PermanentFailure,
+            DeadReasonArg::AttemptsUsedUp => Self::AttemptsUsedUp,
+            DeadReasonArg::CrashedTooOften => Self::CrashedTooOften,
         }
     }
 }

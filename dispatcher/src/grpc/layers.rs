@@ -1,9 +1,11 @@
-//! What surrounds every unary call: span, panic guard, deadline, limits, and finding out who calls.
+//! What surrounds every call of internal services: span, panic guard, deadline, limits, and finding out who calls.
 //!
 //! It is a tower layer around the one generated server of the unary service. Not `Server::layer`, which would put it around
 //! health and the workers' stream too: a deadline would cut streams, a limit on calls in progress would count each worker for
 //! hours, and shedding load would make a busy dispatcher look dead to its probe. Not tonic's own `timeout` and
 //! `load_shed` either: they are per connection, cover all services, and answer without details a client can act on.
+//!
+//! `WatchBackups` is a call as long as it is being answered: then its stream begins, which has a bound of its own.
 //!
 //! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit, identity. What is cheap to refuse is
 //! refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
@@ -23,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use backhaul_runtime::{metrics::Label as _, trace};
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use tokio::{sync::Semaphore, time::Instant};
@@ -32,6 +35,7 @@ use tracing::{Instrument as _, Span, field};
 
 use self::rate::TokenBucket;
 use super::{identity::Identify, status::ApiError};
+use crate::metrics::{Metrics, Rpc};
 
 /// Bounds on unary calls, each for the whole process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +66,16 @@ struct Shared {
     calls: Semaphore,
     rate: Mutex<TokenBucket>,
     deadline: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl GuardLayer {
-    /// A layer with limits of its own.
+    /// A layer with limits of its own, which counts its calls in `metrics`.
     #[must_use]
-    pub fn new(limits: CallLimits, identify: Arc<dyn Identify>) -> Self {
+    pub fn new(limits: CallLimits, identify: Arc<dyn Identify>, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             identify,
+            metrics,
             calls: Semaphore::new(limits.max_calls.min(Semaphore::MAX_PERMITS)),
             rate: Mutex::new(TokenBucket::new(limits.calls_per_second, Instant::now())),
             deadline: limits.deadline,
@@ -109,18 +115,24 @@ where
         let inner = std::mem::replace(&mut self.inner, fresh);
         let shared = Arc::clone(&self.shared);
         let started = Instant::now();
+        let rpc = rpc_of(request.uri().path());
         let span = tracing::info_span!(
             "call",
-            rpc = rpc_name(request.uri().path()),
+            rpc = rpc.as_str(),
             tenant = field::Empty,
             code = field::Empty,
             ms = field::Empty,
         );
+        if let Some(caller) = request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok()) {
+            trace::adopt(&span, caller);
+        }
         Box::pin(
             async move {
                 let response = answer(inner, &shared, request, started).await;
-                Span::current().record("code", field::debug(code(&response)));
-                Span::current().record("ms", field::display(started.elapsed().as_millis()));
+                let (code, took) = (code(&response), started.elapsed());
+                shared.metrics.call(rpc, code, took);
+                Span::current().record("code", field::debug(code));
+                Span::current().record("ms", field::display(took.as_millis()));
                 tracing::debug!("call answered");
                 Ok(response)
             }
@@ -217,11 +229,10 @@ fn code(response: &Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-/// The name of the call for logs: from a list, because the path is the caller's text.
-fn rpc_name(path: &str) -> &'static str {
-    const NAMES: [&str; 5] = ["SubmitBackup", "SubmitBackups", "GetBackup", "ListBackups", "CancelBackup"];
+/// Which call it is, for logs and metrics: from a list, because the path is the caller's text.
+fn rpc_of(path: &str) -> Rpc {
     let method = path.rsplit('/').next().unwrap_or_default();
-    NAMES.into_iter().find(|name| *name == method).unwrap_or("unknown")
+    Rpc::ALL.iter().copied().find(|rpc| rpc.as_str() == method).unwrap_or(Rpc::Unknown)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(crate) fn backup(record: TaskRecord) -> Result<pb::Backup, ApiError> {
 pub(crate) fn listed(record: TaskRecord) -> pb::Backup {
     let receipt = if record.state == TaskState::Done { receipt(&record) } else { None };
     if record.state == TaskState::Done && receipt.is_none() {
-        tracing::error!(task = %record.id, "stored receipt is damaged");
+        tracing::error!(task_id = %record.id, "stored receipt is damaged");
     }
     without_receipt(record, receipt)
 }
@@ -112,7 +112,7 @@ fn receipt(record: &TaskRecord) -> Option<pb::Receipt> {
     pb::Receipt::decode(record.receipt.clone()).ok().filter(|r| r.backup.is_some())
 }
 
-fn object(object: ObjectRef) -> pb::ObjectRef {
+pub(crate) fn object(object: ObjectRef) -> pb::ObjectRef {
     pb::ObjectRef {
         location: object.location,
         bucket: object.bucket,
@@ -144,7 +144,7 @@ const fn priority(priority: Priority) -> pb::Priority {
     }
 }
 
-const fn reason(reason: TaskReason) -> pb::TaskReason {
+pub(crate) const fn reason(reason: TaskReason) -> pb::TaskReason {
     match reason {
         TaskReason::None => pb::TaskReason::Unspecified,
         TaskReason::BackingOff => pb::TaskReason::BackingOff,

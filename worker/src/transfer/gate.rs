@@ -9,6 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use backhaul_runtime::metrics::Counter;
 use tokio::sync::Notify;
 
 use crate::store::{StoreError, StoreErrorKind};
@@ -18,6 +19,8 @@ use crate::store::{StoreError, StoreErrorKind};
 pub(super) struct Gate {
     state: Mutex<Window>,
     opened: Notify,
+    /// Requests that were sent again.
+    pub(super) repeated: Counter,
 }
 
 /// The pure part.
@@ -46,7 +49,7 @@ impl Gate {
     /// Open for `most` requests.
     #[must_use]
     pub(super) fn new(most: u32) -> Self {
-        Self { state: Mutex::new(Window::new(most)), opened: Notify::new() }
+        Self { state: Mutex::new(Window::new(most)), opened: Notify::new(), repeated: Counter::default() }
     }
 
     /// Runs a request when there is room for it.
@@ -65,6 +68,12 @@ impl Gate {
             Err(_) => Outcome::Unknown,
         };
         result
+    }
+
+    /// How many requests may be under way now, and how many are.
+    pub(super) fn load(&self) -> (u32, u32) {
+        let state = self.state();
+        (state.room(), state.in_flight)
     }
 
     async fn enter(&self) -> Passing<'_> {

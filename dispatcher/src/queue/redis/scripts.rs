@@ -25,10 +25,13 @@ pub(super) enum Script {
     Complete,
     Fail,
     Cancel,
+    Requeue,
     Gate,
     Expire,
     Promote,
     Reap,
+    Stats,
+    Events,
     FsckTasks,
     FsckLines,
     FsckCounters,
@@ -61,17 +64,20 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
         Self::Complete,
         Self::Fail,
         Self::Cancel,
+        Self::Requeue,
         Self::Gate,
         Self::Expire,
         Self::Promote,
         Self::Reap,
+        Self::Stats,
+        Self::Events,
         Self::FsckTasks,
         Self::FsckLines,
         Self::FsckCounters,
@@ -91,10 +97,13 @@ impl Script {
             Self::Complete => ("complete.lua", include_str!("lua/complete.lua")),
             Self::Fail => ("fail.lua", include_str!("lua/fail.lua")),
             Self::Cancel => ("cancel.lua", include_str!("lua/cancel.lua")),
+            Self::Requeue => ("requeue.lua", include_str!("lua/requeue.lua")),
             Self::Gate => ("gate.lua", include_str!("lua/gate.lua")),
             Self::Expire => ("expire.lua", include_str!("lua/expire.lua")),
             Self::Promote => ("promote.lua", include_str!("lua/promote.lua")),
             Self::Reap => ("reap.lua", include_str!("lua/reap.lua")),
+            Self::Stats => ("stats.lua", include_str!("lua/stats.lua")),
+            Self::Events => ("events.lua", include_str!("lua/events.lua")),
             Self::FsckTasks => ("fsck_tasks.lua", include_str!("lua/fsck_tasks.lua")),
             Self::FsckLines => ("fsck_lines.lua", include_str!("lua/fsck_lines.lua")),
             Self::FsckCounters => ("fsck_counters.lua", include_str!("lua/fsck_counters.lua")),
@@ -108,9 +117,12 @@ impl Script {
             | Self::Lease
             | Self::Renew
             | Self::Cancel
+            | Self::Requeue
             | Self::Gate
             | Self::Promote
             | Self::Reap
+            | Self::Stats
+            | Self::Events
             | Self::FsckTasks
             | Self::FsckLines
             | Self::FsckCounters => &SHARED[..2],
@@ -138,7 +150,10 @@ fn loaded((_, text): (&'static str, &'static str)) -> Cow<'static, str> {
 /// As outside tests, unless the environment asks for a fault.
 #[cfg(test)]
 fn loaded((file, text): (&'static str, &'static str)) -> Cow<'static, str> {
-    #[expect(clippy::disallowed_methods, reason = "whoever runs the tests once for each fault says which it is")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever runs the tests once for each fault says which it is"
+    )]
     let asked = std::env::var(mutants::SWITCH).ok();
     let mutant = asked.map(|name| {
         let known = mutants::MUTANTS.iter().find(|mutant| mutant.name == name);

@@ -4,10 +4,12 @@ mod damage;
 mod durability;
 mod faults;
 mod fsck;
+mod log;
 mod races;
 mod scale;
 mod server;
 mod size;
+mod snapshot;
 
 use std::{
     sync::{

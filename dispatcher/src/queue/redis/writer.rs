@@ -1,4 +1,4 @@
-//! The write path of submits and cancels: what comes while one batch is on its way makes up the next, and one barrier proves a
+//! The write path of submits, cancels and requeues: what comes while one batch is on its way makes up the next, and one barrier proves a
 //! whole batch durable.
 //!
 //! A barrier (`WAITAOF`, `WAIT`) covers earlier writes of its own connection and blocks it, so each [`Writer`] owns one. It adds no
@@ -6,8 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backhaul_runtime::metrics::{Counter, Histogram};
 use redis::{Cmd, RedisError, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -36,6 +40,8 @@ pub(super) enum Write {
     Submit(TaskId, NewRecord),
     /// A cancel.
     Cancel(TaskId),
+    /// A new run of the run that died.
+    Requeue(TaskId, u32),
 }
 
 /// What a script said about one write.
@@ -45,6 +51,8 @@ pub(super) enum Written {
     Submit([i64; 3]),
     /// What came of a cancel, the lease's token, its session.
     Cancel(i64, Vec<u8>, Vec<u8>),
+    /// What came of a requeue, the task's state, its run.
+    Requeue([i64; 3]),
 }
 
 /// A writer's answer to a job: one entry for each write, in order.
@@ -63,6 +71,15 @@ pub(super) struct WriterLoop {
     link: Link,
     shared: Arc<Shared>,
     patience: Duration,
+}
+
+/// What barriers have cost.
+#[derive(Debug, Default)]
+pub struct BarrierStats {
+    /// From the sending of a batch to the proof that it is durable.
+    pub took: Histogram,
+    /// Batches that were not durable in time, or of which nobody knows.
+    pub missed: Counter,
 }
 
 #[derive(Debug)]
@@ -152,9 +169,14 @@ impl WriterLoop {
         let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.script())));
         let calls = pieces.iter().map(|piece| self.call(writes, piece)).collect();
         let command = self.barrier_command(barrier);
+        let sent = Instant::now();
         match self.link.send_before(calls, command.as_ref()).await {
             Ok(mut answers) => {
                 let proof = if command.is_some() { proven(barrier, answers.pop()) } else { Proof::Met };
+                match proof {
+                    Proof::Met => self.shared.barriers.took.observe(sent.elapsed()),
+                    Proof::Missed { .. } | Proof::Unknown(_) => self.shared.barriers.missed.inc(),
+                }
                 let mut outcomes: Vec<Option<Result<Written, QueueError>>> =
                     writes.iter().map(|_| None).collect();
                 for (piece, answer) in pieces.iter().zip(answers) {
@@ -178,7 +200,10 @@ impl WriterLoop {
                 let missing = || Err(error::unexpected("a write was not answered"));
                 outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
             }
-            Err(failure) => writes.iter().map(|_| Err(error::from_redis(failure.clone()))).collect(),
+            Err(failure) => {
+                self.shared.barriers.missed.inc();
+                writes.iter().map(|_| Err(error::from_redis(failure.clone()))).collect()
+            }
         }
     }
 
@@ -196,7 +221,15 @@ impl WriterLoop {
                         call.push(record.start.as_slice());
                         call.push(record.body.as_slice());
                     }
-                    Write::Cancel(_) => {}
+                    Write::Cancel(_) | Write::Requeue(..) => {}
+                }
+            }
+        }
+        if piece.kind == Script::Requeue {
+            call.push(settings.shard_cap);
+            for &at in &piece.items {
+                if let Write::Requeue(_, run) = &writes[at] {
+                    call.push(*run);
                 }
             }
         }
@@ -216,6 +249,11 @@ impl WriterLoop {
                     Written::Submit(submitted)
                 }
                 Write::Cancel(_) => Written::Cancel(answer.integer()?, answer.bytes()?, answer.bytes()?),
+                Write::Requeue(..) => {
+                    let requeued = [answer.integer()?, answer.integer()?, answer.integer()?];
+                    wake |= requeued[0] == 1;
+                    Written::Requeue(requeued)
+                }
             }));
         }
         if wake {
@@ -256,6 +294,7 @@ impl Proof {
             (Self::Met, outcome) | (_, outcome @ Err(_)) => outcome,
             // What was refused has left nothing to be kept.
             (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
+            (_, Ok(Written::Requeue(refused @ [..=-1, _, _]))) => Ok(Written::Requeue(refused)),
             (Self::Missed { reached, wanted }, Ok(_)) => {
                 Err(QueueError::NotDurable { reached: *reached, wanted: *wanted })
             }
@@ -267,7 +306,7 @@ impl Proof {
 impl Write {
     const fn id(&self) -> &TaskId {
         match self {
-            Self::Submit(id, _) | Self::Cancel(id) => id,
+            Self::Submit(id, _) | Self::Cancel(id) | Self::Requeue(id, _) => id,
         }
     }
 
@@ -275,6 +314,7 @@ impl Write {
         match self {
             Self::Submit(..) => Script::Submit,
             Self::Cancel(_) => Script::Cancel,
+            Self::Requeue(..) => Script::Requeue,
         }
     }
 }
@@ -283,7 +323,7 @@ impl Job {
     fn size(&self) -> (usize, usize) {
         let bytes = self.writes.iter().map(|write| match write {
             Write::Submit(_, record) => record.body.len(),
-            Write::Cancel(_) => 0,
+            Write::Cancel(_) | Write::Requeue(..) => 0,
         });
         (self.writes.len(), bytes.sum())
     }

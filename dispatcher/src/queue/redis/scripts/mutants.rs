@@ -19,12 +19,7 @@ pub(crate) struct Mutant {
     pub(crate) replace: &'static str,
 }
 
-const fn mutant(
-    name: &'static str,
-    file: &'static str,
-    find: &'static str,
-    replace: &'static str,
-) -> Mutant {
+const fn mutant(name: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Mutant {
     Mutant { name, file, find, replace }
 }
 
@@ -85,7 +80,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "run, upload = old[RUN], old[UPLOAD]",
     ),
     mutant("leaves the old run where it was", "submit.lua", "    take_out(old, id)\n", ""),
-    mutant("starts a scheduled task at once", "submit.lua", "if at > now then\n    state", "if false then\n    state"),
+    mutant(
+        "starts a scheduled task at once",
+        "submit.lua",
+        "if at > now then\n    state",
+        "if false then\n    state",
+    ),
     mutant(
         "leases again when a request is repeated",
         "lease.lua",
@@ -106,7 +106,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "over = not first_free and cost > bytes_left",
         "over = false",
     ),
-    mutant("gives the first task only if it fits", "lease.lua", "over = not first_free and cost", "over = cost"),
+    mutant(
+        "gives the first task only if it fits",
+        "lease.lua",
+        "over = not first_free and cost",
+        "over = cost",
+    ),
     mutant(
         "gives several leases one token",
         "lease.lua",
@@ -189,7 +194,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "return r[RUN] == v[V_RUN] and",
         "return true or",
     ),
-    mutant("keeps the progress of an ended lease", "_ends.lua", "    r[BYTES_DONE], r[BYTES_TOTAL], r[STEPS] = 0, 0, 0\n", ""),
+    mutant(
+        "keeps the progress of an ended lease",
+        "_ends.lua",
+        "    r[BYTES_DONE], r[BYTES_TOTAL], r[STEPS] = 0, 0, 0\n",
+        "",
+    ),
     mutant("does not note that a failure was reported", "fail.lua", "    r[LAST] = v[V_KIND]\n", ""),
     mutant(
         "runs a retried task twice for a request that the retry serves",
@@ -203,13 +213,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "elseif packed ~= '' and r[AT] <= now then",
         "elseif packed ~= '' then",
     ),
+    mutant("refuses a late success", "expire.lua", "r[LAST] = RAN_OUT", "r[LAST] = REPORTED_FAILED"),
     mutant(
-        "refuses a late success",
+        "ends the lease of another",
         "expire.lua",
-        "r[LAST] = RAN_OUT",
-        "r[LAST] = REPORTED_FAILED",
+        "if r[TOKEN] == v[V_TOKEN] and still(r, v) then",
+        "if true then",
     ),
-    mutant("ends the lease of another", "expire.lua", "if r[TOKEN] == v[V_TOKEN] and still(r, v) then", "if true then"),
     mutant("promotes before the time", "promote.lua", "elseif r[AT] <= now then", "else"),
     mutant("lets a promoted task overtake", "promote.lua", "wait(r, id, true)", "wait(r, id, false)"),
     mutant(
@@ -239,8 +249,18 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     mutant("has no bound on a pass", "gate.lua", "'LIMIT', 0, batch)", "'LIMIT', 0, 1000)"),
     mutant("stands still after a failover", "gate.lua", "off = off + behind", ""),
-    mutant("forgets a task that runs again", "reap.lua", "if not r or r[STATE] ~= state then", "if not r then"),
-    mutant("forgets before the retention is over", "reap.lua", "elseif r[AT] + retain <= now then", "else"),
+    mutant(
+        "forgets a task that runs again",
+        "reap.lua",
+        "if not r or r[STATE] ~= state then",
+        "if not r then",
+    ),
+    mutant(
+        "forgets before the retention is over",
+        "reap.lua",
+        "elseif r[AT] + retain <= now or state",
+        "elseif true or state",
+    ),
     mutant("lets time run backwards", "_shard.lua", "now = math.max(now, clk)", ""),
     mutant(
         "does not count dead tasks for their tenant",
@@ -272,6 +292,68 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "r[RUN] + 1, 0, 0, 0",
         "r[RUN] + 1, 0, r[CRASHES], 0",
     ),
+    mutant(
+        "runs a task again for each time it is asked to",
+        "requeue.lua",
+        "elseif r and r[RUN] ~= tonumber(ARGV[i + 2]) then",
+        "elseif false then",
+    ),
+    mutant(
+        "runs again what is not dead",
+        "requeue.lua",
+        "elseif r and r[STATE] ~= DEAD then",
+        "elseif false then",
+    ),
+    mutant(
+        "runs dead tasks again in a full shard",
+        "requeue.lua",
+        "elseif r and unfinished >= shard_cap then",
+        "elseif false then",
+    ),
+    mutant("leaves a requeued task among the dead", "requeue.lua", "    take_out(r, id)\n", ""),
+    mutant(
+        "says that all were looked at",
+        "stats.lua",
+        "whole[3 + i] = counts[3 + i] <= look",
+        "whole[3 + i] = true",
+    ),
+    mutant(
+        "counts the age of a task for every tenant",
+        "stats.lua",
+        "local mine = of[string.sub(raw, HEAD_BYTES + 1, HEAD_BYTES + string.byte(raw, LINE_AT + 1))]",
+        "local mine = select(2, next(of))",
+    ),
+    mutant(
+        "tells nobody that changes were lost",
+        "events.lua",
+        "return {place == '' and 1 or 0, 0, newest[1][1]}",
+        "return {1, 0, newest[1][1]}",
+    ),
+    mutant(
+        "tells the change at the place again for ever",
+        "events.lua",
+        "out[3] = entry[1]",
+        "out[3] = place",
+    ),
+    mutant(
+        "keeps more finished tasks than fit",
+        "reap.lua",
+        "or state ~= DEAD and finished > most_bytes then",
+        "then",
+    ),
+    mutant(
+        "drops dead tasks for their bytes",
+        "reap.lua",
+        "or state ~= DEAD and finished > most_bytes",
+        "or finished > most_bytes",
+    ),
+    mutant(
+        "forgets to log a renewal",
+        "renew.lua",
+        "    touched[#touched + 1] = key\n    touched[#touched + 1] = raw\n",
+        "",
+    ),
+    mutant("logs no change", "_shard.lua", "if logged <= now or #sets", "if true or #sets"),
     mutant(
         "mends no missing entry",
         "fsck_tasks.lua",
