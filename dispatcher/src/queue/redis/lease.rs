@@ -282,7 +282,7 @@ impl Shared {
     }
 }
 
-fn memo_key(shard: u16, session: &str) -> String {
+pub(super) fn memo_key(shard: u16, session: &str) -> String {
     keys::of_shard(shard, &format!("memo:{session}"))
 }
 
