@@ -12,7 +12,7 @@ use backhaul_proto::v1::{
 use backhaul_runtime::ops::Ready;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::queue::{QueueError, TaskQueue};
 
@@ -60,10 +60,10 @@ impl Readiness {
 
     async fn check_at(&mut self, ticks: &mut tokio::time::Interval) {
         ticks.tick().await;
-        let problem = match tokio::time::timeout(self.every, self.queue.check()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error_text(&error)),
-            Err(_late) => Some("the check of the queue does not end".to_owned()),
+        let (problem, passes) = match tokio::time::timeout(self.every, self.queue.check()).await {
+            Ok(Ok(())) => (None, true),
+            Ok(Err(error)) => (Some(error_text(&error)), error.is_retryable()),
+            Err(_late) => (Some("the check of the queue does not end".to_owned()), true),
         };
         let ready = problem.is_none();
         if self.ready.replace(ready) == Some(ready) {
@@ -71,6 +71,8 @@ impl Readiness {
         }
         match problem {
             None => info!("ready"),
+            // A server that is away, or replaced by another, is an outage; one with a wrong setting waits for a person.
+            Some(problem) if passes => warn!(problem, "not ready"),
             Some(problem) => error!(problem, "not ready"),
         }
         self.tell(if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
