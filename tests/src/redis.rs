@@ -124,6 +124,12 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/", self.port.number())
     }
 
+    /// Its port, the same after a restart.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
     /// A new connection, with answers awaited for at most 5 s so that a frozen server is noticed.
     ///
     /// # Errors

@@ -60,12 +60,10 @@ impl Readiness {
 
     async fn check_at(&mut self, ticks: &mut tokio::time::Interval) {
         ticks.tick().await;
-        let checked = tokio::time::timeout(self.every, self.queue.check()).await;
-        let is_away = matches!(checked, Err(_) | Ok(Err(QueueError::Unavailable(_))));
-        let problem = match checked {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error_text(&error)),
-            Err(_late) => Some("the check of the queue does not end".to_owned()),
+        let (problem, passes) = match tokio::time::timeout(self.every, self.queue.check()).await {
+            Ok(Ok(())) => (None, true),
+            Ok(Err(error)) => (Some(error_text(&error)), error.is_retryable()),
+            Err(_late) => (Some("the check of the queue does not end".to_owned()), true),
         };
         let ready = problem.is_none();
         if self.ready.replace(ready) == Some(ready) {
@@ -73,8 +71,8 @@ impl Readiness {
         }
         match problem {
             None => info!("ready"),
-            // Ends by itself, or is alerted on; what Redis is set to does not.
-            Some(problem) if is_away => warn!(problem, "not ready"),
+            // A server that is away, or replaced by another, is an outage; one with a wrong setting waits for a person.
+            Some(problem) if passes => warn!(problem, "not ready"),
             Some(problem) => error!(problem, "not ready"),
         }
         self.tell(if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;

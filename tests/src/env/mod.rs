@@ -356,10 +356,11 @@ fn launch_dispatcher(
     name: &str,
 ) -> anyhow::Result<Process> {
     let mut command = program("backhaul-dispatcher")?;
-    command.args(["--listen", &format!("127.0.0.1:{port}"), "--redis-url", redis_url]);
-    command.args(["--tenant", TENANT]);
-    if !options.dispatcher_flags.iter().any(|(name, _)| name == "log") {
-        command.args(["--log", LOG_FILTER]);
+    command.args(["--listen", &format!("127.0.0.1:{port}"), "--tenant", TENANT]);
+    for (name, value) in [("redis-url", redis_url), ("log", LOG_FILTER)] {
+        if !options.dispatcher_flags.iter().any(|(given, _)| given == name) {
+            command.arg(format!("--{name}")).arg(value);
+        }
     }
     command.arg("--address-file").arg(address_file(folder, name));
     command.arg("--locations").arg(locations);

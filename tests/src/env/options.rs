@@ -10,6 +10,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct EnvOptions {
     /// The Redis; the machine's own, with every write on disk before it is answered, when not set.
+    /// A flag `redis-url` of the dispatcher leaves it unused.
     pub redis: Option<RedisOptions>,
     /// Store that objects are uploaded to.
     pub origin: StoreKind,

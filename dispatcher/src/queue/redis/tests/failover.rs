@@ -202,7 +202,7 @@ async fn sentinels_that_replace_a_dead_primary_under_load_lose_no_accepted_task(
     let mut primary = 0;
     until("a replica has taken over", async || {
         for n in [1, 2] {
-            // A Sentinel closes all connections of the server that it promotes, this one too.
+            // A server whose role changes closes its connections, this one too.
             let info: redis::RedisResult<String> = watched.servers[n].ask("INFO replication").await;
             if info.is_ok_and(|info| info.contains("role:master")) {
                 primary = n;
