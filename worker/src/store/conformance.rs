@@ -9,7 +9,8 @@ use futures_util::{StreamExt, future::join_all};
 
 use super::{
     Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectPath, ObjectStore, PartWritten,
-    Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, UploadRef, WriteOptions, Written,
+    Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, Terms, UploadRef, WriteOptions,
+    Written,
 };
 
 /// A store to be checked, and what it is known not to have.
@@ -70,13 +71,26 @@ impl Subject {
         let body = payload(bytes);
         let proof = Proof { crc64nvme: Some(crc(bytes)), md5: None };
         let attributes = Attributes::default();
-        let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only };
+        let put = Put {
+            body: &body,
+            proof,
+            attributes: &attributes,
+            tags: &[],
+            terms: Terms::default(),
+            create_only,
+        };
         self.store.put(self.at(key), put).await
     }
 
     async fn create(&self, key: &str) -> String {
         let attributes = Attributes::default();
-        let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: true, create_only: true };
+        let write = WriteOptions {
+            attributes: &attributes,
+            tags: &[],
+            terms: Terms::default(),
+            crc64nvme: true,
+            create_only: true,
+        };
         self.store.create_upload(self.at(key), &write).await.expect("create upload")
     }
 
@@ -180,7 +194,14 @@ async fn wrong_bytes_are_refused(s: &Subject) {
         [Proof { crc64nvme: Some(crc(b"hellO")), md5: None }, Proof { crc64nvme: None, md5: Some([7; 16]) }];
     for (i, proof) in proofs.into_iter().enumerate() {
         let key = s.key(&format!("wrong-{i}"));
-        let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: true };
+        let put = Put {
+            body: &body,
+            proof,
+            attributes: &attributes,
+            tags: &[],
+            terms: Terms::default(),
+            create_only: true,
+        };
         let error = s.store.put(s.at(&key), put).await.expect_err("refused");
         assert_eq!(error.kind, Kind::BadDigest);
         let error = s.store.head(s.at(&key), &Pin::default()).await.expect_err("nothing is kept");
@@ -208,8 +229,14 @@ async fn attributes_and_tags_come_back(s: &Subject) {
         Tag { key: "key with/symbols".into(), value: "x + y = z".into() },
     ];
     let body = payload(b"x");
-    let put =
-        Put { body: &body, proof: Proof::default(), attributes: &attributes, tags: &tags, create_only: true };
+    let put = Put {
+        body: &body,
+        proof: Proof::default(),
+        attributes: &attributes,
+        tags: &tags,
+        terms: Terms::default(),
+        create_only: true,
+    };
     s.store.put(s.at(&key), put).await.expect("put");
     let head = s.store.head(s.at(&key), &Pin::default()).await.expect("head");
     assert_eq!(head.attributes, attributes);
@@ -331,7 +358,13 @@ async fn an_object_is_copied_inside_the_store(s: &Subject) {
         metadata: BTreeMap::from([("new".to_owned(), "metadata".to_owned())]),
         ..Attributes::default()
     };
-    let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: true, create_only: true };
+    let write = WriteOptions {
+        attributes: &attributes,
+        tags: &[],
+        terms: Terms::default(),
+        crc64nvme: true,
+        create_only: true,
+    };
     let pin = Pin { version: None, etag: Some(source.etag) };
     let written = s.store.copy(s.at(&from), &pin, s.at(&to), &write).await.expect("copy");
     if s.checksum_of_copies {
@@ -378,6 +411,7 @@ async fn versions_can_be_read_and_pinned(s: &Subject) {
             proof: Proof::default(),
             attributes: &attributes,
             tags: &[],
+            terms: Terms::default(),
             create_only: false,
         };
         versions.push(s.store.put(at, put).await.expect("put"));

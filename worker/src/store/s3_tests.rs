@@ -29,6 +29,9 @@ fn location(endpoint: &str, credentials: Credentials) -> Location {
         backup: None,
         verify: VerifyLevel::Receipt,
         sha256: false,
+        acls: false,
+        without: std::collections::BTreeSet::new(),
+        limits: backhaul_runtime::locations::RateLimits::default(),
     }
 }
 

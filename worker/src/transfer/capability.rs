@@ -4,16 +4,22 @@
 //! checksum headers, some accept wrong ones. The scratch objects are a few bytes under `<prefix>/.backhaul/probe/`; the worker has no
 //! right to delete, so a lifecycle rule on that prefix may clean up.
 
+use backhaul_runtime::locations::Feature;
+use bytes::Bytes;
+use tracing::info;
+
 use super::{
     checksum::{Crc, md5_of},
+    clock::wall_seconds,
     route::Target,
 };
 use crate::store::{
-    Attributes, ObjectPath, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, WriteOptions,
-    Written,
+    Attributes, ObjectPath, Operation, Payload, Pin, Proof, Put, Retention, StoreError,
+    StoreErrorKind as Kind, Tag, Terms, WriteOptions, Written,
 };
-use bytes::Bytes;
-use tracing::info;
+
+/// How long the scratch object is retained that shows whether a retention is kept.
+const PROBE_RETENTION_SECONDS: i64 = 60;
 
 /// What a backup store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +32,8 @@ pub struct Capabilities {
     pub crc64nvme: bool,
     /// Keeps tags.
     pub tagging: bool,
+    /// Keeps the storage class that is asked for; true where none is.
+    pub storage_class: bool,
 }
 
 impl Target {
@@ -39,11 +47,14 @@ impl Target {
 
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         let root = self.scratch_root();
-        let create_only = self.probe_create_only(&root).await?;
-        let crc64nvme = self.probe_crc(&root, create_only).await?;
-        let tagging = self.probe_tagging(&root, create_only).await?;
-        let create_only_copy = create_only && self.probe_copy(&root).await;
-        let found = Capabilities { create_only, create_only_copy, crc64nvme, tagging };
+        let may = |feature| !self.site.without.contains(&feature);
+        let create_only = may(Feature::ConditionalWrites) && self.probe_create_only(&root).await?;
+        let crc64nvme = may(Feature::Checksums) && self.probe_crc(&root, create_only).await?;
+        let tagging = may(Feature::Tagging) && self.probe_tagging(&root, create_only).await?;
+        let create_only_copy =
+            create_only && may(Feature::ServerSideCopy) && self.probe_copy(&root, crc64nvme).await;
+        let storage_class = self.probe_terms(&root, create_only).await?;
+        let found = Capabilities { create_only, create_only_copy, crc64nvme, tagging, storage_class };
         info!(
             location = %self.site.name,
             bucket = %self.bucket,
@@ -51,6 +62,7 @@ impl Target {
             create_only_copy,
             crc64nvme,
             tagging,
+            storage_class,
             "backup location probed"
         );
         Ok(found)
@@ -119,20 +131,61 @@ impl Target {
             Err(error) => return Err(error),
         }
         let at = ObjectPath { bucket: &self.bucket, key: &key };
-        match self.site.store.get_tags(at, None).await {
+        match self.site.gate.pass(self.site.store.get_tags(at, None)).await {
             Ok(kept) => Ok(kept == tags),
             // Write-only tags are kept tags; a worker need not be allowed to read them.
             Err(error) => Ok(error.kind == Kind::Denied),
         }
     }
 
+    /// A storage class that is asked for must be known, and is named where the store forgets it. A retention must be kept: whoever asks for
+    /// one relies on it, so without it nothing is copied.
+    async fn probe_terms(&self, root: &str, create_only: bool) -> Result<bool, StoreError> {
+        let storage_class = self.storage_class.as_deref();
+        let retention = self.retain.map(|r| Retention {
+            compliance: r.compliance,
+            until: wall_seconds().saturating_add(PROBE_RETENTION_SECONDS),
+        });
+        if storage_class.is_none() && retention.is_none() {
+            return Ok(true);
+        }
+        let key = format!("{root}-terms");
+        let at = ObjectPath { bucket: &self.bucket, key: &key };
+        let body = Payload::from(Bytes::from_static(b"terms"));
+        let attributes = Attributes::default();
+        let terms = Terms { storage_class, retention };
+        let put =
+            Put { body: &body, proof: md5(&body), attributes: &attributes, tags: &[], terms, create_only };
+        let written = self.site.gate.pass(self.site.store.put(at, put)).await?;
+        let pin = Pin { version: written.version, etag: None };
+        let info = self.site.gate.pass(self.site.store.head(at, &pin)).await?;
+        let kept = |wanted: Retention| {
+            info.retained.is_some_and(|has| has.compliance == wanted.compliance && has.until >= wanted.until)
+        };
+        if retention.is_some_and(|wanted| !kept(wanted)) {
+            let what = "the store does not keep (or not show) the retention that is asked for";
+            return Err(StoreError::new(Operation::Put, Kind::NotImplemented, what));
+        }
+        let standard = |class: &str| class == "STANDARD" && info.storage_class.is_none();
+        Ok(storage_class.is_none_or(|c| standard(c) || info.storage_class.as_deref() == Some(c)))
+    }
+
     /// A copy onto a key that exists must fail.
-    async fn probe_copy(&self, root: &str) -> bool {
-        let (from, to) = (format!("{root}-crc"), format!("{root}-race"));
+    async fn probe_copy(&self, root: &str, crc64nvme: bool) -> bool {
+        let from = if crc64nvme { format!("{root}-crc") } else { format!("{root}-race") };
+        let to = format!("{root}-race");
         let at = |key| ObjectPath { bucket: &self.bucket, key };
         let attributes = Attributes::default();
-        let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
-        let copied = self.site.store.copy(at(&from), &Pin::default(), at(&to), &write).await;
+        let write = WriteOptions {
+            attributes: &attributes,
+            tags: &[],
+            terms: Terms::default(),
+            crc64nvme: false,
+            create_only: true,
+        };
+        let latest = Pin::default();
+        let copy = self.site.store.copy(at(&from), &latest, at(&to), &write);
+        let copied = self.site.gate.pass(copy).await;
         matches!(copied, Err(error) if error.kind == Kind::PreconditionFailed)
     }
 
@@ -145,8 +198,8 @@ impl Target {
         create_only: bool,
     ) -> Result<Written, StoreError> {
         let attributes = Attributes::default();
-        let put = Put { body, proof, attributes: &attributes, tags, create_only };
-        self.site.store.put(ObjectPath { bucket: &self.bucket, key }, put).await
+        let put = Put { body, proof, attributes: &attributes, tags, terms: Terms::default(), create_only };
+        self.site.gate.pass(self.site.store.put(ObjectPath { bucket: &self.bucket, key }, put)).await
     }
 }
 
@@ -162,14 +215,15 @@ fn is_unable(kind: Kind) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeSet, sync::Arc};
 
+    use backhaul_runtime::locations::{RateLimits, Retain};
     use tokio::sync::OnceCell;
 
     use super::*;
     use crate::{
         store::{
-            ObjectStore, Operation,
+            ObjectStore,
             faulty::{Fault, FaultyStore, Rule},
             memory::{MemoryOptions, MemoryStore},
         },
@@ -177,11 +231,23 @@ mod tests {
     };
 
     fn target(store: Arc<dyn ObjectStore>) -> Target {
-        let site = Site { name: "vault".into(), store, gate: Gate::new(8) };
+        target_with(store, BTreeSet::new(), None, None)
+    }
+
+    fn target_with(
+        store: Arc<dyn ObjectStore>,
+        without: BTreeSet<Feature>,
+        storage_class: Option<String>,
+        retain: Option<Retain>,
+    ) -> Target {
+        let gate = Gate::new(8, RateLimits::default(), Arc::default());
+        let site = Site { name: "vault".into(), store, gate, without, pulse_bucket: "backups".into() };
         Target {
             site: Arc::new(site),
             bucket: "backups".into(),
             prefix: "p".into(),
+            storage_class,
+            retain,
             capabilities: OnceCell::new(),
         }
     }
@@ -194,9 +260,50 @@ mod tests {
     #[tokio::test]
     async fn a_store_that_can_do_everything_is_believed() {
         let all = probed(MemoryOptions::default()).await;
-        let every =
-            Capabilities { create_only: true, create_only_copy: true, crc64nvme: true, tagging: true };
+        let every = Capabilities {
+            create_only: true,
+            create_only_copy: true,
+            crc64nvme: true,
+            tagging: true,
+            storage_class: true,
+        };
         assert_eq!(all, every);
+    }
+
+    #[tokio::test]
+    async fn what_must_not_be_used_is_not_even_tried() {
+        let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+        let faulty = Arc::new(FaultyStore::new(memory));
+        let without =
+            [Feature::ConditionalWrites, Feature::Checksums, Feature::Tagging, Feature::ServerSideCopy];
+        let target = target_with(Arc::clone(&faulty) as _, without.into(), None, None);
+        let found = target.capabilities().await.expect("reachable");
+        assert!(!(found.create_only || found.create_only_copy || found.crc64nvme || found.tagging));
+        assert_eq!(faulty.calls(Operation::Put), 0);
+        for feature in without {
+            let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+            let found =
+                target_with(memory, [feature].into(), None, None).capabilities().await.expect("reachable");
+            assert_eq!(found.create_only, feature != Feature::ConditionalWrites);
+            assert_eq!(found.crc64nvme, feature != Feature::Checksums);
+            assert_eq!(found.tagging, feature != Feature::Tagging);
+            let copies = feature != Feature::ServerSideCopy && feature != Feature::ConditionalWrites;
+            assert_eq!(found.create_only_copy, copies, "{feature:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_forgets_a_retention_is_not_used_where_one_is_asked_for() {
+        let retain = Some(Retain { compliance: true, days: 30 });
+        for locking in [true, false] {
+            let options = MemoryOptions { locking, ..MemoryOptions::default() };
+            let store = Arc::new(MemoryStore::new(options, &["backups"]));
+            let found = target_with(store, BTreeSet::new(), Some("COLD".into()), retain).capabilities().await;
+            match found {
+                Ok(found) => assert!(locking && found.storage_class),
+                Err(error) => assert!(!locking && error.kind == Kind::NotImplemented, "{error}"),
+            }
+        }
     }
 
     #[tokio::test]

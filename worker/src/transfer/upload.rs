@@ -7,13 +7,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Step, TransferErrorKind,
     capability::Capabilities,
     existing::{Found, examine, settle},
     failure::{Halt, Refusal, Side, failed},
+    janitor::Watch,
     job::Job,
     key::BackupKey,
     plan::PartPlan,
@@ -85,8 +86,11 @@ pub(super) async fn orphans(job: &Job<'_>, key: &str) -> Result<Vec<Upload>, Hal
 /// Starts an upload. Waits for the answer even when told to stop, so that no upload is left that nobody knows.
 pub(super) async fn create(job: &Job<'_>, key: &str, write: &WriteOptions<'_>) -> Result<Upload, Halt> {
     let site = job.site(Side::Backup);
+    // Should the copy be dropped before the answer, nobody knows the id.
+    let watch = Watch::new(job, key, None);
     let created =
         job.ask_through(Side::Backup, || site.store.create_upload(job.backup_path(key), write)).await;
+    watch.end();
     let id = created.map_err(|r| job.halt(r, Side::Backup, Step::Write))?;
     Ok(Upload { key: key.to_owned(), id })
 }
@@ -189,7 +193,7 @@ pub(super) fn redo(kind: TransferErrorKind, message: &str) -> Halt {
     Halt::Redo(failed(Step::Complete, kind, message))
 }
 
-/// Aborts an upload, for a bounded time and whatever the copy was told. What does not succeed is left to the lifecycle rule.
+/// Aborts an upload, for a bounded time and whatever the copy was told. What does not succeed is left to the janitor.
 pub(super) async fn abort(job: &Job<'_>, upload: &Upload) {
     let site = job.site(Side::Backup);
     let mut tries = 0;
@@ -208,14 +212,15 @@ pub(super) async fn abort(job: &Job<'_>, upload: &Upload) {
     };
     let ended = timeout(ABORT_TIMEOUT, aborting).await;
     if let Err(error) = ended.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-        warn!(
+        debug!(
             task.id = %job.request.task_id,
             location = %site.name,
             key = %upload.key,
             upload.id = %upload.id,
             error,
-            "multipart upload could not be aborted; the bucket's lifecycle rule has to"
+            "multipart upload is aborted later"
         );
+        job.janitor.leave(&job.route.target, &upload.key, Some(&upload.id));
     }
 }
 

@@ -11,6 +11,7 @@ use super::{bytes, request};
 use crate::{
     store::{
         Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store, Tag,
+        Terms,
     },
     transfer::{
         Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, RetryPolicy, Stop, TransferError,
@@ -126,7 +127,14 @@ async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
     let body = Payload::from(Bytes::copy_from_slice(bytes));
     let attributes = Attributes::default();
     let proof = Proof { crc64nvme: Some(crc_fast::crc64_nvme(bytes)), md5: None };
-    let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: false };
+    let put = Put {
+        body: &body,
+        proof,
+        attributes: &attributes,
+        tags: &[],
+        terms: Terms::default(),
+        create_only: false,
+    };
     store.put(ObjectPath { bucket, key }, put).await.expect("put");
 }
 
@@ -173,7 +181,14 @@ async fn what_belongs_to_an_object_arrives_over_http() {
     for size in [10, LARGE] {
         let body = Payload::from(Bytes::from(bytes(size, 1)));
         let proof = Proof::default();
-        let put = Put { body: &body, proof, attributes: &attributes, tags: &tags, create_only: false };
+        let put = Put {
+            body: &body,
+            proof,
+            attributes: &attributes,
+            tags: &tags,
+            terms: Terms::default(),
+            create_only: false,
+        };
         let key = format!("k{size}");
         servers.photos.put(ObjectPath { bucket: "uploads", key: &key }, put).await.expect("put");
         let receipt = servers.copied(&key, &bytes(size, 1)).await;
