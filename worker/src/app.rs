@@ -2,9 +2,10 @@
 //!
 //! Builds the parts from the settings, connects them, and waits for their orderly end. Decides nothing else.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use backhaul_runtime::locations::{Locations, LocationsError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -66,10 +67,14 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let engine = Arc::new(engine);
     // A target that is not reached now is probed before its first copy: nothing waits for this.
     let probed = probe(&engine);
-    let (_, ended) = tokio::join!(
-        stop.run_until_cancelled(probed),
-        run_with(settings, Arc::clone(&engine) as _, stop.clone())
-    );
+    // Until the last copy has ended: it may leave something to clear up.
+    let tended = CancellationToken::new();
+    let (_, (), ended) = tokio::join!(stop.run_until_cancelled(probed), engine.tend(tended.clone()), async {
+        let paused = Some(engine.paused());
+        let ended = run_link(settings, Arc::clone(&engine) as _, paused, stop.clone()).await;
+        tended.cancel();
+        ended
+    });
     ended
 }
 
@@ -97,10 +102,23 @@ pub async fn run_with(
     copier: Arc<dyn Copier>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
+    run_link(settings, copier, None, stop).await
+}
+
+async fn run_link(
+    settings: WorkerSettings,
+    copier: Arc<dyn Copier>,
+    paused: Option<watch::Receiver<BTreeSet<String>>>,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
     settings.check()?;
     let runner = Runner::new(runner_settings(&settings), copier);
     let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), seed()?);
     let driver = LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within);
+    let driver = match paused {
+        Some(paused) => driver.with_paused(paused),
+        None => driver,
+    };
     let departure = driver.run(stop).await;
     if departure.is_clean() {
         info!("drained");

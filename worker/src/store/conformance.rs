@@ -52,6 +52,7 @@ pub async fn all(subject: &Subject) {
     parts_become_one_object(subject).await;
     parts_are_listed_replaced_and_checked(subject).await;
     an_aborted_upload_is_gone(subject).await;
+    uploads_are_listed_by_prefix(subject).await;
     a_completion_does_not_overwrite(subject).await;
     an_object_is_copied_inside_the_store(subject).await;
     parts_are_copied_inside_the_store(subject).await;
@@ -335,6 +336,28 @@ async fn an_aborted_upload_is_gone(s: &Subject) {
     assert_eq!(error.kind, Kind::NoSuchUpload);
     let error = s.store.list_parts(upload, 0).await.expect_err("gone");
     assert_eq!(error.kind, Kind::NoSuchUpload);
+}
+
+async fn uploads_are_listed_by_prefix(s: &Subject) {
+    let root = s.key("uploading/");
+    let keys = ["a", "b c", "b/d~é"].map(|k| format!("{root}{k}"));
+    let mut open = Vec::new();
+    for key in &keys {
+        open.push((key.clone(), s.create(key).await));
+    }
+    let beside = s.key("uploading-beside");
+    let other = s.create(&beside).await;
+    let page = s.store.list_uploads_under(&s.bucket, &root, None).await.expect("list");
+    assert!(!page.more && page.uploads.iter().all(|u| u.initiated.is_some()), "{page:?}");
+    let mut listed: Vec<_> = page.uploads.iter().map(|u| (u.key.clone(), u.id.clone())).collect();
+    listed.sort();
+    open.sort();
+    assert_eq!(listed, open);
+    for (key, id) in open.iter().chain([&(beside, other)]) {
+        s.store.abort_upload(UploadRef { at: s.at(key), id }).await.expect("abort");
+    }
+    let page = s.store.list_uploads_under(&s.bucket, &root, None).await.expect("list");
+    assert_eq!(page.uploads, []);
 }
 
 async fn a_completion_does_not_overwrite(s: &Subject) {

@@ -17,7 +17,7 @@ mod s3_client;
 mod s3_error;
 mod s3_shapes;
 #[cfg(test)]
-mod s3_tests;
+pub(crate) mod s3_tests;
 #[cfg(test)]
 mod s3_wire_tests;
 

@@ -96,7 +96,7 @@ async fn refusals_of_a_server_are_told_apart() {
 #[tokio::test]
 async fn seaweedfs_does_what_the_engine_relies_on() {
     let Some(weed) = find_weed() else {
-        println!("NOT RUN: SeaweedFS is not installed; set BACKHAUL_WEED to its `weed` program");
+        println!("NOT RUN: SeaweedFS is not installed; set BACKHAUL_TEST_WEED to its `weed` program");
         return;
     };
     let directory = tempfile::tempdir().expect("directory");
@@ -112,22 +112,24 @@ async fn seaweedfs_does_what_the_engine_relies_on() {
     all(&seaweed).await;
 }
 
-struct Weed {
+/// A SeaweedFS of a test's own.
+pub(crate) struct Weed {
     process: Child,
-    endpoint: String,
+    pub(crate) endpoint: String,
 }
 
-fn find_weed() -> Option<PathBuf> {
-    let named = std::env::var_os("BACKHAUL_WEED").map(PathBuf::from);
+/// Its program, where it is installed.
+pub(crate) fn find_weed() -> Option<PathBuf> {
+    let named = std::env::var_os("BACKHAUL_TEST_WEED").map(PathBuf::from);
     let on_path = std::env::var_os("PATH")
         .into_iter()
         .flat_map(|path| std::env::split_paths(&path).map(|d| d.join("weed")).collect::<Vec<_>>());
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/weed");
-    named.into_iter().chain(on_path).chain([tools]).find(|p| p.is_file())
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin/weed");
+    named.into_iter().chain([tools]).chain(on_path).find(|p| p.is_file())
 }
 
 impl Weed {
-    async fn start(program: &Path, directory: &Path) -> Self {
+    pub(crate) async fn start(program: &Path, directory: &Path) -> Self {
         let config = directory.join("s3.json");
         let identity = r#"{"identities":[{"name":"admin","credentials":[{"accessKey":"access0","secretKey":"secret00"}],
             "actions":["Admin","Read","List","Tagging","Write"]}]}"#;
@@ -152,7 +154,7 @@ impl Weed {
     }
 
     /// Creates the buckets as soon as the server answers.
-    async fn create_buckets(&self, names: &[&str]) {
+    pub(crate) async fn create_buckets(&self, names: &[&str]) {
         use aws_sdk_s3::{
             Client,
             config::{BehaviorVersion, Builder, Credentials, Region},

@@ -4,6 +4,8 @@
 //! compared with its word about the source. Where these cannot be compared the worker reads the source, and the copy too where the store
 //! says nothing about it; at level `readback` it reads both.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
@@ -125,7 +127,16 @@ async fn whole(
     };
     let site = job.site(Side::Backup);
     let to = job.backup_path(key);
-    let answer = job.ask(Side::Backup, || site.store.copy(job.source_path(), &source.pin, to, &write)).await;
+    let uncertain = AtomicBool::new(false);
+    let answer = job.ask(Side::Backup, || async {
+        let result = site.store.copy(job.source_path(), &source.pin, to, &write).await;
+        if result.as_ref().is_err_and(|e| e.kind.is_uncertain()) {
+            uncertain.store(true, Ordering::Relaxed);
+        }
+        result
+    });
+    let answer = answer.await;
+    let uncertain = uncertain.into_inner();
     match answer {
         Ok(written) => {
             job.progress.add_step();
@@ -134,7 +145,9 @@ async fn whole(
         // Either the source is another one now, or the key exists: only a look tells.
         Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => {
             let found = examine(job, source, key, None).await?.ok_or(Halt::Changed)?;
-            Ok(settle(found, key)?.map_or(Tried::Damaged, Tried::Done))
+            // After a lost answer the copy is our own.
+            let ours = |o| Outcome { already_present: !uncertain, server_side: uncertain, ..o };
+            Ok(settle(found, key)?.map_or(Tried::Damaged, |outcome| Tried::Done(ours(outcome))))
         }
         Err(refusal) => unable(job, refusal).map(Tried::Unable),
     }
@@ -186,7 +199,9 @@ async fn in_parts(
         Completed::Written(written) => proven(job, source, key, written, plan.count()).await,
         Completed::Present(outcome) => {
             super::upload::abort(job, &upload).await;
-            Ok(Tried::Done(outcome))
+            let (ours, parts) = (!outcome.already_present, plan.count());
+            let parts = if ours { parts } else { 0 };
+            Ok(Tried::Done(Outcome { server_side: ours, parts, ..outcome }))
         }
         Completed::Damaged => {
             super::upload::abort(job, &upload).await;

@@ -4,7 +4,11 @@
 //! survive a store that is away for a minute; every other exit aborts it. The next attempt is told the id or finds it by its key,
 //! also after a kill; without one it is the business of the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tokio::time::timeout;
 use tracing::debug;
@@ -88,11 +92,28 @@ pub(super) async fn create(job: &Job<'_>, key: &str, write: &WriteOptions<'_>) -
     let site = job.site(Side::Backup);
     // Should the copy be dropped before the answer, nobody knows the id.
     let watch = Watch::new(job, key, None);
-    let created =
-        job.ask_through(Side::Backup, || site.store.create_upload(job.backup_path(key), write)).await;
+    let uncertain = AtomicBool::new(false);
+    let created = job
+        .ask_through(Side::Backup, || async {
+            let result = site.store.create_upload(job.backup_path(key), write).await;
+            if result.as_ref().is_err_and(|e| e.kind.is_uncertain()) {
+                uncertain.store(true, Ordering::Relaxed);
+            }
+            result
+        })
+        .await;
     watch.end();
     let id = created.map_err(|r| job.halt(r, Side::Backup, Step::Write))?;
-    Ok(Upload { key: key.to_owned(), id })
+    let upload = Upload { key: key.to_owned(), id };
+    if uncertain.into_inner() {
+        // A try without an answer may have started one, too.
+        let watch = Watch::new(job, key, Some(&upload.id));
+        for other in orphans(job, key).await?.into_iter().filter(|other| *other != upload) {
+            abort(job, &other).await;
+        }
+        watch.end();
+    }
+    Ok(upload)
 }
 
 /// The parts that an earlier attempt has uploaded, if its upload can be gone on with: the same key, which names the version, and the same

@@ -20,35 +20,46 @@ use crate::{
 };
 
 const MIB: u64 = 1024 * 1024;
-const PART: u64 = 5 * MIB;
-const LARGE: u64 = 2 * PART + 1000;
+pub(super) const PART: u64 = 5 * MIB;
+pub(super) const LARGE: u64 = 2 * PART + 1000;
 
-struct Servers {
-    origin: EmbeddedS3,
-    vault: EmbeddedS3,
+pub(super) struct Servers {
+    pub(super) origin: Arc<EmbeddedS3>,
+    pub(super) vault: Arc<EmbeddedS3>,
     photos: S3Store,
-    backups: S3Store,
+    pub(super) backups: S3Store,
     engine: Engine,
     _files: tempfile::TempDir,
 }
 
 async fn server(bucket: &str) -> EmbeddedS3 {
+    server_of(&[bucket]).await
+}
+
+async fn server_of(buckets: &[&str]) -> EmbeddedS3 {
+    let buckets = buckets.iter().map(|name| Bucket { name: (*name).into(), versioned: false });
     EmbeddedS3::start(Options {
         listen: ([127, 0, 0, 1], 0).into(),
         storage: Storage::Memory,
         credentials: vec![Credentials { access_key: "key".into(), secret_key: "secret".into() }],
-        buckets: vec![
-            Bucket { name: bucket.into(), versioned: false },
-            Bucket { name: "versioned".into(), versioned: true },
-        ],
+        buckets: buckets.chain([Bucket { name: "versioned".into(), versioned: true }]).collect(),
     })
     .await
     .expect("start")
 }
 
 impl Servers {
-    async fn start() -> Self {
-        let (origin, vault) = (server("uploads").await, server("backups").await);
+    pub(super) async fn start() -> Self {
+        Self::on(Arc::new(server("uploads").await), Arc::new(server("backups").await)).await
+    }
+
+    /// One store on both sides.
+    pub(super) async fn on_one_store() -> Self {
+        let both = Arc::new(server_of(&["uploads", "backups"]).await);
+        Self::on(Arc::clone(&both), both).await
+    }
+
+    async fn on(origin: Arc<EmbeddedS3>, vault: Arc<EmbeddedS3>) -> Self {
         let files = tempfile::tempdir().expect("directory");
         let credentials = files.path().join("credentials");
         std::fs::write(&credentials, "key\nsecret\n").expect("write");
@@ -64,7 +75,7 @@ impl Servers {
         Self { photos, backups, engine, origin, vault, _files: files }
     }
 
-    async fn upload(&self, key: &str, bytes: &[u8]) {
+    pub(super) async fn upload(&self, key: &str, bytes: &[u8]) {
         put(&self.photos, "uploads", key, bytes).await;
     }
 
@@ -73,7 +84,7 @@ impl Servers {
     }
 
     /// Copies and compares byte for byte.
-    async fn copied(&self, key: &str, bytes: &[u8]) -> CopyReceipt {
+    pub(super) async fn copied(&self, key: &str, bytes: &[u8]) -> CopyReceipt {
         let receipt = self.copy(key).await.unwrap_or_else(|e| panic!("{key}: {} {e:?}", e.kind.code()));
         assert!(read(&self.backups, "backups", &receipt.backup_key).await == bytes, "{key} differs");
         assert_eq!(receipt.crc64nvme, crc_fast::crc64_nvme(bytes));
@@ -81,25 +92,34 @@ impl Servers {
         receipt
     }
 
-    async fn stop(self) {
-        self.origin.shutdown().await;
-        self.vault.shutdown().await;
+    pub(super) async fn stop(self) {
+        for store in [self.origin, self.vault] {
+            if let Some(store) = Arc::into_inner(store) {
+                store.shutdown().await;
+            }
+        }
     }
 }
 
-fn settings() -> EngineSettings {
+pub(super) fn settings() -> EngineSettings {
     EngineSettings {
         part_bytes: PART,
         copy_part_bytes: PART,
         memory_bytes: 16 * PART,
-        retry: RetryPolicy { attempts: 4, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
+        // A busy machine answers late; what is tested is not how soon.
+        retry: RetryPolicy { attempts: 6, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
         idle_timeout: Duration::from_millis(300),
-        client: ClientSettings { first_byte_timeout: Duration::from_secs(1), ..ClientSettings::default() },
+        client: ClientSettings { first_byte_timeout: Duration::from_secs(2), ..ClientSettings::default() },
         ..EngineSettings::default()
     }
 }
 
 fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
+    locations_with(origin, vault, credentials, "")
+}
+
+/// `extra` are more settings of the origin.
+pub(super) fn locations_with(origin: &str, vault: &str, credentials: &Path, extra: &str) -> Locations {
     let credentials = credentials.display();
     let text = format!(
         r#"
@@ -107,6 +127,7 @@ fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
         endpoint = "{origin}"
         path_style = true
         credentials = {{ file = "{credentials}" }}
+        {extra}
         [[location.photos.read]]
         bucket = "uploads"
         tenants = ["*"]
@@ -123,7 +144,7 @@ fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
     Locations::parse(&text, Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}"))
 }
 
-async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
+pub(super) async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
     let body = Payload::from(Bytes::copy_from_slice(bytes));
     let attributes = Attributes::default();
     let proof = Proof { crc64nvme: Some(crc_fast::crc64_nvme(bytes)), md5: None };
@@ -138,7 +159,7 @@ async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
     store.put(ObjectPath { bucket, key }, put).await.expect("put");
 }
 
-async fn read(store: &S3Store, bucket: &str, key: &str) -> Vec<u8> {
+pub(super) async fn read(store: &S3Store, bucket: &str, key: &str) -> Vec<u8> {
     let response = store.get(ObjectPath { bucket, key }, &Pin::default(), None).await.expect("get");
     let mut all = Vec::new();
     let mut body = response.body;
