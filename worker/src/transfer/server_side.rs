@@ -41,8 +41,10 @@ pub(super) enum Inside {
 /// How one try on one key ended.
 enum Tried {
     Done(Outcome),
-    /// A damaged copy of ours has the key.
+    /// The copy that was made is damaged.
     Damaged,
+    /// A damaged copy of an earlier attempt has the key.
+    Taken,
     Unable(String),
 }
 
@@ -81,6 +83,7 @@ pub(super) async fn copy(
         };
         match tried {
             Tried::Done(outcome) => return Ok(copied(job, &source, key, outcome)),
+            Tried::Taken => {}
             Tried::Damaged => {
                 spoiled += 1;
                 if spoiled > REPAIRS {
@@ -147,7 +150,7 @@ async fn whole(
             let found = examine(job, source, key, None).await?.ok_or(Halt::Changed)?;
             // After a lost answer the copy is our own.
             let ours = |o| Outcome { already_present: !uncertain, server_side: uncertain, ..o };
-            Ok(settle(found, key)?.map_or(Tried::Damaged, |outcome| Tried::Done(ours(outcome))))
+            Ok(settle(found, key)?.map_or(Tried::Taken, |outcome| Tried::Done(ours(outcome))))
         }
         Err(refusal) => unable(job, refusal).map(Tried::Unable),
     }

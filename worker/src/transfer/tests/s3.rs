@@ -109,7 +109,7 @@ pub(super) fn settings() -> EngineSettings {
         // A busy machine answers late; what is tested is not how soon.
         retry: RetryPolicy { attempts: 6, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
         idle_timeout: Duration::from_millis(300),
-        client: ClientSettings { first_byte_timeout: Duration::from_secs(2), ..ClientSettings::default() },
+        client: ClientSettings { first_byte_timeout: Duration::from_secs(4), ..ClientSettings::default() },
         ..EngineSettings::default()
     }
 }

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::{
     bytes, request,
-    s3::{PART, put, read, settings},
+    s3::{PART, put, read},
 };
 use crate::{
     store::{
         ClientSettings, Clients, S3Store,
         s3_tests::{Weed, find_weed},
     },
-    transfer::{Copier, Engine, Stop},
+    transfer::{Copier, Engine, EngineSettings, Stop},
 };
 
 const LARGE: u64 = PART + 1000;
@@ -38,7 +38,9 @@ async fn rig(extra: &str) -> Option<Rig> {
         super::s3::locations_with(&server.endpoint, &server.endpoint, Path::new(&credentials), extra);
     let clients = Clients::new(ClientSettings::default()).expect("certificates");
     let store = clients.store(locations.get("photos").expect("there")).expect("credentials");
-    let engine = Engine::new(&locations, settings()).expect("setup");
+    // The usual patience: its first writes can take seconds.
+    let settings = EngineSettings { part_bytes: PART, copy_part_bytes: PART, ..EngineSettings::default() };
+    let engine = Engine::new(&locations, settings).expect("setup");
     for probe in engine.probe().await {
         probe.result.expect("reachable");
     }
