@@ -136,18 +136,14 @@ async fn what_does_not_pass_is_told_and_leaves_nothing() {
     for case in CASES {
         for (at_origin, operation, times) in case.requests().await {
             for nth in 0..times {
-                let denied = match operation {
-                    // Tags are named, uploads are not found, and what the store may not copy the worker carries.
-                    Operation::GetTags | Operation::ListUploads | Operation::Copy | Operation::CopyPart => {
-                        "done"
-                    }
-                    _ => "denied",
-                };
+                // Tags are named, uploads are not found, and what the store may not copy the worker carries.
+                let done = [Operation::GetTags, Operation::ListUploads, Operation::Copy, Operation::CopyPart];
+                let denied = if done.contains(&operation) { "done" } else { "denied" };
                 // With the copy written already, a denied look at it leaves a copy that the next attempt finds.
                 let written = !at_origin && matches!(operation, Operation::Head | Operation::Get);
-                if !(written || (case.same_store && at_origin && nth > 0))
-                    && !reads_back(case, at_origin, operation, nth)
-                {
+                let looks_again = case.same_store && at_origin && nth > 0;
+                let reads = reads_back(case, at_origin, operation, nth);
+                if !(written || looks_again || reads) {
                     case.meets(at_origin, operation, nth, Fault::Fail(Kind::Denied), denied).await;
                 }
                 if at_origin && operation == Operation::Get && !reads_back(case, at_origin, operation, nth) {
@@ -158,16 +154,18 @@ async fn what_does_not_pass_is_told_and_leaves_nothing() {
                     case.meets(true, operation, nth, Fault::Fail(Kind::Archived), "unsupported").await;
                 }
                 // The store takes back what it said: the copy looks, and begins again where it must.
-                let again: &[Kind] = match operation {
-                    Operation::UploadPart | Operation::CopyPart => &[Kind::NoSuchUpload],
-                    Operation::CompleteUpload => &[
+                let again: &[Kind] = if [Operation::UploadPart, Operation::CopyPart].contains(&operation) {
+                    &[Kind::NoSuchUpload]
+                } else if operation == Operation::CompleteUpload {
+                    &[
                         Kind::NoSuchUpload,
                         Kind::InvalidPart,
                         Kind::Conflict,
                         Kind::PreconditionFailed,
                         Kind::BadDigest,
-                    ],
-                    _ => &[],
+                    ]
+                } else {
+                    &[]
                 };
                 for kind in again {
                     case.meets(at_origin, operation, nth, Fault::Fail(*kind), "done").await;
@@ -191,8 +189,8 @@ async fn bytes_that_are_not_what_they_should_be_are_never_stored() {
     for case in CASES.into_iter().filter(|case| case.size > 0) {
         for (at_origin, operation, times) in case.requests().await {
             for nth in 0..times {
-                let spoiled: Vec<Fault> = match operation {
-                    Operation::Get if at_origin => vec![
+                let spoiled = if at_origin && operation == Operation::Get {
+                    vec![
                         Fault::CutBody { after: 100 },
                         Fault::CutBody { after: 0 },
                         Fault::EndBody { after: 1_500 },
@@ -202,9 +200,11 @@ async fn bytes_that_are_not_what_they_should_be_are_never_stored() {
                         Fault::ShiftRange,
                         Fault::FlipBody { at: 77 },
                         Fault::OtherEtag,
-                    ],
-                    Operation::Put | Operation::UploadPart => vec![Fault::FlipUpload],
-                    _ => Vec::new(),
+                    ]
+                } else if [Operation::Put, Operation::UploadPart].contains(&operation) {
+                    vec![Fault::FlipUpload]
+                } else {
+                    Vec::new()
                 };
                 // A source that is read only to be compared does not change what is stored.
                 let compares = case.same_store && operation == Operation::Get;
