@@ -30,7 +30,7 @@ export PROPTEST_RNG_SEED ?= 1
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e bench-queue clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e kubernetes images images-test bench-queue clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,7 +41,7 @@ demo: ## Back up real files on this machine, start to end, and prove the copies
 test: setup fmt lint deny doc build ## Everything that CI checks: format, lints, licences, documentation, all tests
 	$(RUN) $(PACKAGES) $(TARGETS)
 
-setup: ## Install what tests need beyond Rust and a C compiler: Redis, SeaweedFS, cargo-deny
+setup: ## Install what tests need beyond Rust and a C compiler: Redis, SeaweedFS, kubectl, cargo-deny
 	@tests/setup/all.sh
 
 fmt: ## Check the format (`cargo fmt --all` mends it)
@@ -69,6 +69,21 @@ unit: ## Run only the tests inside the packages' own sources
 
 e2e: setup build ## Run only the end-to-end tests, with real servers and processes
 	$(RUN) $(PACKAGES) --test e2e
+
+kubernetes: setup build ## Run only the checks of manifests and container files
+	$(RUN) $(PACKAGES) --test kubernetes
+
+# The shipped profile takes minutes to build, and needs packages that nothing else does: not part of `test`.
+images: ## Pack both programs into images, with buildah; PROFILE=release for a quicker build
+	@tests/setup/containers.sh
+	@deploy/images/build.sh
+
+images-test: images ## Start both images with podman beside a real Redis and S3 server, and have one object backed up
+	@tests/setup/redis.sh
+	@tests/setup/redis8.sh
+	@tests/setup/seaweedfs.sh
+	cargo build --profile $${PROFILE:-dist} --locked --package backhaul
+	@deploy/images/smoke.sh
 
 # Only what is measured and what measures it is built with optimisation: the S3 client alone takes minutes.
 bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load

@@ -1,5 +1,5 @@
-//! Generates the Rust code of `backhaul.v1` with protox, so that no protoc is needed, and leaves the descriptor set beside it for
-//! server reflection. Must not touch the source tree.
+//! Generates the Rust code of `backhaul.v1` and of KEDA's `externalscaler` with protox, so that no protoc is needed, and leaves the
+//! descriptor set beside it for server reflection. Must not touch the source tree.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -7,8 +7,14 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=backhaul");
+    println!("cargo::rerun-if-changed=externalscaler");
     let descriptors = protox::compile(
-        ["backhaul/v1/types.proto", "backhaul/v1/backup.proto", "backhaul/v1/worker.proto"],
+        [
+            "backhaul/v1/types.proto",
+            "backhaul/v1/backup.proto",
+            "backhaul/v1/worker.proto",
+            "externalscaler/externalscaler.proto",
+        ],
         ["."],
     )?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);

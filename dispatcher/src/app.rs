@@ -6,19 +6,27 @@
 
 mod address_file;
 mod connect;
+mod counted;
+mod ops;
 mod parts;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
-use backhaul_runtime::locations::{Locations, LocationsError};
+use backhaul_runtime::{
+    build,
+    locations::{Locations, LocationsError},
+    ops::{OpsPort, Ready},
+    telemetry::TelemetryError,
+};
+use futures_util::StreamExt as _;
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, Server, TcpIncoming};
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, parts::Parts};
+use self::{address_file::AddressFile, counted::Counted, parts::Parts};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -27,11 +35,14 @@ use crate::{
         health::{self, Readiness},
         identity::{ConfiguredTenant, Identify},
         layers::{Guard, GuardLayer},
+        scaler::Scaler,
         worker_service::WorkerService,
     },
+    metrics::{Connections, Exposed, Metered, Metrics},
     queue::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
+        snapshot::{DepthsOnly, Observe, Watched},
     },
     session::StreamSettings,
 };
@@ -39,6 +50,7 @@ use crate::{
 const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
+const OPS: &str = "port for operators";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -48,16 +60,22 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 pub struct App {
     config: Config,
     queue: Arc<dyn TaskQueue>,
+    /// The queue again, to be looked at.
+    observe: Arc<dyn Observe>,
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
     listener: TcpListener,
     addr: SocketAddr,
+    ops: Option<OpsPort>,
 }
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// Logs or traces cannot be set up. Nothing was started.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     /// The locations file is wrong. Nothing was started.
     #[error("{0}")]
     Locations(#[from] LocationsError),
@@ -119,7 +137,7 @@ impl App {
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let app = Self::bind_with(config, queue, locations).await?;
-        Ok(Self { redis: Some(redis), ..app })
+        Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app })
     }
 
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
@@ -134,7 +152,9 @@ impl App {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;
-        Ok(Self { config, queue, redis: None, locations, listener, addr })
+        let ops = ops::bind(config.ops_listen).await?;
+        let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
+        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops })
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -143,19 +163,34 @@ impl App {
         self.addr
     }
 
+    /// The address for operators, where one was asked for.
+    #[must_use]
+    pub fn ops_addr(&self) -> Option<SocketAddr> {
+        self.ops.as_ref().map(OpsPort::addr)
+    }
+
     /// Serves until `stop`, then stops in order.
     ///
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, redis, locations, listener, addr } = self;
-        let (end_streams, end_readiness, end_server) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let Self { config, queue, observe, redis, locations, listener, addr, ops } = self;
+        let [end_streams, end_readiness, end_server, end_ops] =
+            std::array::from_fn(|_| CancellationToken::new());
+        let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
+        let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
 
         let streams = Dispatch::new(Arc::clone(&queue), stream_settings(&config));
         let (reporter, health) = tonic_health::server::health_reporter();
-        let readiness = Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY).await;
-        let backups = backup_server(&config, queue, locations, Arc::new(streams.clone()));
+        let readiness =
+            Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
+        let backups =
+            backup_server(&config, queue, locations, Arc::new(streams.clone()), Arc::clone(&metrics));
+        let watched = Arc::new(Watched::new(observe));
+        let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
+        let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
+        let connections = Arc::clone(metrics.connections());
+        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -163,7 +198,7 @@ impl App {
         let router = http2_server()
             .add_service(backups)
             .add_service(WorkerService::new(streams.clone()).into_server())
-            .add_service(health)
+            .add_service(health.clone())
             .add_service(reflection);
 
         // The last step that can fail. Whoever connects already waits in the listener's backlog.
@@ -178,8 +213,9 @@ impl App {
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
-        parts.start(SERVER, serve(router, listener, end_server.clone()));
-        info!(%addr, shards = config.queue.shards, durability = ?config.durability, "serving");
+        parts.start(SERVER, serve(router, listener, connections, end_server.clone()));
+        parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
+        info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");
 
         tokio::select! {
             () = stop.cancelled() => {}
@@ -196,6 +232,9 @@ impl App {
         health::end_watches(reporter).await;
         end_server.cancel();
         parts.wait_for(SERVER, deadline).await;
+        // Up to here an operator can watch the stop.
+        end_ops.cancel();
+        parts.wait_for(OPS, deadline).await;
         // Last, because all others write through it: what it has taken, it finishes.
         if let Some(redis) = redis
             && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()
@@ -245,11 +284,12 @@ fn backup_server(
     queue: Arc<dyn TaskQueue>,
     locations: Arc<Locations>,
     copies: Arc<dyn StopCopies>,
+    metrics: Arc<Metrics>,
 ) -> Guard<BackupServiceServer<Backups>> {
     let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
     let backups = Backups { queue, copies, locations, defaults: config.defaults, clock: QueueClock::Server };
     let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(config.calls, identify).layer(server)
+    GuardLayer::new(config.calls, identify, metrics).layer(server)
 }
 
 /// Bounds on every connection. Limits on calls are not here, see [`crate::grpc::layers`].
@@ -274,12 +314,18 @@ fn http2_server() -> Server {
 ///
 /// The tasks of connections are tonic's, not ours. When this future is dropped they are told to end too, and what is left of
 /// them ends with the runtime.
-async fn serve(router: Router, listener: TcpListener, end: CancellationToken) -> Result<(), AppError> {
+async fn serve(
+    router: Router,
+    listener: TcpListener,
+    connections: Arc<Connections>,
+    end: CancellationToken,
+) -> Result<(), AppError> {
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(Duration::from_secs(30)))
         .with_keepalive_interval(Some(Duration::from_secs(10)))
-        .with_keepalive_retries(Some(3));
+        .with_keepalive_retries(Some(3))
+        .map(move |accepted| accepted.map(|stream| Counted::new(stream, &connections)));
     Ok(router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await?)
 }
 

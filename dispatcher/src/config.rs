@@ -8,7 +8,7 @@ use std::{
     convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
 };
 
-use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
 use clap::Parser;
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "backhaul-dispatcher",
-    version,
+    version = build::text(),
     max_term_width = 110,
     after_help = "backhaul-dispatcher fsck audits the queue in Redis; see backhaul-dispatcher fsck --help."
 )]
@@ -37,6 +37,9 @@ pub struct Flags {
     /// File to write the address to once it is served, and to remove at the end; for port 0.
     #[arg(long, env = "BACKHAUL_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
+    /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
     /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
     /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
     #[arg(
@@ -135,7 +138,7 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -145,6 +148,8 @@ pub struct Flags {
 pub struct Config {
     /// Address to serve on.
     pub listen: SocketAddr,
+    /// Address for operators.
+    pub ops_listen: Option<SocketAddr>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The server that keeps the queues.
@@ -167,7 +172,7 @@ pub struct Config {
     pub max_streams: usize,
     /// Time for an ordered stop.
     pub drain_within: Duration,
-    /// Logs.
+    /// Logs and traces.
     pub log: LogArgs,
 }
 
@@ -316,6 +321,7 @@ impl Flags {
     fn into_config(self, caller: Caller) -> Config {
         Config {
             listen: self.listen,
+            ops_listen: self.ops_listen,
             address_file: self.address_file,
             redis_url: self.redis_url,
             durability: self.durability,

@@ -6,5 +6,6 @@ pub mod config;
 pub mod dispatch;
 pub mod fsck;
 pub mod grpc;
+pub mod metrics;
 pub mod queue;
 pub mod session;

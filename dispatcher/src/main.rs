@@ -25,11 +25,9 @@ fn main() -> ExitCode {
         }
         Err(error) => return usage(&error.to_string()),
     };
-    if let Err(error) = telemetry::init(&config.log) {
-        return usage(&error.to_string());
-    }
     match run(config) {
         Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(AppError::Telemetry(error))) => usage(&error.to_string()),
         Ok(Err(AppError::Locations(error))) => usage(&error.to_string()),
         Ok(Err(AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))))) => {
             usage(&format!("--redis-url: {:#}", anyhow::Error::from(error)))
@@ -79,9 +77,17 @@ fn run(config: Config) -> anyhow::Result<Result<(), AppError>> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime
-        .block_on(run_until_signal(|stop| Box::pin(app::run(config, stop))))
-        .context("cannot listen for signals")
+    let entered = runtime.enter();
+    let telemetry = match telemetry::init(&config.log, "backhaul-dispatcher") {
+        Ok(telemetry) => telemetry,
+        Err(error) => return Ok(Err(AppError::Telemetry(error))),
+    };
+    drop(entered);
+    let ended = runtime
+        .block_on(run_until_signal(|stop| Box::pin(telemetry.during(app::run(config, stop)))))
+        .context("cannot listen for signals");
+    telemetry.flush();
+    ended
 }
 
 fn usage(problems: &str) -> ExitCode {

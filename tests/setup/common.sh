@@ -47,6 +47,7 @@ python_environment() {
 
 # Installs what a requirements file pins, by hash: what runs in the tests is what was reviewed.
 pip_install() {
-    "$tools/venv/bin/pip" --disable-pip-version-check --quiet install --no-deps --only-binary :all: --require-hashes \
+    # Not bin/pip: that holds the path at which the environment was made, and works on another one when the folder was moved or copied.
+    "$tools/venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-deps --only-binary :all: --require-hashes \
         --requirement "$1"
 }

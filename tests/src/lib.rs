@@ -4,10 +4,12 @@
 //! that a test starts ends with the test, whatever the test ends in, and says what it logged when the test fails. This package
 //! must not reach into the services: a scenario sees what their callers see.
 
+pub mod collector;
 pub mod env;
 pub mod eventually;
 pub mod gate;
 pub mod locations;
+pub mod ops;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -40,6 +40,12 @@ pub fn redis_server_8() -> Option<PathBuf> {
     program("BACKHAUL_TEST_REDIS_8", "redis-server-8")
 }
 
+/// Prometheus' checker of rules, if there is one: `BACKHAUL_TEST_PROMTOOL`, or what `make setup` could install.
+#[must_use]
+pub fn promtool() -> Option<PathBuf> {
+    program("BACKHAUL_TEST_PROMTOOL", "promtool")
+}
+
 /// SeaweedFS: `BACKHAUL_TEST_WEED`, what `make setup` installed, or `weed` on the path.
 ///
 /// # Errors

@@ -2,16 +2,23 @@
 //!
 //! Builds the parts from the settings, connects them, and waits for their orderly end. Decides nothing else.
 
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+mod ops;
 
-use backhaul_runtime::locations::{Locations, LocationsError};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use backhaul_runtime::{
+    build,
+    locations::{Locations, LocationsError},
+    telemetry::TelemetryError,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     config::{Args, ConfigError, WorkerSettings},
-    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkSettings},
+    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkGauges, LinkSettings},
+    metrics::{Exposed, MeteredCopier, MeteredStore, Metrics},
     runner::{Budget, Runner, RunnerSettings},
     transfer::{Copier, Engine, EngineSettings, SetupError},
 };
@@ -22,6 +29,17 @@ const PARTS_IN_FLIGHT: u32 = 4;
 /// Why a worker did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// Logs or traces cannot be set up. Nothing was started.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The address for operators cannot be served on. Nothing was started.
+    #[error("--ops-listen: cannot listen on {addr}")]
+    OpsListen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// A setting cannot be used. Nothing was started.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -55,7 +73,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let origins = locations.origins().map(ToOwned::to_owned).collect();
     let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
     let settings = args.settings(origins, host_name.as_deref())?;
-    let engine = Engine::new(
+    let metrics = Arc::new(Metrics::new(locations.iter().map(|location| location.name.as_str())));
+    let engine = Engine::wrapped(
         &locations,
         EngineSettings {
             memory_bytes: settings.memory_bytes,
@@ -63,18 +82,32 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
             window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
             ..EngineSettings::default()
         },
+        |location, store| Arc::new(MeteredStore::new(store, location, &metrics)),
     )?;
     let engine = Arc::new(engine);
+    let (link, credit) = (Arc::new(LinkGauges::default()), credit(&settings));
+    let copier = Arc::new(MeteredCopier::new(Arc::<Engine>::clone(&engine), Arc::clone(&metrics)));
+    let port = ops::bind(args.ops_listen).await?;
+    info!(name = settings.name, version = build::text(), "starting");
+    let exposed = Exposed { metrics, link: Arc::clone(&link), credit, engine: Arc::clone(&engine) };
+    let end_ops = CancellationToken::new();
     // A target that is not reached now is probed before its first copy: nothing waits for this.
     let probed = probe(&engine);
     // Until the last copy has ended: it may leave something to clear up.
     let tended = CancellationToken::new();
-    let (_, (), ended) = tokio::join!(stop.run_until_cancelled(probed), engine.tend(tended.clone()), async {
+    let worked = async {
         let paused = Some(engine.paused());
-        let ended = run_link(settings, Arc::clone(&engine) as _, paused, stop.clone()).await;
+        let worked = run_link(settings, copier, link, paused, stop.clone()).await;
+        end_ops.cancel();
         tended.cancel();
-        ended
-    });
+        worked
+    };
+    let (_, (), ended, ()) = tokio::join!(
+        stop.run_until_cancelled(probed),
+        engine.tend(tended.clone()),
+        worked,
+        ops::serve(port, exposed, &end_ops)
+    );
     ended
 }
 
@@ -93,28 +126,31 @@ async fn probe(engine: &Engine) {
     }
 }
 
-/// Runs a worker with `copier` until `stop` is cancelled and its drain is over.
+/// Runs a worker with `copier`, which shows on `gauges` where its link stands, until `stop` is cancelled and its drain is over.
 ///
 /// # Errors
 /// [`AppError`].
 pub async fn run_with(
     settings: WorkerSettings,
     copier: Arc<dyn Copier>,
+    gauges: Arc<LinkGauges>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
-    run_link(settings, copier, None, stop).await
+    run_link(settings, copier, gauges, None, stop).await
 }
 
 async fn run_link(
     settings: WorkerSettings,
     copier: Arc<dyn Copier>,
+    gauges: Arc<LinkGauges>,
     paused: Option<watch::Receiver<BTreeSet<String>>>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     settings.check()?;
     let runner = Runner::new(runner_settings(&settings), copier);
     let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), seed()?);
-    let driver = LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within);
+    let driver =
+        LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within).shown_on(gauges);
     let driver = match paused {
         Some(paused) => driver.with_paused(paused),
         None => driver,
@@ -133,8 +169,12 @@ impl AppError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
-            Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
+            Self::Telemetry(_)
+            | Self::Config(_)
+            | Self::Locations(_)
+            | Self::Setup(_)
+            | Self::HostName(_) => true,
+            Self::OpsListen { .. } | Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
     }
 }
@@ -152,6 +192,10 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
     }
 }
 
+fn credit(settings: &WorkerSettings) -> CreditLimit {
+    CreditLimit { tasks: settings.max_tasks, bytes: settings.memory_bytes }
+}
+
 fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
     let mut instance = [0; 16];
     getrandom::fill(&mut instance)?;
@@ -160,7 +204,7 @@ fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
         instance,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         locations: settings.origins.clone(),
-        credit: CreditLimit { tasks: settings.max_tasks, bytes: settings.memory_bytes },
+        credit: credit(settings),
         welcome_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(20),
         flush_every: Duration::from_millis(5),

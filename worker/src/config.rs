@@ -3,9 +3,10 @@
 //! It exists so that a mistake is one line that names the setting, before anything is connected. Reads no file and no environment by
 //! itself; must not know what the settings are used for.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use backhaul_runtime::{
+    build,
     telemetry::LogArgs,
     units::{display_size, parse_duration, parse_size},
 };
@@ -15,7 +16,7 @@ use crate::link::{CreditLimit, DispatcherUrl};
 
 /// Copies objects from their origins to the backup buckets, for as long as a dispatcher has tasks.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "backhaul-worker", version)]
+#[command(name = "backhaul-worker", version = build::text())]
 pub struct Args {
     /// Where dispatchers are, as http://host:port. May be given several times, or list several with commas; a host may have several
     /// addresses. One of all addresses is picked at random for each connection.
@@ -30,6 +31,9 @@ pub struct Args {
     /// The file of locations, the same as the dispatcher's.
     #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
     pub locations: PathBuf,
+    /// Address for operators, without TLS: metrics, health for probes. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
     /// Name for logs and receipts: 1 to 128 printable ASCII characters. The host name unless given.
     #[arg(long, env = "BACKHAUL_NAME", value_name = "NAME")]
     pub name: Option<String>,
@@ -51,7 +55,7 @@ pub struct Args {
         value_parser = parse_duration
     )]
     pub drain_within: Duration,
-    /// Logs.
+    /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -21,9 +21,6 @@ fn main() -> ExitCode {
         }
         Err(error) => return usage(&error.to_string()),
     };
-    if let Err(error) = telemetry::init(&args.log) {
-        return usage(&error.to_string());
-    }
     match run(args) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if error.is_usage() => usage(&error.to_string()),
@@ -37,9 +34,17 @@ fn run(args: Args) -> anyhow::Result<Result<(), AppError>> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime
-        .block_on(run_until_signal(|stop| Box::pin(app::run(args, stop))))
-        .context("cannot listen for signals")
+    let entered = runtime.enter();
+    let telemetry = match telemetry::init(&args.log, "backhaul-worker") {
+        Ok(telemetry) => telemetry,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    drop(entered);
+    let ended = runtime
+        .block_on(run_until_signal(|stop| Box::pin(telemetry.during(app::run(args, stop)))))
+        .context("cannot listen for signals");
+    telemetry.flush();
+    ended
 }
 
 fn usage(problems: &str) -> ExitCode {

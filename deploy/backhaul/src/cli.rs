@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use backhaul_proto::v1;
-use backhaul_runtime::{telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::object::ObjectArg;
@@ -15,7 +15,7 @@ const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when somethi
 
 /// Back up objects from S3-compatible stores, and see what became of them.
 #[derive(Debug, Parser)]
-#[command(name = "backhaul", version, max_term_width = 110, after_help = EXIT_CODES)]
+#[command(name = "backhaul", version = build::text(), max_term_width = 110, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -157,6 +157,12 @@ pub(crate) struct StandaloneArgs {
     /// Address of the backup store, location `vault`, bucket `backups`.
     #[arg(long, default_value = "127.0.0.1:7402", value_name = "ADDR")]
     pub(crate) vault_listen: SocketAddr,
+    /// Address for operators of the dispatcher: metrics, health, KEDA's scaler. Nothing is served there unless it is given.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) ops_listen: Option<SocketAddr>,
+    /// Address for operators of the worker: metrics, health.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) worker_ops_listen: Option<SocketAddr>,
     /// The redis-server program to run.
     #[arg(long, env = "BACKHAUL_REDIS_SERVER", default_value = "redis-server", value_name = "PROGRAM")]
     pub(crate) redis_server: PathBuf,

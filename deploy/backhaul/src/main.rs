@@ -7,6 +7,8 @@ mod cli;
 mod client;
 mod commands;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod object;
 mod output;
 mod progress;

@@ -1,12 +1,16 @@
 //! What every Backhaul program needs to be run, and none of what it does: the locations file, units of settings, telemetry,
-//! shutdown.
+//! metrics, the port for operators, shutdown.
 //!
 //! It exists so that dispatcher, worker and command line read one configuration in one way and stop in one way. It must know
 //! neither protobuf, nor Redis, nor S3.
 
+pub mod build;
 pub mod locations;
+pub mod metrics;
+pub mod ops;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;
 pub mod units;
 
 /// Exit code of a program whose settings are wrong (`EX_USAGE` of sysexits.h).

@@ -6,10 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backhaul_runtime::trace;
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, debug_span, info, warn};
 
 use super::{
     Hall,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     queue::{LeasedTask, Outcome, QueueError, Settlement, TaskQueue},
-    session::{Offer, StreamSettings},
+    session::{Offer, SessionHandle, StreamSettings},
 };
 
 /// First and longest pause after the queue could not be asked.
@@ -117,7 +118,10 @@ impl Feeder {
             return None;
         }
         let unwanted = match roster.handle_of(&errand) {
-            Some(handle) => handle.offer(Offer { request: errand.request.request, tasks }).err(),
+            Some(handle) => {
+                let tasks = tasks.into_iter().map(|task| in_trace(task, handle)).collect();
+                handle.offer(Offer { request: errand.request.request, tasks }).err()
+            }
             None => Some(tasks),
         };
         let found = if unwanted.is_some() { Found::Nobody } else { Found::Tasks(count) };
@@ -147,6 +151,18 @@ impl Feeder {
         }
         .boxed()
     }
+}
+
+/// Names the assignment in the trace that the task belongs to, so that what the worker does hangs below it.
+fn in_trace(mut task: LeasedTask, session: &SessionHandle) -> LeasedTask {
+    if !task.spec.traceparent.is_empty() {
+        let span = debug_span!("assign", task_id = %task.id, worker = &*session.worker().name);
+        trace::adopt(&span, &task.spec.traceparent);
+        if let Some(traceparent) = trace::traceparent(&span) {
+            task.spec.traceparent = traceparent;
+        }
+    }
+    task
 }
 
 /// How the queue has failed lately.

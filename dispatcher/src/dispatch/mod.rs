@@ -200,7 +200,7 @@ impl Dispatch {
         if let Some(handle) = handle {
             let told = handle.stop_copy(LeaseKey { id: task.clone(), lease });
             if !told {
-                info!(session, task = %task, "the session has too many orders to stop; its next heartbeat tells the worker");
+                info!(session, task_id = %task, "the session has too many orders to stop; its next heartbeat tells the worker");
             }
         }
     }

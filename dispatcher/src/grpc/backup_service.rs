@@ -8,8 +8,9 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use backhaul_proto::v1::{self as pb, backup_service_server::BackupService, submit_backup_result};
-use backhaul_runtime::locations::Locations;
+use backhaul_runtime::{locations::Locations, trace};
 use tonic::{Request, Response, Status};
+use tracing::Span;
 
 pub use super::validate::submit::{
     MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults,
@@ -202,8 +203,10 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
     caller.ok_or(ApiError::Unidentified(Unidentified("the caller is not identified")))
 }
 
+/// The trace that the copy belongs to: this call's, where it is traced, else the caller's as it is.
 fn traceparent<T>(request: &Request<T>) -> Option<String> {
-    request.metadata().get("traceparent")?.to_str().ok().map(str::to_owned)
+    trace::traceparent(&Span::current())
+        .or_else(|| request.metadata().get(trace::HEADER)?.to_str().ok().map(str::to_owned))
 }
 
 fn batch_answer(answer: Result<Submitted, ApiError>) -> pb::SubmitBackupResult {

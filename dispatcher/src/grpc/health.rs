@@ -9,14 +9,18 @@ use backhaul_proto::v1::{
     backup_service_server::SERVICE_NAME as BACKUP_SERVICE,
     worker_service_server::SERVICE_NAME as WORKER_SERVICE,
 };
+use backhaul_runtime::ops::Ready;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use tracing::{error, info};
 
 use crate::queue::{QueueError, TaskQueue};
 
-/// The services whose readiness is told.
-const SERVICES: [&str; 2] = [BACKUP_SERVICE, WORKER_SERVICE];
+/// The services whose readiness is told; the last is for probes, which ask for the process as a whole.
+const SERVICES: [&str; 3] = [BACKUP_SERVICE, WORKER_SERVICE, "readiness"];
+
+/// Services that are alive as long as the process answers: the empty name by convention, and the name beside `readiness`.
+const ALIVE: [&str; 2] = ["", "liveness"];
 
 /// Follows the queue's state of health.
 #[derive(Debug)]
@@ -25,12 +29,23 @@ pub struct Readiness {
     reporter: HealthReporter,
     every: Duration,
     ready: Option<bool>,
+    /// For those who do not speak gRPC.
+    shown: Ready,
 }
 
 impl Readiness {
     /// Checks `queue` each time `every` has passed, and gives a check as long to end. Not ready until the first one has.
-    pub async fn new(queue: Arc<dyn TaskQueue>, reporter: HealthReporter, every: Duration) -> Self {
-        let readiness = Self { queue, reporter, every, ready: None };
+    /// `shown` follows it.
+    pub async fn new(
+        queue: Arc<dyn TaskQueue>,
+        reporter: HealthReporter,
+        every: Duration,
+        shown: Ready,
+    ) -> Self {
+        let readiness = Self { queue, reporter, every, ready: None, shown };
+        for service in ALIVE {
+            readiness.reporter.set_service_status(service, ServingStatus::Serving).await;
+        }
         readiness.tell(ServingStatus::NotServing).await;
         readiness
     }
@@ -62,6 +77,7 @@ impl Readiness {
     }
 
     async fn tell(&self, status: ServingStatus) {
+        self.shown.set(status == ServingStatus::Serving);
         for service in SERVICES {
             self.reporter.set_service_status(service, status).await;
         }
@@ -70,7 +86,7 @@ impl Readiness {
 
 /// Ends the streams of everybody who watches health, so that they do not hold up a shutdown.
 pub async fn end_watches(mut reporter: HealthReporter) {
-    for service in SERVICES.into_iter().chain([""]) {
+    for service in SERVICES.into_iter().chain(ALIVE) {
         reporter.clear_service_status(service).await;
     }
 }

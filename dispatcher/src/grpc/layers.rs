@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use backhaul_runtime::{metrics::Label as _, trace};
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use tokio::{sync::Semaphore, time::Instant};
@@ -32,6 +33,7 @@ use tracing::{Instrument as _, Span, field};
 
 use self::rate::TokenBucket;
 use super::{identity::Identify, status::ApiError};
+use crate::metrics::{Metrics, Rpc};
 
 /// Bounds on unary calls, each for the whole process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,14 +64,16 @@ struct Shared {
     calls: Semaphore,
     rate: Mutex<TokenBucket>,
     deadline: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl GuardLayer {
-    /// A layer with limits of its own.
+    /// A layer with limits of its own, which counts its calls in `metrics`.
     #[must_use]
-    pub fn new(limits: CallLimits, identify: Arc<dyn Identify>) -> Self {
+    pub fn new(limits: CallLimits, identify: Arc<dyn Identify>, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             identify,
+            metrics,
             calls: Semaphore::new(limits.max_calls.min(Semaphore::MAX_PERMITS)),
             rate: Mutex::new(TokenBucket::new(limits.calls_per_second, Instant::now())),
             deadline: limits.deadline,
@@ -109,18 +113,24 @@ where
         let inner = std::mem::replace(&mut self.inner, fresh);
         let shared = Arc::clone(&self.shared);
         let started = Instant::now();
+        let rpc = rpc_of(request.uri().path());
         let span = tracing::info_span!(
             "call",
-            rpc = rpc_name(request.uri().path()),
+            rpc = rpc.as_str(),
             tenant = field::Empty,
             code = field::Empty,
             ms = field::Empty,
         );
+        if let Some(caller) = request.headers().get(trace::HEADER).and_then(|value| value.to_str().ok()) {
+            trace::adopt(&span, caller);
+        }
         Box::pin(
             async move {
                 let response = answer(inner, &shared, request, started).await;
-                Span::current().record("code", field::debug(code(&response)));
-                Span::current().record("ms", field::display(started.elapsed().as_millis()));
+                let (code, took) = (code(&response), started.elapsed());
+                shared.metrics.call(rpc, code, took);
+                Span::current().record("code", field::debug(code));
+                Span::current().record("ms", field::display(took.as_millis()));
                 tracing::debug!("call answered");
                 Ok(response)
             }
@@ -217,11 +227,10 @@ fn code(response: &Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 
-/// The name of the call for logs: from a list, because the path is the caller's text.
-fn rpc_name(path: &str) -> &'static str {
-    const NAMES: [&str; 5] = ["SubmitBackup", "SubmitBackups", "GetBackup", "ListBackups", "CancelBackup"];
+/// Which call it is, for logs and metrics: from a list, because the path is the caller's text.
+fn rpc_of(path: &str) -> Rpc {
     let method = path.rsplit('/').next().unwrap_or_default();
-    NAMES.into_iter().find(|name| *name == method).unwrap_or("unknown")
+    Rpc::ALL.iter().copied().find(|rpc| rpc.as_str() == method).unwrap_or(Rpc::Unknown)
 }
 
 #[cfg(test)]

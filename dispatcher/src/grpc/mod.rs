@@ -1,7 +1,8 @@
 //! The gRPC face of the dispatcher: what callers send is checked here, and what the queue answers is put into the contract's words.
 //!
 //! Reading order: [`backup_service`] (the five calls), `validate` (what is taken), `status` (how everything that goes
-//! wrong with a call is told), [`layers`] (what surrounds each call), [`worker_service`] (where streams of workers come in).
+//! wrong with a call is told), [`layers`] (what surrounds each call), [`worker_service`] (where streams of workers come in), [`scaler`] (what
+//! KEDA asks).
 //! Services are thin: no decision about a task is made here, and nothing here may know Redis.
 
 pub mod backup_service;
@@ -10,6 +11,7 @@ pub mod identity;
 pub mod layers;
 pub(crate) mod page_token;
 pub(crate) mod present;
+pub mod scaler;
 pub(crate) mod status;
 pub(crate) mod validate;
 pub mod worker_service;

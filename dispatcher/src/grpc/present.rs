@@ -36,7 +36,7 @@ pub(crate) fn backup(record: TaskRecord) -> Result<pb::Backup, ApiError> {
 pub(crate) fn listed(record: TaskRecord) -> pb::Backup {
     let receipt = if record.state == TaskState::Done { receipt(&record) } else { None };
     if record.state == TaskState::Done && receipt.is_none() {
-        tracing::error!(task = %record.id, "stored receipt is damaged");
+        tracing::error!(task_id = %record.id, "stored receipt is damaged");
     }
     without_receipt(record, receipt)
 }

@@ -124,7 +124,7 @@ pub(crate) fn server(queue: &Arc<ScriptedQueue>, limits: CallLimits) -> Guard<Ba
     let queue: Arc<dyn TaskQueue> = Arc::<ScriptedQueue>::clone(queue);
     let server = BackupServiceServer::new(backups(queue, Arc::new(StoppedCopies::default())));
     let server = server.max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(limits, Arc::new(TenantFromHeader)).layer(server)
+    GuardLayer::new(limits, Arc::new(TenantFromHeader), Arc::default()).layer(server)
 }
 
 /// A client of an API over `queue`, with these limits.

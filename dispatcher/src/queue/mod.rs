@@ -32,6 +32,7 @@ pub mod id;
 pub mod memory;
 pub mod policy;
 pub mod redis;
+pub mod snapshot;
 pub mod state;
 pub mod task;
 

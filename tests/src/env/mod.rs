@@ -50,6 +50,8 @@ pub struct TestEnv {
     workers: Vec<Worker>,
     dispatcher: Process,
     dispatcher_port: Port,
+    /// Further dispatchers on the same Redis, which nobody is sent to.
+    others: Vec<(Process, Port)>,
     redis: RedisServer,
     origin: Behind<Store>,
     /// `None` when backups go to the origin's own store.
@@ -102,6 +104,7 @@ impl TestEnv {
             workers,
             dispatcher,
             dispatcher_port,
+            others: Vec::new(),
             redis,
             origin,
             vault,
@@ -237,6 +240,24 @@ impl TestEnv {
         &self.workers[number].gate
     }
 
+    /// Starts one more dispatcher on the same Redis, with these flags set otherwise than for the first.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn add_dispatcher(&mut self, flags: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut options = self.options.clone();
+        for (name, value) in flags {
+            options = options.dispatcher_flag(name, value);
+        }
+        let folder = self.folder.path().join(format!("other-{}", self.others.len()));
+        fs::create_dir(&folder)?;
+        let port = Port::lease()?;
+        let process =
+            launch_dispatcher(&options, &folder, &self.locations, &self.redis.url(), port.number())?;
+        self.others.push((process, port));
+        Ok(())
+    }
+
     /// The dispatcher's process, to be signalled.
     pub fn dispatcher(&mut self) -> &mut Process {
         &mut self.dispatcher
@@ -264,6 +285,7 @@ impl TestEnv {
         let mut programs: Vec<&mut Process> =
             self.workers.iter_mut().map(|worker| &mut worker.process).collect();
         programs.push(&mut self.dispatcher);
+        programs.extend(self.others.iter_mut().map(|(process, _)| process));
         for process in &mut programs {
             if process.is_running()? {
                 check_clean(process.stop().await?, process)?;
@@ -324,7 +346,10 @@ fn launch_dispatcher(
 ) -> anyhow::Result<Process> {
     let mut command = program("backhaul-dispatcher")?;
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--redis-url", redis_url]);
-    command.args(["--tenant", TENANT, "--log", LOG_FILTER]);
+    command.args(["--tenant", TENANT]);
+    if !options.dispatcher_flags.iter().any(|(name, _)| name == "log") {
+        command.args(["--log", LOG_FILTER]);
+    }
     command.arg("--address-file").arg(address_file(folder));
     command.arg("--locations").arg(locations);
     add_flags(&mut command, &options.dispatcher_flags);

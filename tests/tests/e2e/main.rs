@@ -11,6 +11,7 @@ mod crashes;
 mod duplicates;
 mod integrity;
 mod journey;
+mod operating;
 mod outages;
 mod redis_versions;
 mod retries;

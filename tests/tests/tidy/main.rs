@@ -8,6 +8,8 @@ mod imports;
 mod layout;
 mod lua;
 mod manifests;
+mod monitoring;
+mod promql;
 mod prose;
 mod proto;
 mod rust_text;

@@ -209,7 +209,7 @@ async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short(
     };
     let stop = CancellationToken::new();
     let mut runs = JoinSet::new();
-    runs.spawn(run_with(settings, copier, stop.clone()));
+    runs.spawn(run_with(settings, copier, Arc::default(), stop.clone()));
     let mut talk = dispatcher.next_talk().await;
     talk.greet().await;
     let lease = Lease::new("task", 1);

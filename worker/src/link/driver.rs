@@ -3,7 +3,7 @@
 //! It carries out effects, sends messages while there is room for them, and never waits for anything but the next thing to happen:
 //! a full stream must not keep it from reading, and a slow copy must not keep it from renewing leases. It decides nothing.
 
-use std::{collections::BTreeSet, future::pending, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use backhaul_proto::v1::{self, worker_service_client::WorkerServiceClient};
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -22,6 +22,7 @@ use tracing::{
 
 use super::{
     dial::{DialError, Dialer, Dialled},
+    gauges::LinkGauges,
     state::{Departure, Effect, Event, HangupReason, Link, LinkSettings},
     task::{Finished, StopReason},
     wire::{Decoded, decode},
@@ -39,6 +40,7 @@ pub struct LinkDriver<W> {
     stream: Stream,
     drain_within: Duration,
     paused: Option<watch::Receiver<BTreeSet<String>>>,
+    gauges: Arc<LinkGauges>,
 }
 
 /// The connection that is being made.
@@ -91,6 +93,7 @@ impl<W: Workload> LinkDriver<W> {
             stream: Stream::none(),
             drain_within,
             paused: None,
+            gauges: Arc::default(),
         }
     }
 
@@ -102,11 +105,20 @@ impl<W: Workload> LinkDriver<W> {
         self
     }
 
+    /// Shows on `gauges` where the link stands.
+    #[must_use]
+    pub fn shown_on(mut self, gauges: Arc<LinkGauges>) -> Self {
+        self.gauges = gauges;
+        self
+    }
+
     /// Works for dispatchers until `stop` is cancelled and the drain that follows is over.
     pub async fn run(mut self, stop: CancellationToken) -> Departure {
         let mut stopping = false;
         loop {
-            if let Some(departure) = self.carry_out() {
+            let departure = self.carry_out();
+            self.gauges.show(&self.link);
+            if let Some(departure) = departure {
                 self.stream.close(Self::GOODBYE).await;
                 return departure;
             }
@@ -174,7 +186,10 @@ impl<W: Workload> LinkDriver<W> {
                 Effect::Start(assignment) => self.workload.start(*assignment),
                 Effect::Stop(lease, reason) => {
                     match reason {
-                        StopReason::Lost => warn!(task_id = %lease.task_id, "lease lost, copy stopped"),
+                        StopReason::Lost => {
+                            self.gauges.lost.inc();
+                            warn!(task_id = %lease.task_id, "lease lost, copy stopped");
+                        }
                         StopReason::Cancelled => debug!(task_id = %lease.task_id, "copy cancelled"),
                         StopReason::HandBack => debug!(task_id = %lease.task_id, "copy handed back"),
                     }
@@ -262,6 +277,7 @@ impl<W: Workload> LinkDriver<W> {
     fn note(&mut self, event: Option<&Event>, now: Instant) {
         match event {
             Some(Event::Welcome(welcome)) => {
+                self.gauges.welcomes.inc();
                 info!(dispatcher = self.stream.address(), session = welcome.session, "attached");
             }
             Some(Event::MoveAsked { superseded }) => {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use backhaul_proto::v1::{Stopped, task_result::Outcome};
+use backhaul_runtime::trace;
 use futures_util::future::{Either, select};
 use tokio::{
     task::{Id, JoinError, JoinSet},
@@ -127,6 +128,7 @@ impl Runner {
             attempt = assignment.attempt,
             traceparent = assignment.traceparent
         );
+        trace::adopt(&span, &assignment.traceparent);
         let id = self.copies.spawn(copy.instrument(span)).id();
         self.leases.insert(id, assignment.lease.clone());
         self.tasks.insert(Arc::clone(&assignment.lease.task_id), None);

@@ -82,6 +82,19 @@ pub enum SetupError {
     },
 }
 
+/// What a location's store is asked now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteLoad {
+    /// Name of the location.
+    pub name: String,
+    /// Requests that may be under way.
+    pub allowed: u32,
+    /// Requests that are.
+    pub in_flight: u32,
+    /// Requests that were sent again, since the start.
+    pub retries: u64,
+}
+
 /// What was found out about one backup target.
 #[derive(Debug)]
 pub struct Probe {
@@ -99,11 +112,23 @@ impl Engine {
     /// # Errors
     /// [`SetupError`]: what has to be put right first.
     pub fn new(locations: &Locations, settings: EngineSettings) -> Result<Self, SetupError> {
+        Self::wrapped(locations, settings, |_, store| store)
+    }
+
+    /// An engine as [`Engine::new`] makes one, which asks stores through what `wrap` makes of them.
+    ///
+    /// # Errors
+    /// [`SetupError`], as [`Engine::new`].
+    pub fn wrapped(
+        locations: &Locations,
+        settings: EngineSettings,
+        wrap: impl Fn(&str, Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    ) -> Result<Self, SetupError> {
         settings.check()?;
         let clients = Clients::new(settings.client)?;
         let mut stores: BTreeMap<String, Arc<dyn ObjectStore>> = BTreeMap::new();
         for location in locations.iter() {
-            stores.insert(location.name.clone(), Arc::new(clients.store(location)?));
+            stores.insert(location.name.clone(), wrap(&location.name, Arc::new(clients.store(location)?)));
         }
         Self::with_stores(locations, settings, |location| stores.get(&location.name).cloned())
     }
@@ -210,6 +235,18 @@ impl Engine {
             self.memory.high_water_bytes() + self.readback_memory.high_water_bytes(),
             self.memory.total_bytes() + self.readback_memory.total_bytes(),
         )
+    }
+
+    /// What the stores of origins and backup targets are asked now, by name.
+    #[must_use]
+    pub fn sites(&self) -> Vec<SiteLoad> {
+        let sites = self.routes.values().flat_map(|route| [&route.origin, &route.target.site]);
+        let unique: BTreeMap<&str, &Arc<Site>> = sites.map(|site| (site.name.as_str(), site)).collect();
+        let load = |site: &Arc<Site>| {
+            let (allowed, in_flight) = site.gate.load();
+            SiteLoad { name: site.name.clone(), allowed, in_flight, retries: site.gate.repeated.get() }
+        };
+        unique.into_values().map(load).collect()
     }
 
     async fn run(&self, job: &Job<'_>) -> Result<CopyReceipt, TransferError> {

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use backhaul_runtime::locations::RateLimits;
+use backhaul_runtime::{locations::RateLimits, metrics::Counter};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -29,6 +29,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(10);
 pub(super) struct Gate {
     state: Mutex<State>,
     opened: Notify,
+    /// Requests that were sent again.
+    pub(super) repeated: Counter,
     requests: Option<Rate>,
     bytes: Option<Rate>,
     /// Told when the breaker opens or closes.
@@ -85,6 +87,7 @@ impl Gate {
             requests: limits.requests_per_second.map(|n| Rate::new(u64::from(n))),
             bytes: limits.bytes_per_second.map(Rate::new),
             changed,
+            repeated: Counter::default(),
         }
     }
 
@@ -139,6 +142,12 @@ impl Gate {
         let result = request.await;
         passing.outcome = Outcome::of(&result);
         result
+    }
+
+    /// How many requests may be under way now, and how many are.
+    pub(super) fn load(&self) -> (u32, u32) {
+        let state = self.state();
+        (state.window.room(), state.window.in_flight)
     }
 
     async fn enter(&self) -> Passing<'_> {

@@ -111,6 +111,7 @@ impl<'a> Job<'a> {
         let Some(pause) = self.settings.retry.pause(tries, error.kind, fastrand::f64()) else {
             return Err(Refusal::Store(error));
         };
+        self.site(side).gate.repeated.inc();
         debug!(
             task.id = %self.request.task_id,
             location = %self.site(side).name,

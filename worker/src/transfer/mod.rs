@@ -63,7 +63,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use capability::Capabilities;
-pub use engine::{Engine, Probe, SetupError};
+pub use engine::{Engine, Probe, SetupError, SiteLoad};
 pub use plan::{Limits, PartPlan, PlanError};
 pub use retry::RetryPolicy;
 pub use settings::{EngineSettings, SettingsError};

@@ -12,10 +12,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use backhaul_embedded_s3::{Action, FaultPlan, Operation, Rule};
 use backhaul_proto::v1::{self, submit_backup_result::Result as Answer};
-use backhaul_runtime::{
-    telemetry::{LogArgs, LogFormat},
-    units::display_size,
-};
+use backhaul_runtime::{telemetry::LogArgs, units::display_size};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +42,7 @@ struct Stage {
 
 /// Runs the demo in a temporary folder.
 pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Result<Verdict> {
-    standalone::init_log(&LogArgs { log: args.log.clone(), log_format: LogFormat::Text })?;
+    standalone::init_log(&LogArgs::text(&args.log))?;
     let folder =
         tempfile::Builder::new().prefix("backhaul-demo-").tempdir().context("making a temporary folder")?;
     let output = Output::new(false);
@@ -73,6 +70,7 @@ fn options(args: &DemoArgs, folder: &Path) -> standalone::Options {
         origin_listen: any,
         vault_listen: any,
         redis_server: args.redis_server.clone(),
+        ops: [None; 2],
         // A person watches: wait a second between attempts, not minutes.
         dispatcher_flags: ["--retry-base=1s", "--retry-floor=500ms", "--retry-max=5s"].map(Into::into).into(),
     }

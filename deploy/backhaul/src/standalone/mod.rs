@@ -10,7 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use backhaul_embedded_s3::{Bucket, Credentials, EmbeddedS3, FaultPlan, Options as StoreOptions, Storage};
-use backhaul_runtime::telemetry::{self, LogArgs};
+use backhaul_runtime::telemetry::{self, LogArgs, Telemetry};
 use clap::Parser as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) redis_server: PathBuf,
     /// Further flags of the dispatcher.
     pub(crate) dispatcher_flags: Vec<String>,
+    /// Addresses for operators, of dispatcher and worker.
+    pub(crate) ops: [Option<SocketAddr>; 2],
 }
 
 /// Everything, running.
@@ -57,7 +59,13 @@ pub(crate) struct Standalone {
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: StandaloneArgs, stop: CancellationToken) -> anyhow::Result<Verdict> {
-    init_log(&args.log)?;
+    let telemetry = init_log(&args.log)?;
+    let ended = telemetry.during(serve(args, stop)).await;
+    telemetry.flush();
+    ended
+}
+
+async fn serve(args: StandaloneArgs, stop: CancellationToken) -> anyhow::Result<Verdict> {
     let mut standalone = Standalone::start(Options {
         data: args.data,
         listen: args.listen,
@@ -65,6 +73,7 @@ pub(crate) async fn run(args: StandaloneArgs, stop: CancellationToken) -> anyhow
         vault_listen: args.vault_listen,
         redis_server: args.redis_server,
         dispatcher_flags: Vec::new(),
+        ops: [args.ops_listen, args.worker_ops_listen],
     })
     .await?;
     Output::new(false).note(&standalone.describe())?;
@@ -77,11 +86,11 @@ pub(crate) async fn run(args: StandaloneArgs, stop: CancellationToken) -> anyhow
 }
 
 /// Sets up logging once.
-pub(crate) fn init_log(args: &LogArgs) -> anyhow::Result<()> {
+pub(crate) fn init_log(args: &LogArgs) -> anyhow::Result<Telemetry> {
     // The library behind the embedded stores calls every refusal an error, also those that are part of the work: a condition that does
     // not hold, a key that is not there. Who wants to see them names `s3s` in the filter.
     let args = LogArgs { log: format!("s3s=off,{}", args.log), ..args.clone() };
-    telemetry::init(&args).context("setting up logs")
+    telemetry::init(&args, "backhaul-standalone").context("setting up logs")
 }
 
 impl Standalone {
@@ -105,15 +114,19 @@ impl Standalone {
             "--durability=local".to_owned(),
         ];
         flags.extend(options.dispatcher_flags);
-        let config = backhaul_dispatcher::config::Config::from_args(flags)?;
+        let mut config = backhaul_dispatcher::config::Config::from_args(flags)?;
+        // Set here and not by flags: both would take the same address from the environment.
+        let [dispatcher_ops, worker_ops] = options.ops;
+        config.ops_listen = dispatcher_ops;
         let app = backhaul_dispatcher::app::App::bind(config).await.context("starting the dispatcher")?;
         let dispatcher = app.addr();
-        let worker = backhaul_worker::config::Args::try_parse_from([
+        let mut worker = backhaul_worker::config::Args::try_parse_from([
             "worker".to_owned(),
             format!("--dispatcher=http://{dispatcher}"),
             format!("--locations={locations}"),
             "--name=standalone".to_owned(),
         ])?;
+        worker.ops_listen = worker_ops;
 
         let (stop_dispatcher, stop_worker) = (CancellationToken::new(), CancellationToken::new());
         let mut services = JoinSet::new();

@@ -23,6 +23,8 @@ pub(super) const HEAD_BYTES: usize = 107;
 pub(super) const BAND_AT: usize = 104;
 /// Bytes of the head from the processing timeout on.
 pub(super) const BODY_HEAD_BYTES: usize = 21;
+/// First and last byte of the time at which a task was asked for.
+pub(super) const CREATED_AT: (usize, usize) = (73, 78);
 /// Scripts count in doubles, which are exact up to here.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
@@ -287,6 +289,11 @@ pub(super) fn pending(mut meta: &[u8]) -> Option<[u64; 3]> {
     }
     meta.advance(2 * 6 + 2 * 7);
     Some([meta.get_uint(7), meta.get_uint(7), meta.get_uint(7)])
+}
+
+/// When a task was asked for, from the bytes at [`CREATED_AT`]; `None` when they are not all there.
+pub(super) fn created_ms(mut bytes: &[u8]) -> Option<u64> {
+    (bytes.len() == 6).then(|| bytes.get_uint(6))
 }
 
 /// `value`, or the greatest that scripts can count with.

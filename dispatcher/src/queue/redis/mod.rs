@@ -4,7 +4,8 @@
 //! scripts check and move. Where to look:
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
-//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls.
+//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls. `snapshot`: the
+//!   look at all tasks together.
 //! - `fsck`: the audit of all that.
 //! - `hints`: where tasks are believed to be. `connection`: the seam to the server. `check`, `options`: may we use it at all.
 //!
@@ -23,6 +24,7 @@ mod lease;
 mod list;
 mod options;
 mod scripts;
+mod snapshot;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,7 @@ pub use self::{
     check::Unfit,
     connection::Timeouts,
     options::{ConnectError, Durability, RedisOptions},
+    writer::BarrierStats,
 };
 use super::{
     CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, QueueClock,
@@ -82,6 +85,7 @@ struct Shared {
     clock: QueueClock,
     link: Link,
     hints: Hints,
+    barriers: Arc<BarrierStats>,
     /// `None` since the server was found unfit: nothing is accepted until it is fit again.
     barrier: Mutex<Option<Barrier>>,
 }
@@ -111,7 +115,9 @@ impl RedisQueue {
             .map_err(ConnectError::Server)?
             .map_err(ConnectError::Unfit)?;
         let hints = Hints::new(settings.shards);
-        let shared = Arc::new(Shared { settings, clock, link, hints, barrier: Mutex::new(Some(barrier)) });
+        let barriers = Arc::default();
+        let barrier = Mutex::new(Some(barrier));
+        let shared = Arc::new(Shared { settings, clock, link, hints, barriers, barrier });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let writers = (0..options.writers.max(1))
             .map(|_| {
@@ -141,6 +147,12 @@ impl RedisQueue {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// How long barriers take, and how many were missed.
+    #[must_use]
+    pub fn barriers(&self) -> Arc<BarrierStats> {
+        Arc::clone(&self.shared.barriers)
     }
 
     fn writer(&self) -> &Writer {

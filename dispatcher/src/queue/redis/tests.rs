@@ -8,6 +8,7 @@ mod races;
 mod scale;
 mod server;
 mod size;
+mod snapshot;
 
 use std::{
     sync::{

@@ -6,8 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use backhaul_runtime::metrics::{Counter, Histogram};
 use redis::{Cmd, RedisError, Value};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -63,6 +67,15 @@ pub(super) struct WriterLoop {
     link: Link,
     shared: Arc<Shared>,
     patience: Duration,
+}
+
+/// What barriers have cost.
+#[derive(Debug, Default)]
+pub struct BarrierStats {
+    /// From the sending of a batch to the proof that it is durable.
+    pub took: Histogram,
+    /// Batches that were not durable in time, or of which nobody knows.
+    pub missed: Counter,
 }
 
 #[derive(Debug)]
@@ -152,9 +165,14 @@ impl WriterLoop {
         let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.script())));
         let calls = pieces.iter().map(|piece| self.call(writes, piece)).collect();
         let command = self.barrier_command(barrier);
+        let sent = Instant::now();
         match self.link.send_before(calls, command.as_ref()).await {
             Ok(mut answers) => {
                 let proof = if command.is_some() { proven(barrier, answers.pop()) } else { Proof::Met };
+                match proof {
+                    Proof::Met => self.shared.barriers.took.observe(sent.elapsed()),
+                    Proof::Missed { .. } | Proof::Unknown(_) => self.shared.barriers.missed.inc(),
+                }
                 let mut outcomes: Vec<Option<Result<Written, QueueError>>> =
                     writes.iter().map(|_| None).collect();
                 for (piece, answer) in pieces.iter().zip(answers) {
@@ -178,7 +196,10 @@ impl WriterLoop {
                 let missing = || Err(error::unexpected("a write was not answered"));
                 outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
             }
-            Err(failure) => writes.iter().map(|_| Err(error::from_redis(failure.clone()))).collect(),
+            Err(failure) => {
+                self.shared.barriers.missed.inc();
+                writes.iter().map(|_| Err(error::from_redis(failure.clone()))).collect()
+            }
         }
     }
 

@@ -44,6 +44,7 @@ local function settle(key, raw, token, receipt)
   local refused = refuse(r, token, REPORTED_DONE)
   if refused then return refused end
   local id = id_of(key)
+  if r[STATE] ~= WORKING then count('late', 1) end
   take_out(r, id)
   r[UPLOAD] = ''
   local again = is_set(r[FLAGS], DIRTY)

@@ -1,0 +1,229 @@
+//! What the dispatcher counts, and how it is shown.
+//!
+//! [`Metrics`] is a struct of counters that everybody who counts shares; [`Exposed`] writes them, together with what is only looked
+//! at when somebody asks: the roster's sums and the queues. Names are in [`names`], and nowhere else.
+
+mod labels;
+mod metered;
+pub mod names;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use backhaul_runtime::{
+    metrics::{Counter, Counters, Histograms, Label as _, Page, Source, Table},
+    ops::Ready,
+};
+
+use self::labels::{Check, Fault, Operation, RenewVerdict, Report, SubmitVerdict, Swept, Verdict};
+pub use self::{
+    labels::{Code, Rpc},
+    metered::Metered,
+};
+use crate::{
+    dispatch::{Dispatch, SessionCounters},
+    queue::{
+        redis::BarrierStats,
+        snapshot::{Snapshot, Watched},
+    },
+};
+
+/// What is counted while the dispatcher works.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    calls: Table<Rpc, Code>,
+    call_time: Histograms<Rpc>,
+    submits: Counters<SubmitVerdict>,
+    leases: Counter,
+    renewals: Counters<RenewVerdict>,
+    settlements: Table<Report, Verdict>,
+    swept: Counters<Swept>,
+    amnesties: Counter,
+    queue_time: Histograms<Operation>,
+    queue_errors: Table<Operation, Fault>,
+    /// Place of the last outcome in [`Check::ALL`]; beyond it before the first look.
+    check: AtomicCheck,
+    connections: Arc<Connections>,
+}
+
+/// Connections that are open, and how many there were.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicUsize,
+    accepted: Counter,
+}
+
+/// One open connection; counted until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<Connections>);
+
+/// Everything that is shown.
+#[derive(Debug)]
+pub struct Exposed {
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether work is wanted.
+    pub ready: Ready,
+    /// The connected workers.
+    pub dispatch: Dispatch,
+    /// The queues.
+    pub watched: Arc<Watched>,
+    /// Barriers, where the queue is in Redis.
+    pub barriers: Arc<BarrierStats>,
+}
+
+#[derive(Debug)]
+struct AtomicCheck(AtomicUsize);
+
+impl Metrics {
+    /// A call was answered.
+    pub fn call(&self, rpc: Rpc, code: tonic::Code, took: Duration) {
+        self.calls.of(rpc, Code::from(code)).inc();
+        self.call_time.of(rpc).observe(took);
+    }
+
+    /// The count of connections.
+    #[must_use]
+    pub const fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+}
+
+impl Connections {
+    /// One more, until what is given is dropped.
+    #[must_use]
+    pub fn opened(self: &Arc<Self>) -> OpenConnection {
+        self.accepted.inc();
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AtomicCheck {
+    fn set(&self, check: Check) {
+        self.0.store(check.index(), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Check> {
+        Check::ALL.get(self.0.load(Ordering::Relaxed)).copied()
+    }
+}
+
+impl Default for AtomicCheck {
+    fn default() -> Self {
+        Self(AtomicUsize::new(usize::MAX))
+    }
+}
+
+#[async_trait]
+impl Source for Exposed {
+    async fn write(&self, page: &mut Page) {
+        // The queue first: it may take a moment, and what follows should be of now.
+        let snapshot = self.watched.snapshot().await.ok();
+        write_queue(page, snapshot.as_deref());
+        page.value(&names::READY, u8::from(self.ready.is_ready()));
+        self.write_counted(page);
+        page.family(&names::BARRIER_TIME).histogram(&[], &self.barriers.took);
+        page.value(&names::BARRIER_MISSED, self.barriers.missed.get());
+        self.write_streams(page);
+    }
+}
+
+impl Exposed {
+    fn write_counted(&self, page: &mut Page) {
+        let metrics = &self.metrics;
+        let check = metrics.check.get();
+        let mut states = page.family(&names::CHECK);
+        for state in Check::ALL {
+            states.value(&[state.as_str()], u8::from(check == Some(*state)));
+        }
+        page.value(&names::CONNECTIONS, metrics.connections.open.load(Ordering::Relaxed));
+        page.value(&names::ACCEPTED, metrics.connections.accepted.get());
+        page.table(&names::CALLS, &metrics.calls);
+        page.histograms(&names::CALL_TIME, &metrics.call_time);
+        page.counters(&names::SUBMITS, &metrics.submits);
+        page.value(&names::LEASES, metrics.leases.get());
+        page.counters(&names::RENEWALS, &metrics.renewals);
+        page.table(&names::SETTLEMENTS, &metrics.settlements);
+        page.counters(&names::SWEPT, &metrics.swept);
+        page.value(&names::AMNESTIES, metrics.amnesties.get());
+        page.histograms(&names::QUEUE_TIME, &metrics.queue_time);
+        page.table(&names::QUEUE_ERRORS, &metrics.queue_errors);
+    }
+
+    fn write_streams(&self, page: &mut Page) {
+        let stats = self.dispatch.stats();
+        let mut streams = page.family(&names::STREAMS);
+        streams.value(&["attached"], stats.sessions);
+        streams.value(&["draining"], stats.draining);
+        let mut tasks = page.family(&names::CREDIT_TASKS);
+        tasks.value(&["free"], stats.free_tasks);
+        tasks.value(&["held"], stats.outstanding_tasks);
+        let mut bytes = page.family(&names::CREDIT_BYTES);
+        bytes.value(&["free"], stats.free_bytes);
+        bytes.value(&["held"], stats.outstanding_bytes);
+        let SessionCounters { assigned, accepted, refused, returned, confirmed, postponed, ignored } =
+            stats.counters;
+        let mut assignments = page.family(&names::ASSIGNMENTS);
+        for (step, count) in
+            [("sent", assigned), ("accepted", accepted), ("refused", refused), ("returned", returned)]
+        {
+            assignments.value(&[step], count);
+        }
+        let mut results = page.family(&names::RESULTS);
+        results.value(&["confirmed"], confirmed);
+        results.value(&["postponed"], postponed);
+        page.value(&names::IGNORED, ignored);
+    }
+}
+
+fn write_queue(page: &mut Page, snapshot: Option<&Snapshot>) {
+    page.value(&names::QUEUE_VISIBLE, u8::from(snapshot.is_some()));
+    let mut tasks = page.family(&names::QUEUE_TASKS);
+    if let Some(Snapshot { depths, .. }) = snapshot {
+        for (queue, count) in [
+            ("pending", depths.pending),
+            ("working", depths.working),
+            ("scheduled", depths.scheduled),
+            ("delayed", depths.delayed),
+            ("done", depths.done),
+            ("dead", depths.dead),
+            ("cancelled", depths.cancelled),
+        ] {
+            tasks.value(&[queue], count);
+        }
+    }
+    let mut ages = page.family(&names::QUEUE_OLDEST);
+    if let Some(Snapshot { oldest, .. }) = snapshot {
+        for (queue, age) in
+            [("pending", oldest.pending), ("working", oldest.working), ("delayed", oldest.delayed)]
+        {
+            ages.value(&[queue], age.unwrap_or_default().as_secs_f64());
+        }
+    }
+    let mut moves = page.family(&names::QUEUE_MOVES);
+    // Scripts name moves with words of their own; a word that somebody else put there is not shown.
+    for (name, count) in snapshot.iter().flat_map(|snapshot| &snapshot.moves) {
+        if labels::MOVES.contains(&name.as_str()) {
+            moves.value(&[name], count);
+        }
+    }
+    let mut swept = page.family(&names::QUEUE_SWEPT);
+    if let Some(ago) = snapshot.and_then(|snapshot| snapshot.swept_ago) {
+        swept.value(&[], ago.as_secs_f64());
+    }
+}

@@ -1,0 +1,46 @@
+//! Every metric of the dispatcher: the one list of names. What each means for an operator is in `deploy/docs/metrics.md`, which a
+//! test compares with this list.
+//!
+//! `backhaul_queue_*` is about the queues, which all dispatchers share: each shows the same, so take the maximum. The rest is about the
+//! one process.
+
+use backhaul_runtime::metrics::Family;
+
+macro_rules! families {
+    ($($name:ident = $kind:ident($text:literal, [$($label:literal),*], $help:literal);)+) => {
+        $(pub(super) static $name: Family = Family::$kind($text, $help, &[$($label),*]);)+
+        /// All of them.
+        pub static FAMILIES: &[&Family] = &[$(&$name),+];
+    };
+}
+
+families! {
+    QUEUE_VISIBLE = gauge("backhaul_queue_visible", [], "1 when the last look at the queues succeeded; without it no other backhaul_queue metric is shown.");
+    QUEUE_TASKS = gauge("backhaul_queue_tasks", ["queue"], "Tasks in each queue: pending, working, scheduled, delayed, done, dead, cancelled.");
+    QUEUE_OLDEST = gauge("backhaul_queue_oldest_age_seconds", ["queue"], "Time since the oldest unfinished task of a queue was asked for; 0 when it is empty.");
+    QUEUE_MOVES = counter("backhaul_queue_moves_total", ["move"], "Moves of tasks since the data was created, by all dispatchers.");
+    QUEUE_SWEPT = gauge("backhaul_queue_sweep_age_seconds", [], "Time since the shard was swept that has waited longest.");
+
+    READY = gauge("backhaul_dispatcher_ready", [], "1 while calls and workers are wanted.");
+    CHECK = gauge("backhaul_dispatcher_redis_check", ["state"], "1 for the outcome of the last look at Redis: safe, unsafe, unreachable.");
+    CONNECTIONS = gauge("backhaul_dispatcher_connections", [], "Connections of callers and workers that are open.");
+    ACCEPTED = counter("backhaul_dispatcher_connections_total", [], "Connections of callers and workers that were accepted.");
+    CALLS = counter("backhaul_dispatcher_calls_total", ["rpc", "code"], "Calls of internal services that were answered, by gRPC status code.");
+    CALL_TIME = histogram("backhaul_dispatcher_call_duration_seconds", ["rpc"], "Time to answer calls of internal services.");
+    SUBMITS = counter("backhaul_dispatcher_submits_total", ["outcome"], "Requests for a backup that reached the queue, one for each object.");
+    LEASES = counter("backhaul_dispatcher_leases_total", [], "Tasks that were leased for workers.");
+    RENEWALS = counter("backhaul_dispatcher_renewals_total", ["outcome"], "Leases that workers asked to keep.");
+    SETTLEMENTS = counter("backhaul_dispatcher_settlements_total", ["report", "verdict"], "Ends of leases that were reported, by what was reported and what became of it.");
+    SWEPT = counter("backhaul_dispatcher_swept_total", ["what"], "Entries that this dispatcher's sweeps moved: expired, unaccepted, promoted, reaped, fixed.");
+    AMNESTIES = counter("backhaul_dispatcher_amnesty_sweeps_total", [], "Sweeps that ended no lease because nobody could renew for a while.");
+    QUEUE_TIME = histogram("backhaul_dispatcher_queue_duration_seconds", ["operation"], "Time of operations on the queue, round trips to Redis included.");
+    QUEUE_ERRORS = counter("backhaul_dispatcher_queue_errors_total", ["operation", "error"], "Operations on the queue, or items of them, that failed.");
+    BARRIER_TIME = histogram("backhaul_dispatcher_barrier_duration_seconds", [], "Time from sending a batch of submits and cancels to the proof that it is durable.");
+    BARRIER_MISSED = counter("backhaul_dispatcher_barrier_failures_total", [], "Batches that were not proved durable in time.");
+    STREAMS = gauge("backhaul_dispatcher_streams", ["state"], "Workers connected here: attached, and draining ones of them.");
+    CREDIT_TASKS = gauge("backhaul_dispatcher_credit_tasks", ["use"], "Credit of the connected workers in tasks: free, and held.");
+    CREDIT_BYTES = gauge("backhaul_dispatcher_credit_bytes", ["use"], "Credit of the connected workers in bytes: free, and held.");
+    ASSIGNMENTS = counter("backhaul_dispatcher_assignments_total", ["step"], "Tasks offered to workers: sent, accepted, refused, and returned without the worker's word.");
+    RESULTS = counter("backhaul_dispatcher_results_total", ["answer"], "Results of workers: confirmed, and postponed because the queue could not be asked.");
+    IGNORED = counter("backhaul_dispatcher_ignored_messages_total", [], "Messages and entries of workers that meant nothing here.");
+}

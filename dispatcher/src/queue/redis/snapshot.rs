@@ -1,0 +1,179 @@
+//! A look at all tasks in Redis: counts from the indexes, ages from the records at their heads, moves from the counters of the shards.
+//!
+//! Bounded in what it reads, and nothing here writes. An index orders by what happens next and not by age, so the oldest task is
+//! looked for among the first [`HEADS`] of an index, and among the first of each line for pending ones.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{Cmd, Value};
+
+use super::{RedisQueue, Shared, codec, error, keys, value};
+use crate::queue::{
+    QueueError, TaskId, TaskState,
+    snapshot::{Load, Observe, Snapshot},
+};
+
+/// Entries of an index whose age is looked at.
+const HEADS: i64 = 100;
+/// Lines (tenant, location, band) of a shard whose head is looked at.
+const LINES: usize = 500;
+
+/// What is known of a shard before its records are read.
+#[derive(Debug, Default)]
+struct Heads {
+    working: Vec<TaskId>,
+    delayed: Vec<TaskId>,
+    pending: Vec<TaskId>,
+}
+
+#[async_trait]
+impl Observe for RedisQueue {
+    async fn load(&self) -> Result<Load, QueueError> {
+        self.shared.load().await
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, QueueError> {
+        self.shared.snapshot().await
+    }
+}
+
+impl Shared {
+    async fn load(&self) -> Result<Load, QueueError> {
+        let leased = (0..self.settings.shards).map(|shard| key("ZCARD", of(shard, TaskState::Working)));
+        let mut working = 0;
+        for answer in self.send(leased.collect()).await? {
+            working += count(&answer?)?;
+        }
+        Ok(Load { pending: self.pending().await?.iter().flatten().sum(), working })
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, QueueError> {
+        let mut snapshot = Snapshot { depths: self.depths().await?, ..Snapshot::default() };
+        let now_ms = self.server_ms().await?;
+        for shard in 0..self.settings.shards {
+            let heads = self.look(shard, now_ms, &mut snapshot).await?;
+            let ago = |created: Option<u64>| {
+                created.map(|created| Duration::from_millis(now_ms.saturating_sub(created)))
+            };
+            let oldest = &mut snapshot.oldest;
+            oldest.working = oldest.working.max(ago(self.first_created(&heads.working).await?));
+            oldest.delayed = oldest.delayed.max(ago(self.first_created(&heads.delayed).await?));
+            oldest.pending = oldest.pending.max(ago(self.first_created(&heads.pending).await?));
+        }
+        Ok(snapshot)
+    }
+
+    /// Counters, sweep and heads of a shard.
+    async fn look(&self, shard: u16, now_ms: u64, snapshot: &mut Snapshot) -> Result<Heads, QueueError> {
+        let mut swept = key("HGET", keys::of_shard(shard, "sweep"));
+        swept.arg("swept");
+        let calls = vec![
+            key("HGETALL", keys::of_shard(shard, "stats")),
+            swept,
+            first(of(shard, TaskState::Working), HEADS),
+            first(of(shard, TaskState::Delayed), HEADS),
+            key("SMEMBERS", keys::of_shard(shard, "locations")),
+        ];
+        let mut answers = self.send(calls).await?.into_iter();
+        let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
+        let moves: Vec<(String, u64)> =
+            redis::from_redis_value(next()?).map_err(|_| error::unexpected("stats are no counters"))?;
+        for (name, count) in moves {
+            *snapshot.moves.entry(name).or_default() += count;
+        }
+        let swept_ms = value::bytes(next()?).and_then(|ms| String::from_utf8(ms).ok()?.parse::<u64>().ok());
+        if let Some(ms) = swept_ms {
+            let ago = Duration::from_millis(now_ms.saturating_sub(ms));
+            snapshot.swept_ago = snapshot.swept_ago.max(Some(ago));
+        }
+        let (working, delayed) = (tasks(shard, next()?)?, tasks(shard, next()?)?);
+        let pending = self.line_heads(shard, &texts(next()?)?).await?;
+        Ok(Heads { working, delayed, pending })
+    }
+
+    /// The first task of each line of a shard.
+    async fn line_heads(&self, shard: u16, locations: &[String]) -> Result<Vec<TaskId>, QueueError> {
+        let rings: Vec<String> = (0..3)
+            .flat_map(|band| locations.iter().map(move |location| format!("{band}:{location}")))
+            .collect();
+        let calls = rings
+            .iter()
+            .take(LINES)
+            .map(|ring| first(keys::of_shard(shard, &format!("pending:ring:{ring}")), HEADS));
+        let mut lines = Vec::new();
+        for (ring, tenants) in rings.iter().zip(self.send(calls.collect()).await?) {
+            for tenant in texts(tenants?)? {
+                lines.push(keys::of_shard(shard, &format!("pending:{ring}:{tenant}")));
+            }
+        }
+        lines.truncate(LINES);
+        let heads = lines.into_iter().map(|line| first(line, 1)).collect();
+        let mut found = Vec::new();
+        for head in self.send(heads).await? {
+            found.extend(tasks(shard, head?)?);
+        }
+        Ok(found)
+    }
+
+    /// When the first of these tasks was asked for (ms). Those that have gone meanwhile are passed over.
+    async fn first_created(&self, ids: &[TaskId]) -> Result<Option<u64>, QueueError> {
+        let calls = ids.iter().map(|id| {
+            let mut range = key("GETRANGE", keys::record(id));
+            let (from, to) = codec::CREATED_AT;
+            range.arg(from).arg(to);
+            range
+        });
+        let mut first: Option<u64> = None;
+        for answer in self.send(calls.collect()).await? {
+            // A key that holds something else than a record is the audit's to tell.
+            let Some(created) = answer.ok().and_then(value::bytes).as_deref().and_then(codec::created_ms)
+            else {
+                continue;
+            };
+            first = Some(first.map_or(created, |first| first.min(created)));
+        }
+        Ok(first)
+    }
+
+    /// The server's time, or the virtual one of tests (ms).
+    async fn server_ms(&self) -> Result<u64, QueueError> {
+        if let Some(now) = self.clock.virtual_now() {
+            return Ok(now.0);
+        }
+        let (seconds, micros): (u64, u64) = redis::from_redis_value(self.ask(redis::cmd("TIME")).await?)
+            .map_err(|_| error::unexpected("TIME gave no time"))?;
+        Ok(seconds.saturating_mul(1000) + micros / 1000)
+    }
+}
+
+fn of(shard: u16, state: TaskState) -> String {
+    keys::of_shard(shard, keys::index(state).unwrap_or_default())
+}
+
+fn key(name: &str, key: String) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(key);
+    command
+}
+
+fn first(index: String, count: i64) -> Cmd {
+    let mut command = key("ZRANGE", index);
+    command.arg(0).arg(count - 1);
+    command
+}
+
+fn count(answer: &Value) -> Result<u64, QueueError> {
+    let count = value::integer(answer).ok_or_else(|| error::unexpected("ZCARD gave no integer"))?;
+    Ok(u64::try_from(count).unwrap_or_default())
+}
+
+fn texts(answer: Value) -> Result<Vec<String>, QueueError> {
+    let texts: Vec<Vec<u8>> =
+        redis::from_redis_value(answer).map_err(|_| error::unexpected("an index gave no texts"))?;
+    Ok(texts.into_iter().map(|text| String::from_utf8_lossy(&text).into_owned()).collect())
+}
+
+fn tasks(shard: u16, answer: Value) -> Result<Vec<TaskId>, QueueError> {
+    Ok(texts(answer)?.iter().filter_map(|hash| keys::id(shard, hash.as_bytes())).collect())
+}
