@@ -54,16 +54,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let origins = locations.origins().map(ToOwned::to_owned).collect();
     let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
     let settings = args.settings(origins, host_name.as_deref())?;
-    let engine = Engine::new(
-        &locations,
-        EngineSettings {
-            memory_bytes: settings.memory_bytes,
-            part_bytes: settings.part_bytes,
-            window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
-            ..EngineSettings::default()
-        },
-    )?;
-    let engine = Arc::new(engine);
+    let engine = Arc::new(Engine::new(&locations, engine_settings(&settings))?);
     // A target that is not reached now is probed before its first copy: nothing waits for this.
     let probed = probe(&engine);
     let (_, ended) = tokio::join!(
@@ -118,6 +109,17 @@ impl AppError {
             Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
             Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
+    }
+}
+
+/// What a worker's settings mean for its engine.
+#[must_use]
+pub fn engine_settings(settings: &WorkerSettings) -> EngineSettings {
+    EngineSettings {
+        memory_bytes: settings.memory_bytes,
+        part_bytes: settings.part_bytes,
+        window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
+        ..EngineSettings::default()
     }
 }
 
