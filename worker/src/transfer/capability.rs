@@ -1,16 +1,19 @@
-//! What a backup store can do, found out by trying it once on scratch keys.
+//! What a backup store can do, found out by trying it on scratch keys.
 //!
 //! Documentation does not help here: some stores accept `If-None-Match: *` and ignore it, or let two racing writes both win; some refuse
-//! checksum headers, some accept wrong ones. The scratch objects are a few bytes under `<prefix>/.backhaul/probe/`; the worker has no
-//! right to delete, so a lifecycle rule on that prefix may clean up.
+//! checksum headers, some accept wrong ones. The scratch objects are a few bytes under `<prefix>/.backhaul/probe/`. The worker has no right to
+//! delete, so its keys are always the same ones: what a start finds there from an earlier one serves it as well.
+//!
+//! A race needs a key that nobody has written. Where the earlier start's key is taken, a marker says that its race was decided well; that
+//! conditions hold at all is tried again each time.
 
 use super::{
     checksum::{Crc, md5_of},
     route::Target,
 };
 use crate::store::{
-    Attributes, ObjectPath, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, WriteOptions,
-    Written,
+    Attributes, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
+    WriteOptions, Written,
 };
 use bytes::Bytes;
 use tracing::info;
@@ -28,6 +31,53 @@ pub struct Capabilities {
     pub tagging: bool,
 }
 
+/// The folder below a prefix that probes write to; nothing else does.
+pub const PROBE_FOLDER: &str = ".backhaul/probe";
+
+/// One probe of one bucket.
+#[derive(Debug)]
+struct Prober<'a> {
+    store: &'a dyn ObjectStore,
+    bucket: &'a str,
+    /// What all keys begin with.
+    root: &'a str,
+}
+
+/// How two writes at once to one key ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Race {
+    /// One was written, the other refused, and a third as well.
+    Decided,
+    /// More than one was written.
+    Undecided,
+    /// The key was there before.
+    Taken,
+    /// The store takes writes, but none with a condition.
+    NoConditions,
+}
+
+impl Capabilities {
+    /// Tries a store out under keys that begin with `root`. Those of an earlier probe with the same `root` are used again.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the bucket cannot be written to at all.
+    pub async fn probe(store: &dyn ObjectStore, bucket: &str, root: &str) -> Result<Self, StoreError> {
+        let prober = Prober { store, bucket, root };
+        let create_only = prober.create_only().await?;
+        let crc64nvme = prober.crc(create_only).await?;
+        let tagging = prober.tagging(create_only).await?;
+        let create_only_copy = create_only && prober.create_only_copy().await;
+        Ok(Self { create_only, create_only_copy, crc64nvme, tagging })
+    }
+}
+
+/// The folder for probes of a backup prefix, with a slash at its end.
+#[must_use]
+pub fn probe_root(prefix: &str) -> String {
+    let separator = if prefix.is_empty() { "" } else { "/" };
+    format!("{prefix}{separator}{PROBE_FOLDER}/")
+}
+
 impl Target {
     /// What the store can do; tries it out the first time.
     ///
@@ -38,88 +88,106 @@ impl Target {
     }
 
     async fn probe(&self) -> Result<Capabilities, StoreError> {
-        let root = self.scratch_root();
-        let create_only = self.probe_create_only(&root).await?;
-        let crc64nvme = self.probe_crc(&root, create_only).await?;
-        let tagging = self.probe_tagging(&root, create_only).await?;
-        let create_only_copy = create_only && self.probe_copy(&root).await;
-        let found = Capabilities { create_only, create_only_copy, crc64nvme, tagging };
+        let root = probe_root(&self.prefix);
+        let found = Capabilities::probe(&*self.site.store, &self.bucket, &root).await?;
         info!(
             location = %self.site.name,
             bucket = %self.bucket,
-            create_only,
-            create_only_copy,
-            crc64nvme,
-            tagging,
+            create_only = found.create_only,
+            create_only_copy = found.create_only_copy,
+            crc64nvme = found.crc64nvme,
+            tagging = found.tagging,
             "backup location probed"
         );
         Ok(found)
     }
+}
 
-    fn scratch_root(&self) -> String {
-        let random = fastrand::u64(..);
-        let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) };
-        format!("{prefix}.backhaul/probe/{random:016x}")
+impl Prober<'_> {
+    async fn create_only(&self) -> Result<bool, StoreError> {
+        let race = match self.race("race").await? {
+            Race::Taken if self.exists("race-decided").await? => return Ok(true),
+            // Whoever began before this one has not come to its end, or its race was undecided.
+            Race::Taken => self.race(&format!("race-{:016x}", fastrand::u64(..))).await?,
+            other => other,
+        };
+        if race != Race::Decided {
+            return Ok(false);
+        }
+        let marker = Payload::from(Bytes::from_static(b"decided"));
+        match self.put("race-decided", &marker, md5(&marker), &[], true).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Two writes at once, then a third: exactly one may win.
-    async fn probe_create_only(&self, root: &str) -> Result<bool, StoreError> {
-        let key = format!("{root}-race");
+    async fn race(&self, name: &str) -> Result<Race, StoreError> {
         let one = Payload::from(Bytes::from_static(b"1"));
         let other = Payload::from(Bytes::from_static(b"2"));
         let (first, second) = tokio::join!(
-            self.put(&key, &one, md5(&one), &[], true),
-            self.put(&key, &other, md5(&other), &[], true)
+            self.put(name, &one, md5(&one), &[], true),
+            self.put(name, &other, md5(&other), &[], true)
         );
-        let lost = match (first, second) {
-            (Ok(_), Ok(_)) => return Ok(false),
-            (Ok(_), Err(lost)) | (Err(lost), Ok(_) | Err(_)) => lost,
+        let (lost, is_taken) = match (first, second) {
+            (Ok(_), Ok(_)) => return Ok(Race::Undecided),
+            (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => (lost, false),
+            (Err(first), Err(second)) if first.kind == Kind::PreconditionFailed => (second, true),
+            (Err(first), Err(_)) => (first, true),
         };
         if is_unable(lost.kind) {
             // Either conditional writes or all writes are refused.
-            self.put(&format!("{root}-plain"), &one, md5(&one), &[], false).await?;
-            return Ok(false);
+            self.put("plain", &one, md5(&one), &[], false).await?;
+            return Ok(Race::NoConditions);
         }
         if !matches!(lost.kind, Kind::PreconditionFailed | Kind::Conflict) {
             return Err(lost);
         }
-        match self.put(&key, &other, md5(&other), &[], true).await {
-            Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),
-            Ok(_) => Ok(false),
+        match self.put(name, &other, md5(&other), &[], true).await {
+            Err(error) if error.kind == Kind::PreconditionFailed => {
+                Ok(if is_taken { Race::Taken } else { Race::Decided })
+            }
+            Ok(_) => Ok(Race::Undecided),
             Err(error) => Err(error),
         }
     }
 
     /// A right checksum is reported back, a wrong one refused.
-    async fn probe_crc(&self, root: &str, create_only: bool) -> Result<bool, StoreError> {
+    async fn crc(&self, create_only: bool) -> Result<bool, StoreError> {
         let body = Payload::from(Bytes::from_static(b"123456789"));
         let proof = |crc| Proof { crc64nvme: Some(crc), md5: None };
         let right = Crc::of(&body).value();
-        let key = format!("{root}-crc");
-        match self.put(&key, &body, proof(right), &[], create_only).await {
-            Ok(written) if written.crc64nvme == Some(right) => {}
-            Ok(_) => return Ok(false),
+        let kept = match self.put("crc", &body, proof(right), &[], create_only).await {
+            Ok(written) => written.crc64nvme,
+            Err(error) if error.kind == Kind::PreconditionFailed => {
+                self.store.head(self.at(&self.key("crc")), &Pin::default()).await?.crc64nvme
+            }
             Err(error) if is_unable(error.kind) || error.kind == Kind::BadDigest => return Ok(false),
             Err(error) => return Err(error),
+        };
+        if kept != Some(right) {
+            return Ok(false);
         }
-        match self.put(&format!("{root}-bad"), &body, proof(!right), &[], create_only).await {
+        match self.put("bad", &body, proof(!right), &[], create_only).await {
             Err(error) if error.kind == Kind::BadDigest || is_unable(error.kind) => Ok(true),
+            // Accepted, now or by an earlier probe.
             Ok(_) => Ok(false),
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    async fn probe_tagging(&self, root: &str, create_only: bool) -> Result<bool, StoreError> {
+    async fn tagging(&self, create_only: bool) -> Result<bool, StoreError> {
         let tags = [Tag { key: "backhaul".into(), value: "probe".into() }];
-        let key = format!("{root}-tags");
         let body = Payload::default();
-        match self.put(&key, &body, md5(&body), &tags, create_only).await {
+        match self.put("tags", &body, md5(&body), &tags, create_only).await {
             Ok(_) => {}
+            Err(error) if error.kind == Kind::PreconditionFailed => {}
             Err(error) if is_unable(error.kind) || error.kind == Kind::Denied => return Ok(false),
             Err(error) => return Err(error),
         }
-        let at = ObjectPath { bucket: &self.bucket, key: &key };
-        match self.site.store.get_tags(at, None).await {
+        match self.store.get_tags(self.at(&self.key("tags")), None).await {
             Ok(kept) => Ok(kept == tags),
             // Write-only tags are kept tags; a worker need not be allowed to read them.
             Err(error) => Ok(error.kind == Kind::Denied),
@@ -127,18 +195,26 @@ impl Target {
     }
 
     /// A copy onto a key that exists must fail.
-    async fn probe_copy(&self, root: &str) -> bool {
-        let (from, to) = (format!("{root}-crc"), format!("{root}-race"));
-        let at = |key| ObjectPath { bucket: &self.bucket, key };
+    async fn create_only_copy(&self) -> bool {
         let attributes = Attributes::default();
         let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
-        let copied = self.site.store.copy(at(&from), &Pin::default(), at(&to), &write).await;
+        let (from, to) = (self.key("crc"), self.key("race"));
+        let copied = self.store.copy(self.at(&from), &Pin::default(), self.at(&to), &write).await;
         matches!(copied, Err(error) if error.kind == Kind::PreconditionFailed)
+    }
+
+    async fn exists(&self, name: &str) -> Result<bool, StoreError> {
+        match self.store.head(self.at(&self.key(name)), &Pin::default()).await {
+            Ok(_) => Ok(true),
+            // Who may not list is denied what is not there.
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::NoSuchKey | Kind::Denied) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn put(
         &self,
-        key: &str,
+        name: &str,
         body: &Payload,
         proof: Proof,
         tags: &[Tag],
@@ -146,7 +222,15 @@ impl Target {
     ) -> Result<Written, StoreError> {
         let attributes = Attributes::default();
         let put = Put { body, proof, attributes: &attributes, tags, create_only };
-        self.site.store.put(ObjectPath { bucket: &self.bucket, key }, put).await
+        self.store.put(self.at(&self.key(name)), put).await
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.root)
+    }
+
+    fn at<'k>(&'k self, key: &'k str) -> ObjectPath<'k> {
+        ObjectPath { bucket: self.bucket, key }
     }
 }
 
@@ -206,6 +290,39 @@ mod tests {
         assert!(!probed(MemoryOptions { crc64nvme: false, ..strong }).await.crc64nvme);
         assert!(!probed(MemoryOptions { tagging: false, ..strong }).await.tagging);
         assert!(!probed(MemoryOptions { copying: false, ..strong }).await.create_only_copy);
+    }
+
+    #[tokio::test]
+    async fn a_probe_finds_the_same_again_and_leaves_nothing_more() {
+        for options in [
+            MemoryOptions::default(),
+            MemoryOptions { create_only: false, ..MemoryOptions::default() },
+            MemoryOptions { crc64nvme: false, ..MemoryOptions::default() },
+            MemoryOptions { tagging: false, ..MemoryOptions::default() },
+        ] {
+            let store = Arc::new(MemoryStore::new(options, &["backups"]));
+            let first = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
+            let keys = store.keys("backups");
+            assert!(keys.len() <= 6 && keys.iter().all(|k| k.starts_with("p/.backhaul/probe/")), "{keys:?}");
+            for _ in 0..3 {
+                let again = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
+                assert_eq!((again, store.keys("backups")), (first, keys.clone()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_race_that_nobody_saw_the_end_of_is_run_again() {
+        let store = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+        let faulty = Arc::new(FaultyStore::new(Arc::clone(&store) as _));
+        let prober = Prober { store: &*store, bucket: "backups", root: "p/.backhaul/probe/" };
+        assert_eq!(prober.race("race").await.expect("reachable"), Race::Decided);
+        assert!(!prober.exists("race-decided").await.expect("reachable"));
+        assert!(target(Arc::clone(&faulty) as _).capabilities().await.expect("reachable").create_only);
+        assert!(prober.exists("race-decided").await.expect("reachable"));
+        // With the marker, and only with it, the taken key is enough.
+        faulty.add(Rule::new(Operation::Head, Fault::Fail(Kind::Connection)).times(1));
+        assert_eq!(target(faulty).capabilities().await.expect_err("it looked").kind, Kind::Connection);
     }
 
     #[tokio::test]

@@ -16,7 +16,8 @@
 //! # What the buckets need
 //!
 //! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a task that is given
-//! up with an upload half done. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
+//! up with an upload half done. Under `<prefix>/.backhaul/probe/` lie some objects
+//! of a few bytes by which `capability` knows what was found out before; without them it only begins again.
 
 mod capability;
 mod checksum;
@@ -56,7 +57,7 @@ use std::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use capability::Capabilities;
+pub use capability::{Capabilities, PROBE_FOLDER, probe_root};
 pub use engine::{Engine, Probe, SetupError};
 pub use plan::{Limits, PartPlan, PlanError};
 pub use retry::RetryPolicy;
