@@ -33,7 +33,8 @@ pub(crate) fn cases(is_quick: bool) -> [Case; 4] {
         bucket: "small-objects",
         count: few(5_000, 500),
         size_bytes: 16 * KIB,
-        at_once: 32,
+        // As many as a worker takes unless told otherwise.
+        at_once: 64,
         inside: false,
     };
     let medium = Case {

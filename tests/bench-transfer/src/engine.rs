@@ -19,6 +19,7 @@ use backhaul_worker::{
 use bytes::Bytes;
 use clap::Parser as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::task::JoinSet;
 
 use crate::{
     case::{Case, block, cut},
@@ -40,18 +41,20 @@ pub(crate) async fn copy(locations: &Path, case: &Case) -> anyhow::Result<()> {
     let origins = locations.origins().map(ToOwned::to_owned).collect();
     let settings = engine_settings(&args.settings(origins, Some("bench"))?);
     let engine = Arc::new(Engine::new(&locations, settings)?);
-    let copies = stream::iter(case.keys()).map(|key| {
-        let (engine, request) = (Arc::clone(&engine), request(case, key));
-        tokio::spawn(async move { engine.copy(&request, Arc::default(), Stop::default()).await })
-    });
-    let mut copies = copies.buffer_unordered(case.at_once);
-    while let Some(copied) = copies.next().await {
+    let (mut keys, mut copies) = (case.keys(), JoinSet::new());
+    loop {
+        while copies.len() < case.at_once
+            && let Some(key) = keys.next()
+        {
+            let (engine, request) = (Arc::clone(&engine), request(case, key));
+            copies.spawn(async move { engine.copy(&request, Arc::default(), Stop::default()).await });
+        }
+        let Some(copied) = copies.join_next().await else { return Ok(()) };
         let receipt = copied??;
         ensure!(receipt.size_bytes == case.size_bytes, "{receipt:?}");
         ensure!(!receipt.already_present, "{} was there before", receipt.backup_key);
         ensure!(receipt.server_side == case.inside, "{receipt:?}");
     }
-    Ok(())
 }
 
 fn request(case: &Case, key: String) -> CopyRequest {

@@ -1,6 +1,9 @@
 //! The servers that are copied between, what lies on them, and how everybody is told where they are.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use backhaul_runtime::locations::Locations;
@@ -52,7 +55,8 @@ impl Stores {
         let client = stores.origin.client();
         client.create_bucket(WARM_BUCKET).await?;
         client.put(WARM_BUCKET, WARM_KEY, "warm".into()).await?;
-        for case in cases.iter().filter(|case| !case.inside) {
+        let mut written = BTreeSet::new();
+        for case in cases.iter().filter(|case| written.insert(case.bucket)) {
             client.create_bucket(case.bucket).await?;
             upload(&sides.origin, case).await.with_context(|| format!("writing {}", case.bucket))?;
         }
@@ -91,8 +95,8 @@ impl Stores {
             endpoint: server.endpoint(),
             credentials: server.credentials().clone(),
         };
-        let buckets = cases.iter().filter(|case| !case.inside).map(|case| case.bucket);
-        let reads: Vec<Read> = buckets.chain([WARM_BUCKET]).map(Read::all_of).collect();
+        let buckets: BTreeSet<&str> = cases.iter().map(|case| case.bucket).chain([WARM_BUCKET]).collect();
+        let reads: Vec<Read> = buckets.into_iter().map(Read::all_of).collect();
         let vault = if inside { &self.origin } else { &self.vault };
         locations::write(folder, &store(&self.origin), &store(vault), &reads)
     }
