@@ -109,7 +109,7 @@ impl Prober<'_> {
             Race::Taken if self.exists("race-decided").await? => return Ok(true),
             // Whoever began before this one has not come to its end, or its race was undecided.
             Race::Taken => self.race(&format!("race-{:016x}", fastrand::u64(..))).await?,
-            other => other,
+            other @ (Race::Decided | Race::Undecided | Race::NoConditions) => other,
         };
         if race != Race::Decided {
             return Ok(false);
