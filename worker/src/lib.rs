@@ -4,6 +4,7 @@
 pub mod app;
 pub mod config;
 pub mod link;
+pub mod probe;
 pub mod runner;
 pub mod store;
 pub mod transfer;
