@@ -74,16 +74,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
     let settings = args.settings(origins, host_name.as_deref())?;
     let metrics = Arc::new(Metrics::new(locations.iter().map(|location| location.name.as_str())));
-    let engine = Engine::wrapped(
-        &locations,
-        EngineSettings {
-            memory_bytes: settings.memory_bytes,
-            part_bytes: settings.part_bytes,
-            window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
-            ..EngineSettings::default()
-        },
-        |location, store| Arc::new(MeteredStore::new(store, location, &metrics)),
-    )?;
+    let engine = Engine::wrapped(&locations, engine_settings(&settings), |location, store| {
+        Arc::new(MeteredStore::new(store, location, &metrics))
+    })?;
     let engine = Arc::new(engine);
     let (link, credit) = (Arc::new(LinkGauges::default()), credit(&settings));
     let copier = Arc::new(MeteredCopier::new(Arc::<Engine>::clone(&engine), Arc::clone(&metrics)));
@@ -176,6 +169,17 @@ impl AppError {
             | Self::HostName(_) => true,
             Self::OpsListen { .. } | Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
+    }
+}
+
+/// What a worker's settings mean for its engine.
+#[must_use]
+pub fn engine_settings(settings: &WorkerSettings) -> EngineSettings {
+    EngineSettings {
+        memory_bytes: settings.memory_bytes,
+        part_bytes: settings.part_bytes,
+        window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
+        ..EngineSettings::default()
     }
 }
 

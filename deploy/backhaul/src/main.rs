@@ -41,6 +41,8 @@ async fn main() -> ExitCode {
             Command::List(args) => until(&stop, commands::list::run(args)).await,
             Command::Cancel(args) => until(&stop, commands::cancel::run(args)).await,
             Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
+            // It cleans up after itself: a signal is heard when it is done.
+            Command::Probe(args) => commands::probe::run(args).await,
             Command::Standalone(args) => standalone::run(args, stop).await,
             Command::Demo(args) => demo::run(args, stop).await,
         }

@@ -15,6 +15,7 @@ pub mod memory;
 mod s3;
 mod s3_client;
 mod s3_error;
+mod s3_scratch;
 mod s3_shapes;
 #[cfg(test)]
 pub(crate) mod s3_tests;
@@ -33,6 +34,7 @@ pub use credentials::{CredentialsError, CredentialsProblem};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use s3::S3Store;
 pub use s3_client::{CaBundleError, ClientSettings, Clients};
+pub use s3_scratch::{ScratchArea, ScratchError};
 
 /// One S3-compatible store, reached with one set of credentials.
 ///

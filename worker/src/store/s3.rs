@@ -84,6 +84,11 @@ impl S3Store {
         Self { location: location.to_owned(), client }
     }
 
+    /// For requests that the engine must not be able to make.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Name of the location.
     #[must_use]
     pub fn location(&self) -> &str {

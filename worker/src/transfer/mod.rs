@@ -17,7 +17,9 @@
 //! # What the buckets need
 //!
 //! Uploads that nobody goes on with are found and aborted after a week, where the worker may list them (`ListMultipartUploads`). The
-//! backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` all the same: it needs no worker to run. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
+//! backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` all the same: it needs no worker to run. Under
+//! `<prefix>/.backhaul/probe/` lie some objects of a few bytes by which `capability` knows what was found out before; without them it
+//! only begins again.
 
 mod breaker;
 mod capability;
@@ -62,7 +64,7 @@ use std::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use capability::Capabilities;
+pub use capability::{Capabilities, PROBE_FOLDER, probe_root};
 pub use engine::{Engine, Probe, SetupError, SiteLoad};
 pub use plan::{Limits, PartPlan, PlanError};
 pub use retry::RetryPolicy;

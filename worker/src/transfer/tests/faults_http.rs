@@ -6,12 +6,9 @@ use backhaul_embedded_s3::{Action, Operation as Op, Rule};
 
 use super::{
     bytes,
-    s3::{PART, Servers},
+    s3::{LARGE, Servers},
 };
 use crate::store::{ObjectPath, ObjectStore, Pin};
-
-/// Two parts: bytes in an unoptimised build are slow, and more parts show nothing more.
-const LARGE: u64 = PART + 1000;
 
 fn status(status: u16, code: &str) -> Action {
     Action::Status { status, code: code.into(), retry_after: None }
@@ -47,12 +44,13 @@ fn of_answers(range: bool) -> Vec<Action> {
 /// Copies an object with one fault; the bytes arrive, once, and nothing else is there.
 async fn survives(servers: &Servers, size: u64, at_origin: bool, rule: Rule) {
     let key = format!("k-{:016x}", fastrand::u64(..));
-    servers.upload(&key, &bytes(size, 1)).await;
+    let bytes = bytes(size, 1);
+    servers.upload(&key, &bytes).await;
     let what = format!("{size}: {rule:?}");
     let rule = if at_origin { rule.key(key.as_str()) } else { rule };
     let plan = if at_origin { servers.origin.faults() } else { servers.vault.faults() };
     let id = plan.add(rule);
-    let receipt = servers.copied(&key, &bytes(size, 1)).await;
+    let receipt = servers.copied(&key, &bytes).await;
     assert_eq!(plan.fired(id), 1, "{what}");
     plan.clear();
     assert!(!receipt.already_present && !receipt.backup_key.ends_with("~r1"), "{what}");
@@ -81,7 +79,8 @@ async fn small_copies_survive_every_fault_of_the_wire() {
 async fn large_copies_survive_every_fault_of_their_reads() {
     let servers = Servers::start().await;
     // The first read only discovers; the next ones are of parts.
-    for action in of_any().into_iter().chain(of_answers(true)) {
+    let slow = [Action::StallBody { after: 100_000 }, Action::Hang];
+    for action in of_any().into_iter().chain(of_answers(true)).chain(slow) {
         survives(&servers, LARGE, true, Rule::new(Op::GetObject, action).skip(1)).await;
     }
     servers.stop().await;

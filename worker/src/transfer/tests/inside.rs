@@ -121,7 +121,7 @@ async fn tags_that_a_head_did_not_count_are_named_where_they_are_lost() {
         let rig = Rig::with(Setup { same_store: true, ..Setup::default() });
         // No tags are written with the probe's credentials.
         let probe =
-            Rule::new(Operation::Put, Fault::Fail(Kind::Denied)).on("-tags").times(u32::from(readable));
+            Rule::new(Operation::Put, Fault::Fail(Kind::Denied)).on("probe/tags").times(u32::from(readable));
         rig.vault_does(probe);
         rig.engine.probe().await;
         rig.origin.seed("uploads", "k", bytes(13 * PART, 1), Attributes::default(), &tags);

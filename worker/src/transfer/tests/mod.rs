@@ -224,13 +224,15 @@ fn request(key: &str) -> CopyRequest {
 
 /// Bytes that are different everywhere, and for every seed.
 fn bytes(length: u64, seed: u8) -> Vec<u8> {
+    let length = usize::try_from(length).expect("fits");
     let mut state = u64::from(seed) + 1;
-    (0..length)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        })
-        .collect()
+    let mut all = Vec::with_capacity(length + 8);
+    while all.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        all.extend_from_slice(&(state ^ (state >> 32)).to_le_bytes());
+    }
+    all.truncate(length);
+    all
 }
 
 #[test]
