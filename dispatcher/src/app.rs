@@ -1,8 +1,8 @@
 //! The composition root: the only place that knows every concrete part, and the order in which they start and stop.
 //!
 //! Start: locations, queue, listener, streams, readiness, server, address file. Stop, under one deadline: readiness goes off, so
-//! that no new caller comes; the streams drain and end; then the server stops, when calls in progress have been answered.
-//! Nothing is decided here about tasks or calls.
+//! that no new caller comes; the streams drain and end, the watches end; then the server stops, when calls in progress have been
+//! answered. Nothing is decided here about tasks or calls.
 
 mod address_file;
 mod connect;
@@ -45,15 +45,20 @@ use crate::{
         snapshot::{DepthsOnly, Observe, Watched},
     },
     session::StreamSettings,
+    watch::Watches,
 };
 
 const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
+const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long watches are waited for: a caller that does not read holds up nobody.
+const WATCHES_WITHIN: Duration = Duration::from_secs(1);
 
 /// A dispatcher that is bound to its address and can be run.
 #[derive(Debug)]
@@ -175,7 +180,7 @@ impl App {
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         let Self { config, queue, observe, redis, locations, listener, addr, ops } = self;
-        let [end_streams, end_readiness, end_server, end_ops] =
+        let [end_streams, end_readiness, end_watches, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
@@ -184,8 +189,16 @@ impl App {
         let (reporter, health) = tonic_health::server::health_reporter();
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
-        let backups =
-            backup_server(&config, queue, locations, Arc::new(streams.clone()), Arc::clone(&metrics));
+        let watches = Watches::new(Arc::clone(&queue));
+        let backups = Backups {
+            queue,
+            copies: Arc::new(streams.clone()),
+            watches: watches.clone(),
+            locations,
+            defaults: config.defaults,
+            clock: QueueClock::Server,
+        };
+        let backups = backup_server(&config, backups, Arc::clone(&metrics));
         let watched = Arc::new(Watched::new(observe));
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
@@ -212,6 +225,7 @@ impl App {
         };
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
+        parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
         parts.start(SERVER, serve(router, listener, connections, end_server.clone()));
         parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
@@ -228,6 +242,9 @@ impl App {
         parts.wait_for(READINESS, deadline).await;
         end_streams.cancel();
         parts.wait_for(STREAMS, deadline).await;
+        // Told where to go on, callers do so at another dispatcher.
+        end_watches.cancel();
+        parts.wait_for(WATCHES, deadline.min(Instant::now() + WATCHES_WITHIN)).await;
         // Whoever watches health would hold its connection, and so the server, to the deadline.
         health::end_watches(reporter).await;
         end_server.cancel();
@@ -258,6 +275,11 @@ async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(
     Ok(())
 }
 
+async fn run_watches(watches: Watches, end: CancellationToken) -> Result<(), AppError> {
+    watches.run(end).await;
+    Ok(())
+}
+
 /// What the streams are told of the settings. They get most of the time for a stop; the rest is for calls in progress.
 pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
     StreamSettings {
@@ -281,13 +303,10 @@ impl StopCopies for Dispatch {
 /// The unary service with its limits around it. The stream of the workers must not come under them.
 fn backup_server(
     config: &Config,
-    queue: Arc<dyn TaskQueue>,
-    locations: Arc<Locations>,
-    copies: Arc<dyn StopCopies>,
+    backups: Backups,
     metrics: Arc<Metrics>,
 ) -> Guard<BackupServiceServer<Backups>> {
     let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
-    let backups = Backups { queue, copies, locations, defaults: config.defaults, clock: QueueClock::Server };
     let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
     GuardLayer::new(config.calls, identify, metrics).layer(server)
 }

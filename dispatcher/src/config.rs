@@ -9,7 +9,7 @@ use std::{
 };
 
 use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
-use clap::Parser;
+use clap::{ArgAction, Parser};
 
 use crate::{
     grpc::{
@@ -56,6 +56,17 @@ pub struct Flags {
     /// Tenant that every caller acts for.
     #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: String,
+    /// Every caller is an operator too: may see how much all tenants have in the queues.
+    #[arg(
+        long,
+        env = "BACKHAUL_OPERATOR",
+        default_value_t = false,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        action = ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub operator: bool,
 
     /// Shards of the queues, 1 to 1024. Fixed when the data is created; all dispatchers on one Redis must agree.
     #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 4, value_name = "COUNT")]
@@ -112,6 +123,10 @@ pub struct Flags {
     /// How long dead tasks stay visible.
     #[arg(long, env = "BACKHAUL_RETAIN_DEAD", default_value = "90d", value_name = "TIME", value_parser = parse_duration)]
     pub retain_dead: Duration,
+    /// Most MiB of done and cancelled tasks per shard, receipts included: above it the oldest go before `--retain-finished` and
+    /// `--dedup-window` are over. Dead tasks go by age alone.
+    #[arg(long, env = "BACKHAUL_RETAIN_MIB", default_value_t = 512, value_name = "MIB")]
+    pub retain_mib: u64,
     /// Most unfinished tasks per shard; more are refused with RESOURCE_EXHAUSTED. A waiting task takes about 600 bytes of Redis.
     #[arg(long, env = "BACKHAUL_SHARD_CAP", default_value_t = 1_000_000, value_name = "COUNT")]
     pub shard_cap: u64,
@@ -233,7 +248,10 @@ impl Flags {
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         problems.require(self.max_streams > 0, "--max-streams", "must be at least 1");
         match caller {
-            Ok(caller) if problems.0.is_empty() => Ok(self.into_config(caller)),
+            Ok(caller) if problems.0.is_empty() => {
+                let caller = if self.operator { caller.operator() } else { caller };
+                Ok(self.into_config(caller))
+            }
             Ok(_) | Err(_) => Err(problems.0),
         }
     }
@@ -338,6 +356,7 @@ impl Flags {
                 dedup_window: self.dedup_window,
                 retain_finished: self.retain_finished,
                 retain_dead: self.retain_dead,
+                retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
                 shard_cap: self.shard_cap,
                 tenant_cap: self.tenant_cap,
                 tenant_in_flight_cap: self.tenant_in_flight_cap,

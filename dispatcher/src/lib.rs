@@ -9,3 +9,4 @@ pub mod grpc;
 pub mod metrics;
 pub mod queue;
 pub mod session;
+pub mod watch;

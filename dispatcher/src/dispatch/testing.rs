@@ -35,10 +35,10 @@ use super::{Dispatch, DispatchError, StreamSettings};
 use crate::{
     grpc::worker_service::WorkerService,
     queue::{
-        CancelOutcome, Depths, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask, ObjectRef, Priority,
-        QueueClock, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement, Submitted, SweepReport,
-        TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState, UnixMs, conformance::test_settings,
-        memory::MemoryQueue,
+        CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask,
+        ObjectRef, Priority, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal, Requeue,
+        RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted, SweepReport, TaskId, TaskQueue,
+        TaskRecord, TaskSpec, TaskState, UnixMs, conformance::test_settings, memory::MemoryQueue,
     },
 };
 
@@ -236,6 +236,18 @@ impl TaskQueue for Probe {
 
     async fn depths(&self) -> Result<Depths, QueueError> {
         self.inner.depths().await
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        self.inner.requeue(tasks).await
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.inner.stats(query).await
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        self.inner.events(cursor).await
     }
 
     async fn check(&self) -> Result<(), QueueError> {

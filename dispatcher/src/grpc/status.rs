@@ -13,7 +13,10 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::{identity::Unidentified, validate::Violations};
-use crate::queue::{QueueError, TaskId, TaskState};
+use crate::{
+    queue::{QueueError, TaskId, TaskState},
+    watch::WatchRefusal,
+};
 
 /// `ErrorInfo.domain` of every error.
 pub(crate) const DOMAIN: &str = "backhaul";
@@ -49,6 +52,12 @@ pub(crate) enum ApiError {
     /// The task is finished, so it cannot be cancelled.
     #[error("the task is finished")]
     Finished { task: TaskId, state: TaskState },
+    /// The caller asked for what only an operator may see.
+    #[error("only operators may see all tenants")]
+    NotOperator,
+    /// Nobody may begin to watch now.
+    #[error(transparent)]
+    WatchRefused(#[from] WatchRefusal),
     /// The queue did not do it.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -116,6 +125,8 @@ impl ApiError {
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
             | Self::Finished { .. }
+            | Self::NotOperator
+            | Self::WatchRefused(_)
             | Self::Queue(_)
             | Self::Overloaded
             | Self::RateLimited { .. }
@@ -157,6 +168,23 @@ impl ApiError {
                     .resource("backhaul.v1.Backup", task.to_string())
                     .metadata("state", super::present::state(*state).as_str_name())
             }
+            Self::NotOperator => Answer::new(
+                Code::PermissionDenied,
+                "OPERATORS_ONLY",
+                "only an operator may see what all tenants have",
+            ),
+            Self::WatchRefused(WatchRefusal::TooMany) => Answer::new(
+                Code::ResourceExhausted,
+                "TOO_MANY_WATCHERS",
+                "this dispatcher has as many watchers as it takes",
+            )
+            .retry(RETRY_FULL),
+            Self::WatchRefused(WatchRefusal::Stopping) => Answer::new(
+                Code::Unavailable,
+                "STOPPING",
+                "the dispatcher is stopping; go on with the newest cursor at another",
+            )
+            .retry(RETRY_OVERLOADED),
             Self::Queue(error) => Self::queue(error),
             Self::Overloaded => Answer::new(
                 Code::ResourceExhausted,
@@ -252,6 +280,8 @@ impl ApiError {
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
             | Self::Finished { .. }
+            | Self::NotOperator
+            | Self::WatchRefused(_)
             | Self::Overloaded
             | Self::RateLimited { .. }
             | Self::DeadlineExceeded => {}

@@ -7,7 +7,7 @@ use crate::queue::{
 };
 
 /// Moves that the scripts count.
-pub(super) const MOVES: [&str; 12] = [
+pub(super) const MOVES: [&str; 13] = [
     "created",
     "leased",
     "done",
@@ -17,6 +17,7 @@ pub(super) const MOVES: [&str; 12] = [
     "promoted",
     "run_again",
     "replaced",
+    "requeued",
     "reaped",
     "cancelled",
     "fixed",
@@ -35,6 +36,12 @@ labels! {
         ListBackups => "ListBackups",
         /// One task is not wanted any more.
         CancelBackup => "CancelBackup",
+        /// Dead tasks are to run again.
+        RetryBackups => "RetryBackups",
+        /// How much there is, and how old.
+        GetQueueStats => "GetQueueStats",
+        /// Changes as they happen.
+        WatchBackups => "WatchBackups",
         /// None of these.
         Unknown => "unknown",
     }
@@ -203,6 +210,12 @@ labels! {
         List => "list",
         /// Cancel a task.
         Cancel => "cancel",
+        /// Run dead tasks again.
+        Requeue => "requeue",
+        /// Count tasks.
+        Stats => "stats",
+        /// Read the log of changes.
+        Events => "events",
         /// Take tasks.
         Lease => "lease",
         /// Keep leases.

@@ -1,5 +1,7 @@
 //! Tests of the calls over a queue that answers as it is told: exact statuses, nothing stored by what is refused.
 
+mod operating;
+
 use tonic::Code;
 use tonic_types::StatusExt as _;
 

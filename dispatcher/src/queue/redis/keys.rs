@@ -15,9 +15,10 @@
 //! | `working:scheduled` | ZSET | tasks that wait for their processing time (ms) |
 //! | `delay` | ZSET | tasks that wait for their retry time (ms) |
 //! | `done`, `dead`, `cancelled` | ZSET | finished tasks, by when (ms) |
-//! | `tenants` | HASH | by tenant: unfinished and dead tasks, leases, pending tasks of each band; packed |
+//! | `tenants` | HASH | by tenant: unfinished and dead tasks, leases, pending tasks of each band, scheduled, delayed, dead; packed |
 //! | `damaged` | ZSET | tasks taken out of an index because their record cannot be decoded, by when (ms) |
-//! | `meta` | STRING | clock, newest place in line, tasks unfinished and pending, time of each band; packed |
+//! | `meta` | STRING | clock, until when changes are logged, newest place in line, tasks unfinished and pending, time of each band, bytes of done and cancelled records; packed |
+//! | `events` | STREAM | log of changes, while somebody watches: an entry for each script call, by tenant the tasks it changed |
 //! | `sweep` | HASH | when the shard was swept, whether that was all, until when no lease ends |
 //! | `stats` | HASH | moves of each kind since the data was created |
 //! | `memo:<session>` | STRING | the last lease request of a session and what it got |

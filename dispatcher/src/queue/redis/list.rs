@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use redis::{Cmd, Value};
 
 use self::cursor::Cursor;
-use super::{Shared, codec, error, keys, scripts::BATCH, value};
+use super::{Shared, codec, counts::TenantCounts, error, keys, scripts::BATCH, value};
 use crate::queue::{ListPage, ListQuery, QueueError, TaskId, TaskRecord, TaskState, UnixMs};
 
 /// Most candidates of a state, over all shards, for a listing in exact order to begin.
@@ -257,7 +257,7 @@ impl Shared {
             for (id, value) in ids.iter().zip(values) {
                 let Some(raw) = value::bytes(value) else { continue };
                 match codec::decode(id, &raw) {
-                    Ok(record) if record.state == state && matches(query, &record) => found.push(record),
+                    Ok(record) if record.state == state && query.matches(&record) => found.push(record),
                     Ok(_) => {}
                     // One damaged record must not hide the others; reading it by itself tells.
                     Err(damage) => tracing::warn!(error = %damage, "left a damaged record out of a listing"),
@@ -266,14 +266,6 @@ impl Shared {
         }
         Ok(found)
     }
-}
-
-fn matches(query: &ListQuery, record: &TaskRecord) -> bool {
-    let spec = &record.spec;
-    spec.tenant == query.tenant
-        && query.location.as_ref().is_none_or(|location| *location == spec.object.location)
-        && spec.object.key.starts_with(&query.key_prefix)
-        && query.labels.iter().all(|(name, value)| spec.labels.get(name) == Some(value))
 }
 
 impl Place {
@@ -301,14 +293,14 @@ fn waiting(shard: u16, tenant: &str) -> Cmd {
     command
 }
 
-/// A tenant's pending tasks by band: the last three of five counts, of five bytes each.
+/// A tenant's pending tasks by band.
 fn counts(answer: Value) -> Result<[u64; 3], QueueError> {
-    let Some(packed) = value::bytes(answer) else { return Ok([0; 3]) };
-    if packed.len() != 26 {
-        return Err(error::unexpected("a tenant's counts are damaged"));
+    match value::bytes(answer) {
+        None => Ok([0; 3]),
+        Some(packed) => TenantCounts::read(&packed)
+            .map(|counts| counts.pending)
+            .ok_or_else(|| error::unexpected("a tenant's counts are damaged")),
     }
-    let count = |at: usize| packed[at..at + 5].iter().fold(0, |count, byte| count << 8 | u64::from(*byte));
-    Ok([count(10), count(15), count(20)])
 }
 
 fn texts(answer: Value) -> Result<Vec<Vec<u8>>, QueueError> {

@@ -4,8 +4,8 @@
 //! scripts check and move. Where to look:
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
-//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls. `snapshot`: the
-//!   look at all tasks together.
+//! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
+//!   other calls. `snapshot`: the look at all tasks together.
 //! - `fsck`: the audit of all that.
 //! - `hints`: where tasks are believed to be. `connection`: the seam to the server. `check`, `options`: may we use it at all.
 //!
@@ -15,16 +15,20 @@ mod batch;
 mod check;
 mod codec;
 mod connection;
+mod counts;
 mod ends;
 mod error;
+mod events;
 pub mod fsck;
 mod hints;
 mod keys;
 mod lease;
 mod list;
 mod options;
+mod redrive;
 mod scripts;
 mod snapshot;
+mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -59,9 +63,10 @@ pub use self::{
     writer::BarrierStats,
 };
 use super::{
-    CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, QueueClock,
-    QueueError, QueueSettings, RenewOutcome, Renewal, SettleOutcome, Settlement, SubmitOutcome, Submitted,
-    SweepReport, TaskId, TaskQueue, TaskRecord, TaskState,
+    CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery,
+    NewTask, QueueClock, QueueError, QueueSettings, QueueStats, RenewOutcome, Renewal, Requeue,
+    RequeueOutcome, SettleOutcome, Settlement, StatsQuery, SubmitOutcome, Submitted, SweepReport, TaskId,
+    TaskQueue, TaskRecord, TaskState,
 };
 
 /// Writes that one submit gives to a writer at a time.
@@ -273,8 +278,14 @@ impl TaskQueue for RedisQueue {
         let outcome = self.writer().write(vec![Write::Cancel(id.clone())]).await.pop();
         match outcome.unwrap_or_else(|| Err(error::unexpected("no answer")))? {
             Written::Cancel(code, token, session) => cancelled(id, code, &token, session),
-            Written::Submit(_) => Err(error::unexpected("a cancel was answered as a submit")),
+            Written::Submit(_) | Written::Requeue(_) => {
+                Err(error::unexpected("a cancel was answered as another write"))
+            }
         }
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        redrive::requeue(self, &tasks).await
     }
 
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError> {
@@ -297,6 +308,14 @@ impl TaskQueue for RedisQueue {
         self.shared.depths().await
     }
 
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.shared.stats(query).await
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        self.shared.events(cursor).await
+    }
+
     async fn check(&self) -> Result<(), QueueError> {
         let fit = check::inspect(&self.shared.link, self.durability, self.shared.settings.shards).await?;
         let (barrier, answer) = match fit {
@@ -314,7 +333,7 @@ impl TaskQueue for RedisQueue {
 
 fn submitted(id: TaskId, written: &Written) -> Result<Submitted, QueueError> {
     let Written::Submit([code, state, run]) = *written else {
-        return Err(error::unexpected("a submit was answered as a cancel"));
+        return Err(error::unexpected("a submit was answered as another write"));
     };
     let outcome = match code {
         1 => SubmitOutcome::Created,

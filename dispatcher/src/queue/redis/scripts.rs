@@ -23,10 +23,13 @@ pub(super) enum Script {
     Complete,
     Fail,
     Cancel,
+    Requeue,
     Gate,
     Expire,
     Promote,
     Reap,
+    Stats,
+    Events,
     FsckTasks,
     FsckLines,
     FsckCounters,
@@ -59,17 +62,20 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
         Self::Complete,
         Self::Fail,
         Self::Cancel,
+        Self::Requeue,
         Self::Gate,
         Self::Expire,
         Self::Promote,
         Self::Reap,
+        Self::Stats,
+        Self::Events,
         Self::FsckTasks,
         Self::FsckLines,
         Self::FsckCounters,
@@ -89,10 +95,13 @@ impl Script {
             Self::Complete => include_str!("lua/complete.lua"),
             Self::Fail => include_str!("lua/fail.lua"),
             Self::Cancel => include_str!("lua/cancel.lua"),
+            Self::Requeue => include_str!("lua/requeue.lua"),
             Self::Gate => include_str!("lua/gate.lua"),
             Self::Expire => include_str!("lua/expire.lua"),
             Self::Promote => include_str!("lua/promote.lua"),
             Self::Reap => include_str!("lua/reap.lua"),
+            Self::Stats => include_str!("lua/stats.lua"),
+            Self::Events => include_str!("lua/events.lua"),
             Self::FsckTasks => include_str!("lua/fsck_tasks.lua"),
             Self::FsckLines => include_str!("lua/fsck_lines.lua"),
             Self::FsckCounters => include_str!("lua/fsck_counters.lua"),
@@ -107,9 +116,12 @@ impl Script {
             | Self::Lease
             | Self::Renew
             | Self::Cancel
+            | Self::Requeue
             | Self::Gate
             | Self::Promote
             | Self::Reap
+            | Self::Stats
+            | Self::Events
             | Self::FsckTasks
             | Self::FsckLines
             | Self::FsckCounters => "",

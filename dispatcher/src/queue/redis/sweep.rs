@@ -117,6 +117,9 @@ impl Shared {
             | Script::Complete
             | Script::Fail
             | Script::Cancel
+            | Script::Requeue
+            | Script::Stats
+            | Script::Events
             | Script::Gate
             | Script::FsckTasks
             | Script::FsckLines
@@ -137,6 +140,7 @@ impl Shared {
                 .arg(self.retention_ms(TaskState::Cancelled))
                 .arg(self.retention_ms(TaskState::Dead))
                 .arg(BATCH)
+                .arg(codec::exact(settings.retain_bytes))
                 .into_command()
         };
         (0..settings.shards).map(gate).collect()
@@ -230,6 +234,7 @@ impl Shared {
                     .arg(self.now())
                     .arg(codec::state_code(*state))
                     .arg(self.retention_ms(*state))
+                    .arg(codec::exact(self.settings.retain_bytes))
             })
             .collect();
         if due.leases.is_empty() && due.scheduled.is_empty() && due.delayed.is_empty() && reap.is_empty() {

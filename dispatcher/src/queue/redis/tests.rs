@@ -4,6 +4,7 @@ mod damage;
 mod durability;
 mod faults;
 mod fsck;
+mod log;
 mod races;
 mod scale;
 mod server;

@@ -1,4 +1,4 @@
-//! The write path of submits and cancels: what comes while one batch is on its way makes up the next, and one barrier proves a
+//! The write path of submits, cancels and requeues: what comes while one batch is on its way makes up the next, and one barrier proves a
 //! whole batch durable.
 //!
 //! A barrier (`WAITAOF`, `WAIT`) covers earlier writes of its own connection and blocks it, so each [`Writer`] owns one. It adds no
@@ -40,6 +40,8 @@ pub(super) enum Write {
     Submit(TaskId, NewRecord),
     /// A cancel.
     Cancel(TaskId),
+    /// A new run of the run that died.
+    Requeue(TaskId, u32),
 }
 
 /// What a script said about one write.
@@ -49,6 +51,8 @@ pub(super) enum Written {
     Submit([i64; 3]),
     /// What came of a cancel, the lease's token, its session.
     Cancel(i64, Vec<u8>, Vec<u8>),
+    /// What came of a requeue, the task's state, its run.
+    Requeue([i64; 3]),
 }
 
 /// A writer's answer to a job: one entry for each write, in order.
@@ -217,7 +221,15 @@ impl WriterLoop {
                         call.push(record.start.as_slice());
                         call.push(record.body.as_slice());
                     }
-                    Write::Cancel(_) => {}
+                    Write::Cancel(_) | Write::Requeue(..) => {}
+                }
+            }
+        }
+        if piece.kind == Script::Requeue {
+            call.push(settings.shard_cap);
+            for &at in &piece.items {
+                if let Write::Requeue(_, run) = &writes[at] {
+                    call.push(*run);
                 }
             }
         }
@@ -237,6 +249,11 @@ impl WriterLoop {
                     Written::Submit(submitted)
                 }
                 Write::Cancel(_) => Written::Cancel(answer.integer()?, answer.bytes()?, answer.bytes()?),
+                Write::Requeue(..) => {
+                    let requeued = [answer.integer()?, answer.integer()?, answer.integer()?];
+                    wake |= requeued[0] == 1;
+                    Written::Requeue(requeued)
+                }
             }));
         }
         if wake {
@@ -277,6 +294,7 @@ impl Proof {
             (Self::Met, outcome) | (_, outcome @ Err(_)) => outcome,
             // What was refused has left nothing to be kept.
             (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
+            (_, Ok(Written::Requeue(refused @ [..=-1, _, _]))) => Ok(Written::Requeue(refused)),
             (Self::Missed { reached, wanted }, Ok(_)) => {
                 Err(QueueError::NotDurable { reached: *reached, wanted: *wanted })
             }
@@ -288,7 +306,7 @@ impl Proof {
 impl Write {
     const fn id(&self) -> &TaskId {
         match self {
-            Self::Submit(id, _) | Self::Cancel(id) => id,
+            Self::Submit(id, _) | Self::Cancel(id) | Self::Requeue(id, _) => id,
         }
     }
 
@@ -296,6 +314,7 @@ impl Write {
         match self {
             Self::Submit(..) => Script::Submit,
             Self::Cancel(_) => Script::Cancel,
+            Self::Requeue(..) => Script::Requeue,
         }
     }
 }
@@ -304,7 +323,7 @@ impl Job {
     fn size(&self) -> (usize, usize) {
         let bytes = self.writes.iter().map(|write| match write {
             Write::Submit(_, record) => record.body.len(),
-            Write::Cancel(_) => 0,
+            Write::Cancel(_) | Write::Requeue(..) => 0,
         });
         (self.writes.len(), bytes.sum())
     }

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::queue::{
     CancelOutcome, Failure, FailureClass, LeaseRequest, LeaseToken, LeasedTask, NewTask, Outcome, Priority,
-    Progress, RenewOutcome, Renewal, SettleOutcome, Settlement, SweepReport, TaskId, TaskQueue, TaskState,
+    Progress, RenewOutcome, Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement, SweepReport, TaskId,
+    TaskQueue, TaskState,
 };
 
 const LOCATIONS: [&str; 2] = ["uploads", "archive"];
@@ -33,7 +34,8 @@ impl World {
             42..46 => self.lease_again().await,
             46..60 => self.renew().await,
             60..82 => self.settle().await,
-            82..94 => self.sweep().await,
+            82..92 => self.sweep().await,
+            92..96 => self.requeue().await,
             _ => self.cancel().await,
         }
     }
@@ -306,6 +308,33 @@ impl World {
             CancelOutcome::Cancelled | CancelOutcome::Finished(_) => outcome,
         });
         self.same("cancel", &subject, &model);
+    }
+
+    /// Dead tasks for the most part, sometimes another task or another run.
+    async fn requeue(&mut self) {
+        let is_dead = |id: &TaskId| self.state(id) == Some(TaskState::Dead);
+        let (dead, others): (Vec<TaskId>, Vec<TaskId>) = self.known.keys().cloned().partition(is_dead);
+        let mut wanted = Vec::new();
+        for _ in 0..self.rng.usize(1..4) {
+            let from = if self.rng.u32(0..5) == 0 || dead.is_empty() { &others } else { &dead };
+            let Some(id) = self.rng.choice(from).cloned() else { return };
+            let run = self.known.get(&id).and_then(Option::as_ref).map_or(1, |record| record.run);
+            wanted.push(Requeue { id, run: run + u32::from(self.rng.u32(0..12) == 0) });
+        }
+        self.note(format!("requeue {wanted:?}"));
+        let subject = self.subject.requeue(wanted.clone()).await;
+        if self.answer_is_lost() {
+            self.note("requeue sent twice".into());
+            let again = self.subject.requeue(wanted.clone()).await;
+            let twice = again.iter().any(|one| matches!(one, Ok(RequeueOutcome::Requeued { .. })));
+            // What was refused for want of room may find some.
+            let room = subject.iter().any(Result::is_err);
+            self.must(room || !twice, "I3: a repeated requeue began a run", &again);
+        }
+        let model = self.model.requeue(wanted).await;
+        self.same_list("requeue", subject, model, |world, subject, model| {
+            world.same("requeue", &told(subject), &told(model));
+        });
     }
 
     /// Sweeps both until nothing is left to do now: how much fits in one pass is nobody's business.
