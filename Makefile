@@ -30,7 +30,7 @@ export PROPTEST_RNG_SEED ?= 1
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e kubernetes images images-test mutants-queue bench-queue clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e kubernetes images images-test mutants-queue bench-queue bench-transfer clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -96,6 +96,14 @@ bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=
 	@tests/setup/bullmq.sh
 	cargo build --release --locked --package backhaul-dispatcher --package backhaul-bench
 	$(target)/release/backhaul-bench $(if $(QUICK),--quick)
+
+bench-transfer: ## Measure copies between S3 servers beside rclone and s5cmd; QUICK=1 with less load
+	@tests/setup/redis.sh
+	@tests/setup/seaweedfs.sh
+	@tests/setup/rclone.sh
+	@tests/setup/s5cmd.sh
+	cargo build --release --locked --package backhaul-dispatcher --package backhaul-worker --package backhaul-bench-transfer
+	BACKHAUL_TEST_BIN_DIR=$(target)/release $(target)/release/backhaul-bench-transfer $(if $(QUICK),--quick)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean

@@ -88,6 +88,20 @@ impl S3 {
         }
     }
 
+    /// Removes a bucket, on stores that allow it with all that is in it.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn delete_bucket(&self, bucket: &str) -> anyhow::Result<()> {
+        self.client
+            .delete_bucket()
+            .bucket(bucket)
+            .send()
+            .await
+            .with_context(|| format!("delete {bucket}"))?;
+        Ok(())
+    }
+
     /// Makes a bucket keep versions.
     ///
     /// # Errors

@@ -1,11 +1,6 @@
 //! What a developer may set in the environment of the tests. The only place that reads it.
 
-use std::{
-    env,
-    ffi::OsString,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{env, ffi::OsString, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 
@@ -64,14 +59,14 @@ pub fn of_programs() -> Vec<OsString> {
         .collect()
 }
 
-/// Folder of the running test's build, such as `target/debug`.
+/// Folder of the build of the running test or program, such as `target/debug`.
 ///
 /// # Errors
-/// When the test was not started from there.
+/// When it was not started from there.
 pub fn profile_folder() -> anyhow::Result<PathBuf> {
-    let test = env::current_exe().context("the path of this test is not known")?;
-    let folder = test.parent().filter(|deps| deps.ends_with("deps")).and_then(Path::parent);
-    Ok(folder.with_context(|| format!("{} is not where cargo puts tests", test.display()))?.to_owned())
+    let running = env::current_exe().context("the path of this program is not known")?;
+    let folder = running.parent().map(|folder| folder.ancestors().find(|f| !f.ends_with("deps")));
+    Ok(folder.flatten().with_context(|| format!("{} is in no folder", running.display()))?.to_owned())
 }
 
 fn program(setting: &str, name: &str) -> Option<PathBuf> {

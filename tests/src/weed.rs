@@ -22,6 +22,15 @@ pub struct WeedServer {
     _folder: TempDir,
 }
 
+/// How much of the machine a server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeedLimits {
+    /// Where its garbage collector begins to work harder, such as `768MiB`.
+    pub memory: &'static str,
+    /// Largest volume, in MiB; there are at most a hundred.
+    pub volume_mib: u32,
+}
+
 /// All that it listens on. Each of the servers inside also takes the port 10,000 above its own; the last two belong to services
 /// that cannot be turned off and would make a second instance on the machine fail.
 #[derive(Debug)]
@@ -40,6 +49,15 @@ impl WeedServer {
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        // It would take gigabytes on a machine that has them; tests run beside it.
+        Self::start_with(WeedLimits { memory: "768MiB", volume_mib: 256 }).await
+    }
+
+    /// [`WeedServer::start`] with other limits.
+    ///
+    /// # Errors
+    /// As [`WeedServer::start`].
+    pub async fn start_with(limits: WeedLimits) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("backhaul-weed-")?;
         let credentials = Credentials::random();
         let ports = Ports::lease()?;
@@ -48,12 +66,12 @@ impl WeedServer {
 
         let mut command = Command::new(settings::weed()?);
         command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]);
-        command.args(["-master.volumeSizeLimitMB=256", "-master.telemetry=false", "-volume.max=100"]);
+        command.args(["-master.telemetry=false", "-volume.max=100"]);
+        command.arg(format!("-master.volumeSizeLimitMB={}", limits.volume_mib));
         command.arg(format!("-dir={}", folder.path().display()));
         command.arg(format!("-s3.config={}", access.display()));
         command.args(ports.arguments());
-        // It would take gigabytes on a machine that has them; tests run beside it.
-        command.env("GOMEMLIMIT", "768MiB");
+        command.env("GOMEMLIMIT", limits.memory);
         let process = Process::start("seaweedfs", &mut command, &folder.path().join("weed.log"))?;
 
         let mut server = Self { ports, credentials, process, _folder: folder };

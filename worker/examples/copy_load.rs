@@ -10,7 +10,9 @@ use anyhow::{Context, Result};
 use backhaul_embedded_s3::{Bucket, Credentials, EmbeddedS3, Options, Storage};
 use backhaul_runtime::locations::Locations;
 use backhaul_worker::{
-    store::{Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Proof, Put, S3Store},
+    store::{
+        Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Proof, Put, S3Store, Terms,
+    },
     transfer::{Copier, CopyRequest, Engine, EngineSettings, Stop},
 };
 use bytes::Bytes;
@@ -102,7 +104,14 @@ async fn upload(store: &S3Store, keys: &[String], size: usize) -> Result<()> {
     let body = Payload::from(Bytes::from(bytes));
     let attributes = Attributes::default();
     let proof = Proof { crc64nvme: Some(crc_fast::crc64_nvme(&body.to_bytes())), md5: None };
-    let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: false };
+    let put = Put {
+        body: &body,
+        proof,
+        attributes: &attributes,
+        tags: &[],
+        terms: Terms::default(),
+        create_only: false,
+    };
     stream::iter(keys)
         .map(|key| store.put(ObjectPath { bucket: "uploads", key }, put))
         .buffer_unordered(16)

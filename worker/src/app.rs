@@ -4,12 +4,13 @@
 
 mod ops;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use backhaul_runtime::{
     build,
     locations::{Locations, LocationsError},
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -72,16 +73,9 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
     let settings = args.settings(origins, host_name.as_deref())?;
     let metrics = Arc::new(Metrics::new(locations.iter().map(|location| location.name.as_str())));
-    let engine = Engine::wrapped(
-        &locations,
-        EngineSettings {
-            memory_bytes: settings.memory_bytes,
-            part_bytes: settings.part_bytes,
-            window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
-            ..EngineSettings::default()
-        },
-        |location, store| Arc::new(MeteredStore::new(store, location, &metrics)),
-    )?;
+    let engine = Engine::wrapped(&locations, engine_settings(&settings), |location, store| {
+        Arc::new(MeteredStore::new(store, location, &metrics))
+    })?;
     let engine = Arc::new(engine);
     let (link, credit) = (Arc::new(LinkGauges::default()), credit(&settings));
     let copier = Arc::new(MeteredCopier::new(Arc::<Engine>::clone(&engine), Arc::clone(&metrics)));
@@ -91,13 +85,21 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let end_ops = CancellationToken::new();
     // A target that is not reached now is probed before its first copy: nothing waits for this.
     let probed = probe(&engine);
+    // Until the last copy has ended: it may leave something to clear up.
+    let tended = CancellationToken::new();
     let worked = async {
-        let worked = run_with(settings, copier, link, stop.clone()).await;
+        let paused = Some(engine.paused());
+        let worked = run_link(settings, copier, link, Arc::new(TcpConnector), paused, stop.clone()).await;
         end_ops.cancel();
+        tended.cancel();
         worked
     };
-    let (_, ended, ()) =
-        tokio::join!(stop.run_until_cancelled(probed), worked, ops::serve(port, exposed, &end_ops));
+    let (_, (), ended, ()) = tokio::join!(
+        stop.run_until_cancelled(probed),
+        engine.tend(tended.clone()),
+        worked,
+        ops::serve(port, exposed, &end_ops)
+    );
     ended
 }
 
@@ -140,11 +142,26 @@ pub async fn run_over(
     connector: Arc<dyn Connector>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
+    run_link(settings, copier, gauges, connector, None, stop).await
+}
+
+async fn run_link(
+    settings: WorkerSettings,
+    copier: Arc<dyn Copier>,
+    gauges: Arc<LinkGauges>,
+    connector: Arc<dyn Connector>,
+    paused: Option<watch::Receiver<BTreeSet<String>>>,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
     settings.check()?;
     let runner = Runner::new(runner_settings(&settings), copier);
     let dialer = Dialer::new(settings.dispatchers.clone(), connector, Duration::from_secs(5), seed()?);
     let driver =
         LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within).shown_on(gauges);
+    let driver = match paused {
+        Some(paused) => driver.with_paused(paused),
+        None => driver,
+    };
     let departure = driver.run(stop).await;
     if departure.is_clean() {
         info!("drained");
@@ -162,6 +179,17 @@ impl AppError {
             Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
             Self::OpsListen { .. } | Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
+    }
+}
+
+/// What a worker's settings mean for its engine.
+#[must_use]
+pub fn engine_settings(settings: &WorkerSettings) -> EngineSettings {
+    EngineSettings {
+        memory_bytes: settings.memory_bytes,
+        part_bytes: settings.part_bytes,
+        window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
+        ..EngineSettings::default()
     }
 }
 

@@ -5,6 +5,7 @@ pub mod app;
 pub mod config;
 pub mod link;
 pub mod metrics;
+pub mod probe;
 pub mod runner;
 pub mod store;
 pub mod transfer;

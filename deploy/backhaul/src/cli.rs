@@ -39,6 +39,9 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Follow tasks until they are finished.
     Watch(WatchArgs),
+    /// Find out what a store can do: writes, tries and removes a few objects under `.backhaul/probe/` of a backup bucket, and says what
+    /// each answer means for backups there.
+    Probe(ProbeArgs),
     /// Run everything in one process: a child redis-server, two embedded S3 stores, dispatcher and worker. For development: the
     /// embedded stores are not made for data that matters.
     Standalone(StandaloneArgs),
@@ -201,6 +204,26 @@ pub(crate) struct StatsArgs {
     /// Tenants to name with `--all-tenants`.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
     pub(crate) tenants: u32,
+}
+
+/// Flags of `probe`.
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// Name of the location.
+    #[arg(value_name = "LOCATION")]
+    pub(crate) location: String,
+    /// The file of locations, the same as the worker's.
+    #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
+    pub(crate) locations: PathBuf,
+    /// Bucket to try; the buckets that backups go to when not given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bucket: Option<String>,
+    /// Prefix to write below; only with `--bucket`.
+    #[arg(long, requires = "bucket", default_value = "", value_name = "PREFIX")]
+    pub(crate) prefix: String,
+    /// Print JSON: one object a bucket.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Flags of `standalone`.

@@ -45,6 +45,8 @@ async fn main() -> ExitCode {
             Command::Retry(args) => until(&stop, commands::retry::run(args)).await,
             Command::Stats(args) => until(&stop, commands::stats::run(args)).await,
             Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
+            // It cleans up after itself: a signal is heard when it is done.
+            Command::Probe(args) => commands::probe::run(args).await,
             Command::Standalone(args) => standalone::run(args, stop).await,
             Command::Demo(args) => demo::run(args, stop).await,
         }

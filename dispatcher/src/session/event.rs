@@ -60,6 +60,8 @@ pub(crate) struct WorkerInfo {
 pub(crate) struct Hello {
     /// Who.
     pub(crate) worker: WorkerInfo,
+    /// Locations of which it takes no tasks for now.
+    pub(crate) paused: Vec<String>,
     /// Credit from the start.
     pub(crate) credit: Credit,
     /// Leases still worked on.
@@ -110,6 +112,8 @@ pub(crate) enum Event {
     Hello(Box<Hello>),
     /// From the worker: new credit.
     Credit(Credit),
+    /// From the worker: all locations of which it takes no tasks for now.
+    Paused(Vec<String>),
     /// From the worker: answers to assignments.
     Accepts(Vec<Answer>),
     /// From the worker: all leases it holds.

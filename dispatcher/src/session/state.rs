@@ -11,7 +11,7 @@ mod tests;
 mod worker;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,8 +41,12 @@ pub(crate) struct Session {
     state: State,
     worker: Option<Arc<WorkerInfo>>,
     announce: Option<Effect>,
-    /// Locations the worker can copy from, less those it turned out not to know.
+    /// Locations to ask tasks of: those of the worker, less those it turned out not to know and those that it paused.
     locations: Option<Arc<[String]>>,
+    /// Locations that the worker turned out not to know.
+    unknown: BTreeSet<String>,
+    /// Locations that the worker paused.
+    paused: Vec<String>,
     rebalance_after: Option<Duration>,
     leases: Leases,
     unsent: VecDeque<Unsent>,
@@ -93,6 +97,8 @@ impl Session {
             worker: None,
             announce: None,
             locations: None,
+            unknown: BTreeSet::new(),
+            paused: Vec::new(),
             rebalance_after: settings
                 .rebalance_after
                 .map(|age| age.mul_f64(0.9 + 0.2 * jitter.clamp(0.0, 1.0))),
@@ -133,6 +139,7 @@ impl Session {
             Event::PeerLost => self.on_peer_lost(now),
             from_worker @ (Event::Hello(_)
             | Event::Credit(_)
+            | Event::Paused(_)
             | Event::Accepts(_)
             | Event::Heartbeat { .. }
             | Event::Results(_)

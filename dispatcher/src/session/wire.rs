@@ -48,6 +48,7 @@ pub(crate) fn decode(message: pb::FromWorker, jitter: &mut fastrand::Rng) -> Eve
         Message::Results(results) => {
             decode_results("Results.results", MAX_BATCH, results.results, jitter).map(Event::Results)
         }
+        Message::Paused(paused) => decode_paused("Paused.locations", paused.locations).map(Event::Paused),
         Message::Draining(draining) => Ok(Event::WorkerDrains {
             finish_within: Duration::from_millis(draining.finish_within_ms).min(MAX_WAIT),
         }),
@@ -82,10 +83,20 @@ fn decode_hello(hello: pb::Hello, jitter: &mut fastrand::Rng) -> Result<Hello, C
             version: hello.version,
             locations: locations.into(),
         },
+        paused: decode_paused("Hello.paused", hello.paused)?,
         credit: hello.credit.map_or(Ok(Credit::default()), decode_credit)?,
         held: decode_held("Hello.held", hello.held)?,
         unconfirmed: decode_results("Hello.unconfirmed", MAX_HELD, hello.unconfirmed, jitter)?,
     })
+}
+
+fn decode_paused(field: &'static str, locations: Vec<String>) -> Result<Vec<String>, CloseReason> {
+    bound(field, locations.len(), MAX_LOCATIONS)?;
+    if locations.iter().all(|name| is_location(name)) {
+        Ok(locations)
+    } else {
+        Err(Violation::Field(field).into())
+    }
 }
 
 fn decode_credit(credit: pb::Credit) -> Result<Credit, CloseReason> {

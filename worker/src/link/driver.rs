@@ -3,12 +3,12 @@
 //! It carries out effects, sends messages while there is room for them, and never waits for anything but the next thing to happen:
 //! a full stream must not keep it from reading, and a slow copy must not keep it from renewing leases. It decides nothing.
 
-use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
 use backhaul_proto::v1::{self, worker_service_client::WorkerServiceClient};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +39,7 @@ pub struct LinkDriver<W> {
     dialled: Option<Dialled>,
     stream: Stream,
     drain_within: Duration,
+    paused: Option<watch::Receiver<BTreeSet<String>>>,
     gauges: Arc<LinkGauges>,
 }
 
@@ -68,6 +69,7 @@ enum Woken {
     Heard(Option<Result<v1::FromDispatcher, Status>>),
     Dialled(Result<Dialled, DialError>),
     Finished(Finished),
+    Paused(BTreeSet<String>),
     Stop,
     Time,
     Room,
@@ -90,8 +92,17 @@ impl<W: Workload> LinkDriver<W> {
             dialled: None,
             stream: Stream::none(),
             drain_within,
+            paused: None,
             gauges: Arc::default(),
         }
+    }
+
+    /// Takes no tasks of the locations that `paused` names, for as long as it does.
+    #[must_use]
+    pub fn with_paused(mut self, mut paused: watch::Receiver<BTreeSet<String>>) -> Self {
+        paused.mark_changed();
+        self.paused = Some(paused);
+        self
     }
 
     /// Shows on `gauges` where the link stands.
@@ -118,6 +129,7 @@ impl<W: Workload> LinkDriver<W> {
                 Woken::Heard(heard) => self.heard(heard, now),
                 Woken::Dialled(dialled) => Some(self.dialled(dialled, now)),
                 Woken::Finished(finished) => Some(Event::Finished(finished)),
+                Woken::Paused(locations) => Some(Event::Paused(locations)),
                 Woken::Stop => {
                     stopping = true;
                     info!(within = ?self.drain_within, leases = self.link.held(), "draining");
@@ -157,6 +169,7 @@ impl<W: Workload> LinkDriver<W> {
             heard = self.stream.inbound.next() => Woken::Heard(heard),
             finished = self.workload.next_finished() => Woken::Finished(finished),
             dialled = self.dial.next() => Woken::Dialled(dialled),
+            paused = next_paused(self.paused.as_mut()) => Woken::Paused(paused),
             () = stop.cancelled(), if !stopping => Woken::Stop,
             () = room(self.stream.outbound.as_ref()), if full => Woken::Room,
             () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Woken::Time,
@@ -182,6 +195,7 @@ impl<W: Workload> LinkDriver<W> {
                     }
                     self.workload.stop(&lease, reason);
                 }
+                Effect::Pause(locations) => self.workload.pause(&locations),
                 Effect::Drain => self.workload.drain(),
                 Effect::Leave(departure) => return Some(departure),
             }
@@ -281,6 +295,7 @@ impl<W: Workload> LinkDriver<W> {
                 | Event::Confirmed(_)
                 | Event::CancelAsked(_)
                 | Event::Finished(_)
+                | Event::Paused(_)
                 | Event::DrainAsked { .. },
             )
             | None => {}
@@ -377,6 +392,16 @@ impl std::fmt::Debug for Inbound {
             Self::Open(_) => "Open",
         })
     }
+}
+
+/// The paused locations when they have changed; for ever when they cannot.
+async fn next_paused(paused: Option<&mut watch::Receiver<BTreeSet<String>>>) -> BTreeSet<String> {
+    if let Some(paused) = paused
+        && paused.changed().await.is_ok()
+    {
+        return paused.borrow_and_update().clone();
+    }
+    pending().await
 }
 
 /// Waits for room on the stream, or for its end.

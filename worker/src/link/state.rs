@@ -92,6 +92,8 @@ pub enum Event {
     },
     /// A copy ended.
     Finished(Finished),
+    /// These are the locations, and no others, that nothing is to be taken of for now.
+    Paused(BTreeSet<String>),
     /// This worker is to leave within that time.
     DrainAsked {
         /// All the time there is, confirmations included.
@@ -112,6 +114,8 @@ pub enum Effect {
     Start(Box<Assignment>),
     /// Stop a copy.
     Stop(LeaseKey, StopReason),
+    /// Hand back what has not started of these locations.
+    Pause(BTreeSet<String>),
     /// Hand back what has not started.
     Drain,
     /// Close the stream and end.
@@ -171,6 +175,8 @@ pub struct Link {
     /// Answers to assignments, not sent yet.
     accepts: VecDeque<v1::Accept>,
     drain: Option<WorkerDrain>,
+    /// Locations that nothing is taken of for now.
+    paused: BTreeSet<String>,
     left: bool,
     effects: VecDeque<Effect>,
     ignored: u64,
@@ -196,6 +202,7 @@ impl Link {
             outbox: Outbox::new(outbox),
             accepts: VecDeque::new(),
             drain: None,
+            paused: BTreeSet::new(),
             left: false,
             effects: VecDeque::from([Effect::Dial]),
             ignored: 0,
@@ -213,6 +220,10 @@ impl Link {
             Event::StreamEnded => self.stream_ended(now),
             Event::Finished(finished) => self.finished(now, finished),
             Event::DrainAsked { within } => self.start_drain(now, within),
+            Event::Paused(locations) => {
+                self.paused.clone_from(&locations);
+                self.effects.push_back(Effect::Pause(locations));
+            }
             Event::Welcome(welcome) => self.welcome(now, welcome),
             Event::Assigned(assignments) => {
                 if self.attached_or_hang_up(now) {
@@ -331,6 +342,8 @@ impl Link {
             v1::AcceptRefusal::Draining
         } else if !self.settings.locations.contains(&assignment.object.location) {
             v1::AcceptRefusal::UnknownLocation
+        } else if self.paused.contains(&assignment.object.location) {
+            v1::AcceptRefusal::LocationPaused
         } else if !self.settings.credit.admits(
             self.leases.len(),
             self.leases.bytes(),

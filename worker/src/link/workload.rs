@@ -3,7 +3,7 @@
 //! It exists so that the link knows no runner and the runner no socket. There is no queue between the two: the driver calls the
 //! workload in its own task and asks it for ends, so neither side can run ahead of the other and nothing needs a bound of its own.
 
-use std::future::Future;
+use std::{collections::BTreeSet, future::Future};
 
 use super::task::{Assignment, Finished, LeaseKey, Progress, StopReason};
 
@@ -17,6 +17,9 @@ pub trait Workload: Send {
     /// Asks a copy to stop. A lease that is not held, or is stopping for this reason already, is left alone; `Lost` replaces any
     /// other reason.
     fn stop(&mut self, lease: &LeaseKey, reason: StopReason);
+
+    /// Hands back what has not started of these locations.
+    fn pause(&mut self, locations: &BTreeSet<String>);
 
     /// Starts nothing more: what still waits is handed back, what runs goes on.
     fn drain(&mut self);

@@ -48,6 +48,8 @@ labels! {
         Get => "get",
         /// Read tags.
         GetTags => "get_tags",
+        /// Look who has rights.
+        GetAcl => "get_acl",
         /// Write a whole object.
         Put => "put",
         /// Copy inside the store.
@@ -124,6 +126,7 @@ impl From<Operation> for Verb {
             Operation::Head => Self::Head,
             Operation::Get => Self::Get,
             Operation::GetTags => Self::GetTags,
+            Operation::GetAcl => Self::GetAcl,
             Operation::Put => Self::Put,
             Operation::Copy => Self::Copy,
             Operation::CreateUpload => Self::CreateUpload,

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::store::{
     BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, Tag, UploadRef, WriteOptions, Written,
+    PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, Tag, UploadListed, UploadRef, UploadsPage,
+    WriteOptions, Written,
 };
 
 /// A store whose requests are counted.
@@ -109,6 +110,10 @@ impl ObjectStore for MeteredStore {
         self.asked(Operation::GetTags, self.store.get_tags(at, version)).await
     }
 
+    async fn has_grants(&self, at: ObjectPath<'_>, version: Option<&str>) -> Result<bool, StoreError> {
+        self.asked(Operation::GetAcl, self.store.has_grants(at, version)).await
+    }
+
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
         let answer = self.asked(Operation::Put, self.store.put(at, put)).await;
         self.took(answer, put.body.len())
@@ -157,6 +162,15 @@ impl ObjectStore for MeteredStore {
 
     async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
         self.asked(Operation::ListUploads, self.store.list_uploads(at)).await
+    }
+
+    async fn list_uploads_under(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&UploadListed>,
+    ) -> Result<UploadsPage, StoreError> {
+        self.asked(Operation::ListUploads, self.store.list_uploads_under(bucket, prefix, after)).await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

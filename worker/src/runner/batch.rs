@@ -4,7 +4,7 @@
 //! connections are reused and their results travel together; large ones start alone, because each is a crowd of parts by itself.
 //! Urgent ones go first, and origins take turns, so that a slow one does not hold up the others. Pure: starts nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use backhaul_proto::v1::Priority;
 
@@ -59,6 +59,20 @@ impl Waiting {
     /// Takes a waiting task out.
     pub(crate) fn remove(&mut self, lease: &LeaseKey) -> Option<Assignment> {
         self.small.remove(lease).or_else(|| self.large.remove(lease))
+    }
+
+    /// Takes the waiting tasks of some origins out.
+    pub(crate) fn take_of(&mut self, origins: &BTreeSet<String>) -> Vec<Assignment> {
+        let of = |lanes: &mut Lanes| {
+            lanes
+                .lanes
+                .extract_if(.., |(_, origin), _| origins.contains(origin))
+                .flat_map(|(_, l)| l)
+                .collect::<Vec<_>>()
+        };
+        let mut taken = of(&mut self.small);
+        taken.append(&mut of(&mut self.large));
+        taken
     }
 
     /// Takes all waiting tasks out.

@@ -11,7 +11,7 @@ mod report;
 mod slots;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     future::pending,
     pin::pin,
     sync::Arc,
@@ -240,6 +240,12 @@ impl Workload for Runner {
             StopReason::HandBack => copy.stop.hand_back.cancel(),
         }
         copy.asked = Some(reason);
+    }
+
+    fn pause(&mut self, locations: &BTreeSet<String>) {
+        for assignment in self.waiting.take_of(locations) {
+            self.end_unstarted(assignment, StopReason::HandBack);
+        }
     }
 
     fn drain(&mut self) {

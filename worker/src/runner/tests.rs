@@ -209,6 +209,26 @@ async fn tasks_beyond_the_room_wait_and_can_be_cancelled_or_lost_while_they_wait
 }
 
 #[tokio::test]
+async fn a_pause_hands_back_what_waits_of_those_locations_only() {
+    let (mut runner, mut copies) = with_fake(1);
+    let of = |task: &str, location: &str| {
+        let mut assignment = assignment(task, 1);
+        location.clone_into(&mut assignment.object.location);
+        assignment
+    };
+    for (task, location) in [("runs", "media"), ("goes", "media"), ("stays", "papers")] {
+        runner.start(of(task, location));
+    }
+    let running = copies.next().await;
+    runner.pause(&["media".to_owned()].into());
+    let handed_back = Outcome::HandedBack(v1::Stopped { upload_id: "left-over".into() });
+    assert_eq!(finished(&mut runner).await, (key("goes", 1), handed_back));
+    running.end_well();
+    assert!(matches!(finished(&mut runner).await.1, Outcome::Receipt(_)), "what runs goes on");
+    assert_eq!(copies.next().await.request.task_id, "stays");
+}
+
+#[tokio::test]
 async fn a_drain_hands_back_what_waits_and_lets_run_what_runs() {
     let (mut runner, mut copies) = with_fake(1);
     runner.start(assignment("a", 1));

@@ -32,6 +32,8 @@ pub enum Operation {
     Get,
     /// [`super::ObjectStore::get_tags`]
     GetTags,
+    /// [`super::ObjectStore::has_grants`]
+    GetAcl,
     /// [`super::ObjectStore::put`]
     Put,
     /// [`super::ObjectStore::copy`]
@@ -42,7 +44,7 @@ pub enum Operation {
     UploadPart,
     /// [`super::ObjectStore::copy_part`]
     CopyPart,
-    /// [`super::ObjectStore::list_uploads`]
+    /// [`super::ObjectStore::list_uploads`] and [`super::ObjectStore::list_uploads_under`]
     ListUploads,
     /// [`super::ObjectStore::list_parts`]
     ListParts,
@@ -208,6 +210,7 @@ impl Operation {
             Self::Head => "HeadObject",
             Self::Get => "GetObject",
             Self::GetTags => "GetObjectTagging",
+            Self::GetAcl => "GetObjectAcl",
             Self::Put => "PutObject",
             Self::Copy => "CopyObject",
             Self::CreateUpload => "CreateMultipartUpload",

@@ -17,7 +17,7 @@ use tokio::sync::Barrier;
 use super::{
     BodyStream, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
     Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
-    UploadRef, WriteOptions, Written, memory::flipped,
+    UploadListed, UploadRef, UploadsPage, WriteOptions, Written, memory::flipped,
 };
 
 /// A store with faults.
@@ -232,6 +232,10 @@ impl ObjectStore for FaultyStore {
         self.around(Operation::GetTags, at.key, |_| self.inner.get_tags(at, version)).await
     }
 
+    async fn has_grants(&self, at: ObjectPath<'_>, version: Option<&str>) -> Result<bool, StoreError> {
+        self.around(Operation::GetAcl, at.key, |_| self.inner.has_grants(at, version)).await
+    }
+
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
         self.around(Operation::Put, at.key, |fault| async move {
             let (body, proof) = altered(put.body, put.proof, fault.as_ref());
@@ -295,6 +299,16 @@ impl ObjectStore for FaultyStore {
 
     async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
         self.around(Operation::ListUploads, at.key, |_| self.inner.list_uploads(at)).await
+    }
+
+    async fn list_uploads_under(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&UploadListed>,
+    ) -> Result<UploadsPage, StoreError> {
+        self.around(Operation::ListUploads, prefix, |_| self.inner.list_uploads_under(bucket, prefix, after))
+            .await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

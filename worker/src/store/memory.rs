@@ -6,7 +6,7 @@ mod inspect;
 mod options;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,8 +18,8 @@ use md5::{Digest as _, Md5};
 pub use self::options::MemoryOptions;
 use super::{
     Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
-    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError,
-    StoreErrorKind as Kind, Tag, UploadRef, WriteOptions, Written,
+    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, Retention, StoreError,
+    StoreErrorKind as Kind, Tag, Terms, UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
 };
 
 /// A store in memory.
@@ -44,6 +44,8 @@ pub struct Stored {
 struct State {
     buckets: BTreeMap<String, BTreeMap<String, Vec<Stored>>>,
     uploads: BTreeMap<String, Upload>,
+    /// Keys of objects with an ACL of their own.
+    granted: BTreeSet<String>,
     clock: i64,
 }
 
@@ -54,7 +56,10 @@ struct Upload {
     attributes: Attributes,
     tags: Vec<Tag>,
     crc64nvme: bool,
-    parts: BTreeMap<u32, (Bytes, PartWritten)>,
+    storage_class: Option<String>,
+    retained: Option<Retention>,
+    initiated: i64,
+    parts: BTreeMap<u32, (Bytes, PartWritten, i64)>,
 }
 
 impl MemoryStore {
@@ -62,7 +67,7 @@ impl MemoryStore {
     #[must_use]
     pub fn new(options: MemoryOptions, buckets: &[&str]) -> Self {
         let buckets = buckets.iter().map(|b| ((*b).to_owned(), BTreeMap::new())).collect();
-        Self { options, state: Mutex::new(State { buckets, uploads: BTreeMap::new(), clock: 1_764_000_000 }) }
+        Self { options, state: Mutex::new(State { buckets, clock: 1_764_000_000, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -80,6 +85,7 @@ impl MemoryStore {
         bytes: Bytes,
         attributes: Attributes,
         tags: Vec<Tag>,
+        terms: Terms<'_>,
         crc: bool,
         etag: Option<String>,
     ) -> Written {
@@ -98,7 +104,11 @@ impl MemoryStore {
             modified: Some((clock, 0)),
             crc64nvme: crc.then(|| crc_fast::crc64_nvme(&bytes)),
             attributes,
-            tag_count: Some(u32::try_from(tags.len()).unwrap_or(u32::MAX)).filter(|n| *n > 0),
+            tag_count: Some(u32::try_from(tags.len()).unwrap_or(u32::MAX))
+                .filter(|n| *n > 0 && self.options.counts_tags),
+            storage_class: terms.storage_class.map(str::to_owned),
+            retained: terms.retention.filter(|_| self.options.locking),
+            locked: terms.retention.is_some() && self.options.locking,
             ..ObjectInfo::default()
         };
         let written = Written { etag: info.etag.clone(), version, crc64nvme: info.crc64nvme };
@@ -257,6 +267,13 @@ impl ObjectStore for MemoryStore {
         Ok(self.find(&self.state(), Operation::GetTags, at, &pin)?.tags)
     }
 
+    async fn has_grants(&self, at: ObjectPath<'_>, version: Option<&str>) -> Result<bool, StoreError> {
+        let pin = Pin { version: version.map(str::to_owned), etag: None };
+        let state = self.state();
+        self.find(&state, Operation::GetAcl, at, &pin)?;
+        Ok(state.granted.contains(at.key))
+    }
+
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
         let bytes = put.body.to_bytes();
         let mut state = self.state();
@@ -264,7 +281,7 @@ impl ObjectStore for MemoryStore {
         self.may_carry(Operation::Put, put.attributes, put.tags)?;
         self.check(Operation::Put, &bytes, put.proof)?;
         let crc = self.options.crc64nvme && put.proof.crc64nvme.is_some();
-        Ok(self.store(&mut state, at, bytes, put.attributes.clone(), put.tags.to_vec(), crc, None))
+        Ok(self.store(&mut state, at, bytes, put.attributes.clone(), put.tags.to_vec(), put.terms, crc, None))
     }
 
     async fn copy(
@@ -282,7 +299,16 @@ impl ObjectStore for MemoryStore {
         self.may_create(&state, Operation::Copy, to, write.create_only)?;
         self.may_carry(Operation::Copy, write.attributes, &[])?;
         let crc = self.options.crc64nvme && (write.crc64nvme || found.info.crc64nvme.is_some());
-        Ok(self.store(&mut state, to, found.bytes, write.attributes.clone(), found.tags, crc, None))
+        Ok(self.store(
+            &mut state,
+            to,
+            found.bytes,
+            write.attributes.clone(),
+            found.tags,
+            write.terms,
+            crc,
+            None,
+        ))
     }
 
     async fn create_upload(
@@ -301,6 +327,9 @@ impl ObjectStore for MemoryStore {
             attributes: write.attributes.clone(),
             tags: write.tags.to_vec(),
             crc64nvme: self.options.crc64nvme && write.crc64nvme,
+            storage_class: write.terms.storage_class.map(str::to_owned),
+            retained: write.terms.retention,
+            initiated: state.clock,
             parts: BTreeMap::new(),
         };
         state.uploads.insert(id.clone(), upload);
@@ -317,9 +346,10 @@ impl ObjectStore for MemoryStore {
         let bytes = body.to_bytes();
         self.check(Operation::UploadPart, &bytes, proof)?;
         let part = self.part(&bytes, number);
-        upload_of(&mut self.state(), Operation::UploadPart, upload)?
-            .parts
-            .insert(number, (bytes, part.clone()));
+        let mut state = self.state();
+        let clock = state.clock;
+        let held = upload_of(&mut state, Operation::UploadPart, upload)?;
+        held.parts.insert(number, (bytes, part.clone(), clock));
         Ok(part)
     }
 
@@ -341,7 +371,9 @@ impl ObjectStore for MemoryStore {
         }
         let bytes = found.bytes.slice(as_index(range.start)..as_index(range.end()));
         let part = self.part(&bytes, number);
-        upload_of(&mut state, Operation::CopyPart, upload)?.parts.insert(number, (bytes, part.clone()));
+        let clock = state.clock;
+        let held = upload_of(&mut state, Operation::CopyPart, upload)?;
+        held.parts.insert(number, (bytes, part.clone(), clock));
         Ok(part)
     }
 
@@ -351,13 +383,30 @@ impl ObjectStore for MemoryStore {
         Ok(open.map(|(id, _)| id.clone()).collect())
     }
 
+    async fn list_uploads_under(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&UploadListed>,
+    ) -> Result<UploadsPage, StoreError> {
+        let state = self.state();
+        let open = state.uploads.iter().filter(|(_, u)| u.bucket == bucket && u.key.starts_with(prefix));
+        let mut all: Vec<UploadListed> = open
+            .map(|(id, u)| UploadListed { key: u.key.clone(), id: id.clone(), initiated: Some(u.initiated) })
+            .filter(|u| after.is_none_or(|a| (&u.key, &u.id) > (&a.key, &a.id)))
+            .collect();
+        all.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        let more = all.len() > self.options.page;
+        all.truncate(self.options.page);
+        Ok(UploadsPage { uploads: all, more })
+    }
+
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
         let mut state = self.state();
         let upload = upload_of(&mut state, Operation::ListParts, upload)?;
-        let mut listed = upload
-            .parts
-            .range(after.saturating_add(1)..)
-            .map(|(_, (bytes, part))| PartListed { part: part.clone(), size_bytes: bytes.len() as u64 });
+        let mut listed = upload.parts.range(after.saturating_add(1)..).map(|(_, (bytes, part, at))| {
+            PartListed { part: part.clone(), size_bytes: bytes.len() as u64, modified: Some(*at) }
+        });
         let parts = listed.by_ref().take(1_000).collect();
         Ok(PartsPage { parts, more: listed.next().is_some() })
     }
@@ -375,7 +424,7 @@ impl ObjectStore for MemoryStore {
         let held = upload_of(&mut state, Operation::CompleteUpload, upload)?;
         let mut whole = Vec::new();
         for (i, part) in parts.iter().enumerate() {
-            let (bytes, stored) =
+            let (bytes, stored, _) =
                 held.parts.get(&part.number).ok_or_else(|| fail(Kind::InvalidPart, "no such part"))?;
             if stored.etag != part.etag || (i > 0 && parts[i - 1].number >= part.number) {
                 return Err(fail(Kind::InvalidPart, "another part"));
@@ -396,7 +445,10 @@ impl ObjectStore for MemoryStore {
             return Err(fail(Kind::NoSuchUpload, upload.id));
         };
         let crc = held.crc64nvme;
-        Ok(self.store(&mut state, upload.at, whole.into(), held.attributes, held.tags, crc, Some(etag)))
+        let class = held.storage_class;
+        let terms = Terms { storage_class: class.as_deref(), retention: held.retained };
+        let bytes = whole.into();
+        Ok(self.store(&mut state, upload.at, bytes, held.attributes, held.tags, terms, crc, Some(etag)))
     }
 
     async fn abort_upload(&self, upload: UploadRef<'_>) -> Result<(), StoreError> {

@@ -15,9 +15,10 @@ pub mod memory;
 mod s3;
 mod s3_client;
 mod s3_error;
+mod s3_scratch;
 mod s3_shapes;
 #[cfg(test)]
-mod s3_tests;
+pub(crate) mod s3_tests;
 #[cfg(test)]
 mod s3_wire_tests;
 
@@ -33,6 +34,7 @@ pub use credentials::{CredentialsError, CredentialsProblem};
 pub use error::{Operation, StoreError, StoreErrorKind};
 pub use s3::S3Store;
 pub use s3_client::{CaBundleError, ClientSettings, Clients};
+pub use s3_scratch::{ScratchArea, ScratchError};
 
 /// One S3-compatible store, reached with one set of credentials.
 ///
@@ -63,6 +65,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn get_tags(&self, at: ObjectPath<'_>, version: Option<&str>) -> Result<Vec<Tag>, StoreError>;
+
+    /// Whether somebody besides its owner was given rights on the object itself (an ACL of its own).
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreErrorKind::NotImplemented`] where objects have no ACLs.
+    async fn has_grants(&self, at: ObjectPath<'_>, version: Option<&str>) -> Result<bool, StoreError>;
 
     /// Writes a whole object.
     ///
@@ -119,6 +127,17 @@ pub trait ObjectStore: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`].
     async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError>;
+
+    /// Lists up to 1,000 uploads in progress whose keys begin with `prefix`, from behind `after` on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_uploads_under(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&UploadListed>,
+    ) -> Result<UploadsPage, StoreError>;
 
     /// Lists up to 1,000 parts of an upload with a number above `after`, in order.
     ///
@@ -205,6 +224,8 @@ pub struct ObjectInfo {
     pub opaque_etag: bool,
     /// Retention or a legal hold is set on it.
     pub locked: bool,
+    /// Until when it is retained, where a retention is set on it.
+    pub retained: Option<Retention>,
     /// It has user metadata that the store cannot put into headers and leaves out.
     pub hidden_metadata: bool,
 }
@@ -283,6 +304,24 @@ pub struct Proof {
     pub md5: Option<[u8; 16]>,
 }
 
+/// What a store is asked to do with an object besides keeping it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terms<'a> {
+    /// Storage class; `None` for the bucket's own.
+    pub storage_class: Option<&'a str>,
+    /// Object lock; `None` for the bucket's own.
+    pub retention: Option<Retention>,
+}
+
+/// A time in which nobody can delete or overwrite an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Nobody at all can shorten it; otherwise those with a special right can.
+    pub compliance: bool,
+    /// Its end, in seconds since the epoch.
+    pub until: i64,
+}
+
 /// How an object is to be created.
 #[derive(Debug, Clone, Copy)]
 pub struct WriteOptions<'a> {
@@ -290,6 +329,8 @@ pub struct WriteOptions<'a> {
     pub attributes: &'a Attributes,
     /// Tags; empty for none.
     pub tags: &'a [Tag],
+    /// Storage class and retention.
+    pub terms: Terms<'a>,
     /// The store keeps a CRC-64/NVME of the whole object: ask for one.
     pub crc64nvme: bool,
     /// Fail where the key exists (`If-None-Match: *`); ignored by [`ObjectStore::create_upload`], see [`Completion`].
@@ -307,6 +348,8 @@ pub struct Put<'a> {
     pub attributes: &'a Attributes,
     /// Tags; empty for none.
     pub tags: &'a [Tag],
+    /// Storage class and retention.
+    pub terms: Terms<'a>,
     /// Fail where the key exists (`If-None-Match: *`).
     pub create_only: bool,
 }
@@ -340,6 +383,28 @@ pub struct PartListed {
     pub part: PartWritten,
     /// Length.
     pub size_bytes: u64,
+    /// When it was written, in seconds since the epoch; `None` when the store did not say.
+    pub modified: Option<i64>,
+}
+
+/// An upload in progress, as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadListed {
+    /// The key that it is for.
+    pub key: String,
+    /// Its id.
+    pub id: String,
+    /// When it was started, in seconds since the epoch; `None` when the store did not say.
+    pub initiated: Option<i64>,
+}
+
+/// Up to 1,000 uploads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UploadsPage {
+    /// As the store sorts them.
+    pub uploads: Vec<UploadListed>,
+    /// More follow after the last one.
+    pub more: bool,
 }
 
 /// Up to 1,000 parts.

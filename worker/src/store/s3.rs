@@ -6,22 +6,22 @@
 use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
-    primitives::{ByteStream, SdkBody},
+    primitives::{ByteStream, DateTime, SdkBody},
     types::{
-        ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart,
-        MetadataDirective,
+        ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, EncodingType,
+        MetadataDirective, StorageClass,
     },
 };
 use futures_util::stream;
 
 use super::{
     BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag, UploadRef,
-    WriteOptions, Written,
+    PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
+    UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
     s3_error::{from_body, from_sdk},
     s3_shapes::{
-        content_range, copy_source, crc64, crc64_header, info_of_get, info_of_head, md5_header, quoted,
-        range_header, tagging, unquoted,
+        content_range, copy_source, crc64, crc64_header, grants_to_others, info_of_get, info_of_head,
+        lock_mode, md5_header, quoted, range_header, tagging, unquoted, uploads_listed,
     },
 };
 
@@ -50,6 +50,17 @@ macro_rules! with_attributes {
     }};
 }
 
+/// Asks for a storage class and a retention, of three request builders that have no common trait.
+macro_rules! with_terms {
+    ($request:expr, $terms:expr) => {{
+        let t = $terms;
+        $request
+            .set_storage_class(t.storage_class.map(StorageClass::from))
+            .set_object_lock_mode(t.retention.map(|r| lock_mode(r.compliance)))
+            .set_object_lock_retain_until_date(t.retention.map(|r| DateTime::from_secs(r.until)))
+    }};
+}
+
 /// Sends a request with its `Expires` as it was read: the library's own type cannot hold every value that stores keep.
 macro_rules! send_with_expires {
     ($request:expr, $expires:expr) => {{
@@ -71,6 +82,11 @@ macro_rules! send_with_expires {
 impl S3Store {
     pub(super) fn new(location: &str, client: Client) -> Self {
         Self { location: location.to_owned(), client }
+    }
+
+    /// For requests that the engine must not be able to make.
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Name of the location.
@@ -155,6 +171,19 @@ impl ObjectStore for S3Store {
         Ok(tags.map(|t| Tag { key: t.key, value: t.value }).collect())
     }
 
+    async fn has_grants(&self, at: ObjectPath<'_>, version: Option<&str>) -> Result<bool, StoreError> {
+        let output = self
+            .client
+            .get_object_acl()
+            .bucket(at.bucket)
+            .key(at.key)
+            .set_version_id(version.map(str::to_owned))
+            .send()
+            .await
+            .map_err(|e| from_sdk(Operation::GetAcl, e))?;
+        Ok(grants_to_others(&output))
+    }
+
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
         let request = self
             .client
@@ -167,7 +196,7 @@ impl ObjectStore for S3Store {
             .set_content_md5(put.proof.md5.map(md5_header))
             .set_tagging(tagging(put.tags))
             .set_if_none_match(none_match(put.create_only));
-        let request = with_attributes!(request, put.attributes);
+        let request = with_terms!(with_attributes!(request, put.attributes), put.terms);
         let output =
             send_with_expires!(request, put.attributes.expires).map_err(|e| from_sdk(Operation::Put, e))?;
         Ok(Written {
@@ -194,7 +223,7 @@ impl ObjectStore for S3Store {
             .metadata_directive(MetadataDirective::Replace)
             .set_checksum_algorithm(write.crc64nvme.then_some(ChecksumAlgorithm::Crc64Nvme))
             .set_if_none_match(none_match(write.create_only));
-        let request = with_attributes!(request, write.attributes);
+        let request = with_terms!(with_attributes!(request, write.attributes), write.terms);
         let output = send_with_expires!(request, write.attributes.expires)
             .map_err(|e| from_sdk(Operation::Copy, e))?;
         let result = output.copy_object_result();
@@ -218,7 +247,7 @@ impl ObjectStore for S3Store {
             .set_checksum_algorithm(write.crc64nvme.then_some(ChecksumAlgorithm::Crc64Nvme))
             .set_checksum_type(write.crc64nvme.then_some(ChecksumType::FullObject))
             .set_tagging(tagging(write.tags));
-        let request = with_attributes!(request, write.attributes);
+        let request = with_terms!(with_attributes!(request, write.attributes), write.terms);
         let output = send_with_expires!(request, write.attributes.expires)
             .map_err(|e| from_sdk(Operation::CreateUpload, e))?;
         output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
@@ -294,6 +323,28 @@ impl ObjectStore for S3Store {
         Ok(ours.filter_map(|u| u.upload_id().map(ToOwned::to_owned)).collect())
     }
 
+    async fn list_uploads_under(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&UploadListed>,
+    ) -> Result<UploadsPage, StoreError> {
+        let output = self
+            .client
+            .list_multipart_uploads()
+            .bucket(bucket)
+            .prefix(prefix)
+            // Or a key with a control character cannot be told.
+            .encoding_type(EncodingType::Url)
+            .set_key_marker(after.map(|a| a.key.clone()))
+            .set_upload_id_marker(after.map(|a| a.id.clone()))
+            .send()
+            .await
+            .map_err(|e| from_sdk(Operation::ListUploads, e))?;
+        let uploads = uploads_listed(&output);
+        Ok(UploadsPage { more: output.is_truncated().unwrap_or(false) && !uploads.is_empty(), uploads })
+    }
+
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
         let output = self
             .client
@@ -309,7 +360,7 @@ impl ObjectStore for S3Store {
             let number = p.part_number().and_then(|n| u32::try_from(n).ok())?;
             let size_bytes = p.size().and_then(|n| u64::try_from(n).ok())?;
             let part = part(Operation::ListParts, number, p.e_tag(), p.checksum_crc64_nvme()).ok()?;
-            Some(PartListed { part, size_bytes })
+            Some(PartListed { part, size_bytes, modified: p.last_modified().map(DateTime::secs) })
         };
         let parts: Option<Vec<PartListed>> = output.parts().iter().map(listed).collect();
         let parts = parts.ok_or_else(|| {

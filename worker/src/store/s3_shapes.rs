@@ -3,13 +3,20 @@
 //! Pure; what a store sends is checked here and never trusted to be well formed.
 
 use aws_sdk_s3::{
-    operation::{get_object::GetObjectOutput, head_object::HeadObjectOutput},
-    types::{ChecksumType, ObjectLockLegalHoldStatus, ServerSideEncryption, StorageClass},
+    operation::{
+        get_object::GetObjectOutput, get_object_acl::GetObjectAclOutput, head_object::HeadObjectOutput,
+        list_multipart_uploads::ListMultipartUploadsOutput,
+    },
+    primitives::DateTime,
+    types::{
+        ChecksumType, EncodingType, ObjectLockLegalHoldStatus, ObjectLockMode, ServerSideEncryption,
+        StorageClass,
+    },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{Attributes, ByteRange, ContentRange, ObjectInfo, ObjectPath, Tag};
+use super::{Attributes, ByteRange, ContentRange, ObjectInfo, ObjectPath, Retention, Tag, UploadListed};
 
 /// What stands for itself in a copy source and in a tagging header.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -34,6 +41,7 @@ macro_rules! object_info {
             opaque_etag: o.sse_customer_algorithm().is_some()
                 || o.server_side_encryption().is_some_and(|s| *s != ServerSideEncryption::Aes256),
             hidden_metadata: o.missing_meta().is_some_and(|n| n > 0),
+            retained: retained(o.object_lock_mode(), o.object_lock_retain_until_date()),
             locked: o.object_lock_mode().is_some()
                 || o.object_lock_legal_hold_status().is_some_and(|s| *s == ObjectLockLegalHoldStatus::On),
             attributes: Attributes {
@@ -61,6 +69,33 @@ pub(super) fn info_of_head(output: &HeadObjectOutput) -> ObjectInfo {
 
 pub(super) fn info_of_get(output: &GetObjectOutput, size_bytes: u64) -> ObjectInfo {
     object_info!(output, size_bytes)
+}
+
+fn retained(mode: Option<&ObjectLockMode>, until: Option<&DateTime>) -> Option<Retention> {
+    Some(Retention { compliance: mode? == &ObjectLockMode::Compliance, until: until?.secs() })
+}
+
+pub(super) fn lock_mode(compliance: bool) -> ObjectLockMode {
+    if compliance { ObjectLockMode::Compliance } else { ObjectLockMode::Governance }
+}
+
+/// Whether anybody but the owner is named. A grant that cannot be read is one to somebody.
+pub(super) fn grants_to_others(acl: &GetObjectAclOutput) -> bool {
+    let owner = acl.owner().and_then(|o| o.id());
+    acl.grants().iter().any(|g| owner.is_none() || g.grantee().and_then(|g| g.id()) != owner)
+}
+
+/// Uploads of a listing; one without key or id is of no use to anybody.
+pub(super) fn uploads_listed(output: &ListMultipartUploadsOutput) -> Vec<UploadListed> {
+    let encoded = output.encoding_type() == Some(&EncodingType::Url);
+    let listed = |upload: &aws_sdk_s3::types::MultipartUpload| {
+        let key = upload.key()?;
+        let key =
+            if encoded { percent_decode_str(key).decode_utf8().ok()?.into_owned() } else { key.to_owned() };
+        let id = upload.upload_id().filter(|id| !id.is_empty())?.to_owned();
+        Some(UploadListed { key, id, initiated: upload.initiated().map(DateTime::secs) })
+    };
+    output.uploads().iter().filter_map(listed).collect()
 }
 
 /// `bytes 0-99/1234`; `None` for anything else.

@@ -1,22 +1,19 @@
-//! The S3 store against servers: the embedded one always, SeaweedFS where it is installed.
+//! The S3 store against servers: the embedded one always, those of others where they are installed.
 
-use std::{
-    fs,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+pub(crate) mod servers;
+
+use std::sync::Arc;
 
 use backhaul_embedded_s3::{Bucket, Credentials as StoreCredentials, EmbeddedS3, Options, Storage};
 use backhaul_runtime::locations::{Credentials, Location, VerifyLevel};
-use tokio::time::{Instant, sleep};
 
+use self::servers::{Server, find};
 use super::{
-    ClientSettings, Clients, ObjectPath, ObjectStore, Pin, S3Store, StoreErrorKind,
-    conformance::{Subject, all},
+    Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store,
+    StoreErrorKind, Terms,
+    conformance::{Subject, all, assert_lacks},
 };
+use crate::probe::{Answer, probe};
 
 fn location(endpoint: &str, credentials: Credentials) -> Location {
     Location {
@@ -29,6 +26,9 @@ fn location(endpoint: &str, credentials: Credentials) -> Location {
         backup: None,
         verify: VerifyLevel::Receipt,
         sha256: false,
+        acls: false,
+        without: std::collections::BTreeSet::new(),
+        limits: backhaul_runtime::locations::RateLimits::default(),
     }
 }
 
@@ -61,12 +61,9 @@ fn subject(store: S3Store) -> Subject {
     Subject {
         store: Arc::new(store),
         bucket: "plain".into(),
-        versioned_bucket: "versioned".into(),
+        versioned_bucket: Some("versioned".into()),
         prefix: "p/".into(),
         part_bytes: 5 * 1024 * 1024,
-        any_key: true,
-        replaced_parts_vanish: true,
-        checksum_of_copies: true,
     }
 }
 
@@ -91,108 +88,81 @@ async fn refusals_of_a_server_are_told_apart() {
 }
 
 #[tokio::test]
-async fn seaweedfs_does_what_the_engine_relies_on() {
-    let Some(weed) = find_weed() else {
-        println!("NOT RUN: SeaweedFS is not installed; set BACKHAUL_WEED to its `weed` program");
-        return;
-    };
-    let directory = tempfile::tempdir().expect("directory");
-    let server = Weed::start(&weed, directory.path()).await;
-    server.create_buckets(&["plain", "versioned"]).await;
-    let seaweed = Subject {
-        // Keeps keys as paths of files.
-        any_key: false,
-        replaced_parts_vanish: false,
-        checksum_of_copies: false,
-        ..subject(store(&server.endpoint, "access0", "secret00"))
-    };
-    all(&seaweed).await;
-}
-
-struct Weed {
-    process: Child,
-    endpoint: String,
-}
-
-fn find_weed() -> Option<PathBuf> {
-    let named = std::env::var_os("BACKHAUL_WEED").map(PathBuf::from);
-    let on_path = std::env::var_os("PATH")
-        .into_iter()
-        .flat_map(|path| std::env::split_paths(&path).map(|d| d.join("weed")).collect::<Vec<_>>());
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/weed");
-    named.into_iter().chain(on_path).chain([tools]).find(|p| p.is_file())
-}
-
-impl Weed {
-    async fn start(program: &Path, directory: &Path) -> Self {
-        let config = directory.join("s3.json");
-        let identity = r#"{"identities":[{"name":"admin","credentials":[{"accessKey":"access0","secretKey":"secret00"}],
-            "actions":["Admin","Read","List","Tagging","Write"]}]}"#;
-        fs::write(&config, identity).expect("config");
-        let [master, volume, filer, s3, iceberg, lance] = std::array::from_fn(|_| free_port());
-        let process = Command::new(program)
-            .args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
-            .args(["-master.volumeSizeLimitMB=64", "-volume.max=50"])
-            .arg(format!("-dir={}", directory.display()))
-            .arg(format!("-s3.config={}", config.display()))
-            .arg(format!("-master.port={master}"))
-            .arg(format!("-volume.port={volume}"))
-            .arg(format!("-filer.port={filer}"))
-            .arg(format!("-s3.port={s3}"))
-            .arg(format!("-s3.port.iceberg={iceberg}"))
-            .arg(format!("-s3.port.lance={lance}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start SeaweedFS");
-        Self { process, endpoint: format!("http://127.0.0.1:{s3}") }
-    }
-
-    /// Creates the buckets as soon as the server answers.
-    async fn create_buckets(&self, names: &[&str]) {
-        use aws_sdk_s3::{
-            Client,
-            config::{BehaviorVersion, Builder, Credentials, Region},
-            types::{BucketVersioningStatus, VersioningConfiguration},
-        };
-        let config = Builder::new()
-            .behavior_version(BehaviorVersion::latest())
-            .endpoint_url(&self.endpoint)
-            .region(Region::new("us-east-1"))
-            .force_path_style(true)
-            .credentials_provider(Credentials::new("access0", "secret00", None, None, "test"))
-            .build();
-        let client = Client::from_conf(config);
-        let patience = Instant::now() + Duration::from_secs(60);
-        for name in names {
-            loop {
-                match client.create_bucket().bucket(*name).send().await {
-                    Ok(_) => break,
-                    Err(error) if Instant::now() > patience => panic!("SeaweedFS does not answer: {error:?}"),
-                    Err(_) => sleep(Duration::from_millis(100)).await,
-                }
-            }
-            if name.starts_with("versioned") {
-                let enabled =
-                    VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-                let request = client.put_bucket_versioning().bucket(*name).versioning_configuration(enabled);
-                request.send().await.expect("versioning");
-            }
+async fn a_probe_finds_what_there_is_and_removes_what_it_wrote_and_nothing_else() {
+    let server = embedded().await;
+    let store = store(&server.endpoint(), "key", "secret");
+    for bucket in ["plain", "versioned"] {
+        let others = ["p/.backhaul/probe/race", "p/.backhaul/probe0", "p/copies/a~1"];
+        for key in others {
+            let attributes = Attributes::default();
+            let body = Payload::default();
+            let put = Put {
+                body: &body,
+                proof: Proof::default(),
+                attributes: &attributes,
+                tags: &[],
+                terms: Terms::default(),
+                create_only: true,
+            };
+            store.put(ObjectPath { bucket, key }, put).await.expect("put");
         }
+        let report = probe(&store, bucket, "p").await.expect("random bytes");
+        assert!(report.is_usable() && report.left_behind.is_empty(), "{report:#?}");
+        let said = |name| report.findings.iter().find(|f| f.name == name).map(|f| f.answer);
+        for name in ["writes", "create_only", "create_only_copy", "crc64nvme", "tags", "pinned_reads"] {
+            assert_eq!(said(name), Some(Answer::Yes), "{name}: {report:#?}");
+        }
+        for name in ["ranges", "md5", "multipart", "multipart_create_only", "uploads_listed", "byte_order"] {
+            assert_eq!(said(name), Some(Answer::Yes), "{name}: {report:#?}");
+        }
+        let left = store.client().list_object_versions().bucket(bucket).send().await.expect("list");
+        let left: Vec<_> = left.versions().iter().filter_map(|v| v.key()).collect();
+        assert_eq!(left, others);
     }
+    server.shutdown().await;
 }
 
-impl Drop for Weed {
-    fn drop(&mut self) {
-        self.process.kill().expect("kill SeaweedFS");
-        self.process.wait().expect("SeaweedFS ends");
-    }
+#[tokio::test]
+async fn a_probe_of_a_store_that_takes_nothing_says_so() {
+    let server = embedded().await;
+    let report = probe(&store(&server.endpoint(), "key", "wrong"), "plain", "").await.expect("random bytes");
+    assert!(!report.is_usable(), "{report:#?}");
+    server.shutdown().await;
 }
 
-/// A port that is free, and whose number plus 10,000 is: SeaweedFS takes that for gRPC.
-fn free_port() -> u16 {
-    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(20_000..29_000))
-        .find(|p| free(*p) && free(p + 10_000))
-        .expect("a free port")
+/// What each server of others does not do. The table of the worker's README says what the engine does about it.
+const SEAWEEDFS_LACKS: [&str; 3] =
+    ["any_key_is_kept_exactly", "a_replaced_part_is_listed_once", "a_copy_is_answered_with_its_checksum"];
+const MOTO_LACKS: [&str; 11] = [
+    "what_is_written_is_read",
+    "a_wrong_crc64nvme_is_refused",
+    "a_wrong_md5_is_refused",
+    "any_key_is_kept_exactly",
+    "parts_become_one_object",
+    "parts_are_listed_and_checked",
+    "a_replaced_part_is_listed_once",
+    "an_aborted_upload_is_gone",
+    "an_object_is_copied_inside_the_store",
+    "a_copy_is_answered_with_its_checksum",
+    "a_copy_does_not_overwrite",
+];
+
+#[tokio::test]
+async fn seaweedfs_does_what_the_engine_relies_on() {
+    let Some(program) = find("BACKHAUL_TEST_WEED", "weed") else {
+        return println!("NOT RUN: SeaweedFS is not installed: run `make setup`");
+    };
+    let server = Server::seaweedfs(&program);
+    server.create_buckets(&["plain", "versioned"]).await;
+    assert_lacks(&subject(store(&server.endpoint, &server.id, &server.secret)), &SEAWEEDFS_LACKS).await;
+}
+
+#[tokio::test]
+async fn moto_does_what_the_engine_relies_on() {
+    let Some(program) = find("BACKHAUL_TEST_MOTO", "moto_server") else {
+        return println!("NOT RUN: moto is not installed: run `make setup`");
+    };
+    let server = Server::moto(&program);
+    server.create_buckets(&["plain", "versioned"]).await;
+    assert_lacks(&subject(store(&server.endpoint, &server.id, &server.secret)), &MOTO_LACKS).await;
 }

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Attributes, ClientSettings, Clients, GetResponse, ObjectPath, ObjectStore, Payload, Pin, Proof, Put,
-    S3Store, StoreError, StoreErrorKind,
+    S3Store, StoreError, StoreErrorKind, Terms,
 };
 
 const AT: ObjectPath<'_> = ObjectPath { bucket: "bucket", key: "a//../key" };
@@ -42,6 +42,9 @@ impl Canned {
             backup: None,
             verify: VerifyLevel::Receipt,
             sha256: false,
+            acls: false,
+            without: std::collections::BTreeSet::new(),
+            limits: backhaul_runtime::locations::RateLimits::default(),
         };
         clients.store_with(&location, &|_| Some("test-value".into())).expect("credentials")
     }
@@ -95,7 +98,14 @@ async fn a_put_carries_its_checksum_and_is_neither_chunked_nor_hashed_again() {
     let body = Payload::new(vec![Bytes::from_static(b"1234"), Bytes::from_static(b"56789")]);
     let attributes = Attributes::default();
     let proof = Proof { crc64nvme: Some(0xae8b_1486_0a79_9888), md5: None };
-    let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: true };
+    let put = Put {
+        body: &body,
+        proof,
+        attributes: &attributes,
+        tags: &[],
+        terms: Terms::default(),
+        create_only: true,
+    };
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\netag: \"e\"\r\n\r\n";
     let (written, requests) = tokio::join!(store.put(AT, put), server.answer(vec![answer]));
     assert_eq!(written.expect("ok").etag, "e");

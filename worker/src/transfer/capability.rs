@@ -1,19 +1,31 @@
-//! What a backup store can do, found out by trying it once on scratch keys.
+//! What a backup store can do, found out by trying it on scratch keys.
 //!
 //! Documentation does not help here: some stores accept `If-None-Match: *` and ignore it, or let two racing writes both win; some refuse
-//! checksum headers, some accept wrong ones. The scratch objects are a few bytes under `<prefix>/.backhaul/probe/`; the worker has no
-//! right to delete, so a lifecycle rule on that prefix may clean up.
+//! checksum headers, some accept wrong ones. The scratch objects are a few bytes under `<prefix>/.backhaul/probe/`. The worker has no right to
+//! delete, so its keys are always the same ones: what a start finds there from an earlier one serves it as well.
+//!
+//! A race needs a key that nobody has written. Where the earlier start's key is taken, a marker says that its race was decided well; that
+//! conditions hold at all is tried again each time.
+
+use std::collections::BTreeSet;
+
+use backhaul_runtime::locations::{Feature, Retain};
+use bytes::Bytes;
+use tracing::info;
 
 use super::{
     checksum::{Crc, md5_of},
+    clock::wall_seconds,
+    gate::Gate,
     route::Target,
 };
 use crate::store::{
-    Attributes, ObjectPath, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag, WriteOptions,
-    Written,
+    Attributes, ObjectPath, ObjectStore, Operation, Payload, Pin, Proof, Put, Retention, StoreError,
+    StoreErrorKind as Kind, Tag, Terms, WriteOptions, Written,
 };
-use bytes::Bytes;
-use tracing::info;
+
+/// How long the scratch object is retained that shows whether a retention is kept.
+const PROBE_RETENTION_SECONDS: i64 = 60;
 
 /// What a backup store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +38,60 @@ pub struct Capabilities {
     pub crc64nvme: bool,
     /// Keeps tags.
     pub tagging: bool,
+    /// Keeps the storage class that is asked for; true where none is.
+    pub storage_class: bool,
+}
+
+/// The folder below a prefix that probes write to; nothing else does.
+pub const PROBE_FOLDER: &str = ".backhaul/probe";
+
+/// One probe of one bucket.
+#[derive(Debug)]
+struct Prober<'a> {
+    store: &'a dyn ObjectStore,
+    bucket: &'a str,
+    /// What all keys begin with.
+    root: &'a str,
+    /// What requests pass, where the store has one.
+    gate: Option<&'a Gate>,
+}
+
+/// What is asked of a store besides keeping bytes, and what must not be.
+#[derive(Debug, Default)]
+struct Wishes<'a> {
+    without: Option<&'a BTreeSet<Feature>>,
+    storage_class: Option<&'a str>,
+    retain: Option<Retain>,
+}
+
+/// How two writes at once to one key ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Race {
+    /// One was written, the other refused, and a third as well.
+    Decided,
+    /// More than one was written.
+    Undecided,
+    /// The key was there before.
+    Taken,
+    /// The store takes writes, but none with a condition.
+    NoConditions,
+}
+
+impl Capabilities {
+    /// Tries a store out under keys that begin with `root`. Those of an earlier probe with the same `root` are used again.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the bucket cannot be written to at all.
+    pub async fn probe(store: &dyn ObjectStore, bucket: &str, root: &str) -> Result<Self, StoreError> {
+        Prober { store, bucket, root, gate: None }.all(&Wishes::default()).await
+    }
+}
+
+/// The folder for probes of a backup prefix, with a slash at its end.
+#[must_use]
+pub fn probe_root(prefix: &str) -> String {
+    let separator = if prefix.is_empty() { "" } else { "/" };
+    format!("{prefix}{separator}{PROBE_FOLDER}/")
 }
 
 impl Target {
@@ -38,115 +104,228 @@ impl Target {
     }
 
     async fn probe(&self) -> Result<Capabilities, StoreError> {
-        let root = self.scratch_root();
-        let create_only = self.probe_create_only(&root).await?;
-        let crc64nvme = self.probe_crc(&root, create_only).await?;
-        let tagging = self.probe_tagging(&root, create_only).await?;
-        let create_only_copy = create_only && self.probe_copy(&root).await;
-        let found = Capabilities { create_only, create_only_copy, crc64nvme, tagging };
+        let root = probe_root(&self.prefix);
+        let prober = Prober {
+            store: &*self.site.store,
+            bucket: &self.bucket,
+            root: &root,
+            gate: Some(&self.site.gate),
+        };
+        let wishes = Wishes {
+            without: Some(&self.site.without),
+            storage_class: self.storage_class.as_deref(),
+            retain: self.retain,
+        };
+        let found = prober.all(&wishes).await?;
         info!(
             location = %self.site.name,
             bucket = %self.bucket,
-            create_only,
-            create_only_copy,
-            crc64nvme,
-            tagging,
+            create_only = found.create_only,
+            create_only_copy = found.create_only_copy,
+            crc64nvme = found.crc64nvme,
+            tagging = found.tagging,
+            storage_class = found.storage_class,
             "backup location probed"
         );
         Ok(found)
     }
+}
 
-    fn scratch_root(&self) -> String {
-        let random = fastrand::u64(..);
-        let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) };
-        format!("{prefix}.backhaul/probe/{random:016x}")
+impl Prober<'_> {
+    async fn all(&self, wishes: &Wishes<'_>) -> Result<Capabilities, StoreError> {
+        let may = |feature| wishes.without.is_none_or(|without| !without.contains(&feature));
+        let create_only = may(Feature::ConditionalWrites) && self.create_only().await?;
+        let crc64nvme = may(Feature::Checksums) && self.crc(create_only).await?;
+        let tagging = may(Feature::Tagging) && self.tagging(create_only).await?;
+        let create_only_copy = create_only && may(Feature::ServerSideCopy) && self.create_only_copy().await;
+        let storage_class = self.terms(wishes, create_only).await?;
+        Ok(Capabilities { create_only, create_only_copy, crc64nvme, tagging, storage_class })
+    }
+
+    async fn create_only(&self) -> Result<bool, StoreError> {
+        let race = match self.race("race").await? {
+            Race::Taken if self.exists("race-decided").await? => return Ok(true),
+            // Whoever began before this one has not come to its end, or its race was undecided.
+            Race::Taken => self.race(&format!("race-{:016x}", fastrand::u64(..))).await?,
+            other @ (Race::Decided | Race::Undecided | Race::NoConditions) => other,
+        };
+        if race != Race::Decided {
+            return Ok(false);
+        }
+        let marker = Payload::from(Bytes::from_static(b"decided"));
+        match self.put("race-decided", &marker, md5(&marker), &[], true).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Two writes at once, then a third: exactly one may win.
-    async fn probe_create_only(&self, root: &str) -> Result<bool, StoreError> {
-        let key = format!("{root}-race");
+    async fn race(&self, name: &str) -> Result<Race, StoreError> {
         let one = Payload::from(Bytes::from_static(b"1"));
         let other = Payload::from(Bytes::from_static(b"2"));
         let (first, second) = tokio::join!(
-            self.put(&key, &one, md5(&one), &[], true),
-            self.put(&key, &other, md5(&other), &[], true)
+            self.put(name, &one, md5(&one), &[], true),
+            self.put(name, &other, md5(&other), &[], true)
         );
-        let lost = match (first, second) {
-            (Ok(_), Ok(_)) => return Ok(false),
-            (Ok(_), Err(lost)) | (Err(lost), Ok(_) | Err(_)) => lost,
+        let (lost, is_taken) = match (first, second) {
+            (Ok(_), Ok(_)) => return Ok(Race::Undecided),
+            (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => (lost, false),
+            (Err(first), Err(second)) if first.kind == Kind::PreconditionFailed => (second, true),
+            (Err(first), Err(_)) => (first, true),
         };
         if is_unable(lost.kind) {
             // Either conditional writes or all writes are refused.
-            self.put(&format!("{root}-plain"), &one, md5(&one), &[], false).await?;
-            return Ok(false);
+            self.put("plain", &one, md5(&one), &[], false).await?;
+            return Ok(Race::NoConditions);
         }
         if !matches!(lost.kind, Kind::PreconditionFailed | Kind::Conflict) {
             return Err(lost);
         }
-        match self.put(&key, &other, md5(&other), &[], true).await {
-            Err(error) if error.kind == Kind::PreconditionFailed => Ok(true),
-            Ok(_) => Ok(false),
+        match self.put(name, &other, md5(&other), &[], true).await {
+            Err(error) if error.kind == Kind::PreconditionFailed => {
+                Ok(if is_taken { Race::Taken } else { Race::Decided })
+            }
+            Ok(_) => Ok(Race::Undecided),
             Err(error) => Err(error),
         }
     }
 
     /// A right checksum is reported back, a wrong one refused.
-    async fn probe_crc(&self, root: &str, create_only: bool) -> Result<bool, StoreError> {
+    async fn crc(&self, create_only: bool) -> Result<bool, StoreError> {
         let body = Payload::from(Bytes::from_static(b"123456789"));
         let proof = |crc| Proof { crc64nvme: Some(crc), md5: None };
         let right = Crc::of(&body).value();
-        let key = format!("{root}-crc");
-        match self.put(&key, &body, proof(right), &[], create_only).await {
-            Ok(written) if written.crc64nvme == Some(right) => {}
-            Ok(_) => return Ok(false),
+        let kept = match self.put("crc", &body, proof(right), &[], create_only).await {
+            Ok(written) => written.crc64nvme,
+            Err(error) if error.kind == Kind::PreconditionFailed => {
+                let at = self.key("crc");
+                self.pass(self.store.head(self.at(&at), &Pin::default())).await?.crc64nvme
+            }
             Err(error) if is_unable(error.kind) || error.kind == Kind::BadDigest => return Ok(false),
             Err(error) => return Err(error),
+        };
+        if kept != Some(right) {
+            return Ok(false);
         }
-        match self.put(&format!("{root}-bad"), &body, proof(!right), &[], create_only).await {
+        match self.put("bad", &body, proof(!right), &[], create_only).await {
             Err(error) if error.kind == Kind::BadDigest || is_unable(error.kind) => Ok(true),
+            // Accepted, now or by an earlier probe.
             Ok(_) => Ok(false),
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    async fn probe_tagging(&self, root: &str, create_only: bool) -> Result<bool, StoreError> {
+    async fn tagging(&self, create_only: bool) -> Result<bool, StoreError> {
         let tags = [Tag { key: "backhaul".into(), value: "probe".into() }];
-        let key = format!("{root}-tags");
         let body = Payload::default();
-        match self.put(&key, &body, md5(&body), &tags, create_only).await {
+        match self.put("tags", &body, md5(&body), &tags, create_only).await {
             Ok(_) => {}
+            Err(error) if error.kind == Kind::PreconditionFailed => {}
             Err(error) if is_unable(error.kind) || error.kind == Kind::Denied => return Ok(false),
             Err(error) => return Err(error),
         }
-        let at = ObjectPath { bucket: &self.bucket, key: &key };
-        match self.site.store.get_tags(at, None).await {
+        let key = self.key("tags");
+        match self.pass(self.store.get_tags(self.at(&key), None)).await {
             Ok(kept) => Ok(kept == tags),
             // Write-only tags are kept tags; a worker need not be allowed to read them.
             Err(error) => Ok(error.kind == Kind::Denied),
         }
     }
 
-    /// A copy onto a key that exists must fail.
-    async fn probe_copy(&self, root: &str) -> bool {
-        let (from, to) = (format!("{root}-crc"), format!("{root}-race"));
-        let at = |key| ObjectPath { bucket: &self.bucket, key };
+    /// A storage class that is asked for must be known, and is named where the store forgets it. A retention must be kept: whoever asks for
+    /// one relies on it, so without it nothing is copied.
+    async fn terms(&self, wishes: &Wishes<'_>, create_only: bool) -> Result<bool, StoreError> {
+        let storage_class = wishes.storage_class;
+        let retention = wishes.retain.map(|r| Retention {
+            compliance: r.compliance,
+            until: wall_seconds().saturating_add(PROBE_RETENTION_SECONDS),
+        });
+        if storage_class.is_none() && retention.is_none() {
+            return Ok(true);
+        }
+        // Other terms are another object: one that is there was written with these.
+        let mode = retention.map_or("none", |r| if r.compliance { "compliance" } else { "governance" });
+        let key = self.key(&format!("terms-{}-{mode}", storage_class.unwrap_or("none")));
+        let body = Payload::from(Bytes::from_static(b"terms"));
         let attributes = Attributes::default();
-        let write = WriteOptions { attributes: &attributes, tags: &[], crc64nvme: false, create_only: true };
-        let copied = self.site.store.copy(at(&from), &Pin::default(), at(&to), &write).await;
+        let terms = Terms { storage_class, retention };
+        let put =
+            Put { body: &body, proof: md5(&body), attributes: &attributes, tags: &[], terms, create_only };
+        let (version, is_new) = match self.pass(self.store.put(self.at(&key), put)).await {
+            Ok(written) => (written.version, true),
+            Err(error) if error.kind == Kind::PreconditionFailed => (None, false),
+            Err(error) => return Err(error),
+        };
+        let pin = Pin { version, etag: None };
+        let info = self.pass(self.store.head(self.at(&key), &pin)).await?;
+        // That of an earlier start may be over; that it is shown is enough.
+        let kept = |wanted: Retention| {
+            let has = info.retained.filter(|has| has.compliance == wanted.compliance);
+            has.is_some_and(|has| !is_new || has.until >= wanted.until)
+        };
+        if retention.is_some_and(|wanted| !kept(wanted)) {
+            let what = "the store does not keep (or not show) the retention that is asked for";
+            return Err(StoreError::new(Operation::Put, Kind::NotImplemented, what));
+        }
+        let standard = |class: &str| class == "STANDARD" && info.storage_class.is_none();
+        Ok(storage_class.is_none_or(|c| standard(c) || info.storage_class.as_deref() == Some(c)))
+    }
+
+    /// A copy onto a key that exists must fail. Both exist wherever writes are create-only.
+    async fn create_only_copy(&self) -> bool {
+        let attributes = Attributes::default();
+        let write = WriteOptions {
+            attributes: &attributes,
+            tags: &[],
+            terms: Terms::default(),
+            crc64nvme: false,
+            create_only: true,
+        };
+        let (from, to) = (self.key("race-decided"), self.key("race"));
+        let latest = Pin::default();
+        let copied = self.pass(self.store.copy(self.at(&from), &latest, self.at(&to), &write)).await;
         matches!(copied, Err(error) if error.kind == Kind::PreconditionFailed)
+    }
+
+    async fn exists(&self, name: &str) -> Result<bool, StoreError> {
+        let key = self.key(name);
+        match self.pass(self.store.head(self.at(&key), &Pin::default())).await {
+            Ok(_) => Ok(true),
+            // Who may not list is denied what is not there.
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::NoSuchKey | Kind::Denied) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn put(
         &self,
-        key: &str,
+        name: &str,
         body: &Payload,
         proof: Proof,
         tags: &[Tag],
         create_only: bool,
     ) -> Result<Written, StoreError> {
         let attributes = Attributes::default();
-        let put = Put { body, proof, attributes: &attributes, tags, create_only };
-        self.site.store.put(ObjectPath { bucket: &self.bucket, key }, put).await
+        let put = Put { body, proof, attributes: &attributes, tags, terms: Terms::default(), create_only };
+        let key = self.key(name);
+        self.pass(self.store.put(self.at(&key), put)).await
+    }
+
+    async fn pass<T>(&self, request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match self.gate {
+            Some(gate) => gate.pass(request).await,
+            None => request.await,
+        }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.root)
+    }
+
+    fn at<'k>(&'k self, key: &'k str) -> ObjectPath<'k> {
+        ObjectPath { bucket: self.bucket, key }
     }
 }
 
@@ -161,71 +340,4 @@ fn is_unable(kind: Kind) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use tokio::sync::OnceCell;
-
-    use super::*;
-    use crate::{
-        store::{
-            ObjectStore, Operation,
-            faulty::{Fault, FaultyStore, Rule},
-            memory::{MemoryOptions, MemoryStore},
-        },
-        transfer::{gate::Gate, route::Site},
-    };
-
-    fn target(store: Arc<dyn ObjectStore>) -> Target {
-        let site = Site { name: "vault".into(), store, gate: Gate::new(8) };
-        Target {
-            site: Arc::new(site),
-            bucket: "backups".into(),
-            prefix: "p".into(),
-            capabilities: OnceCell::new(),
-        }
-    }
-
-    async fn probed(options: MemoryOptions) -> Capabilities {
-        let store = Arc::new(MemoryStore::new(options, &["backups"]));
-        target(store).capabilities().await.expect("reachable")
-    }
-
-    #[tokio::test]
-    async fn a_store_that_can_do_everything_is_believed() {
-        let all = probed(MemoryOptions::default()).await;
-        let every =
-            Capabilities { create_only: true, create_only_copy: true, crc64nvme: true, tagging: true };
-        assert_eq!(all, every);
-    }
-
-    #[tokio::test]
-    async fn each_weakness_is_found() {
-        let strong = MemoryOptions::default();
-        assert!(!probed(MemoryOptions { create_only: false, ..strong }).await.create_only);
-        assert!(!probed(MemoryOptions { crc64nvme: false, ..strong }).await.crc64nvme);
-        assert!(!probed(MemoryOptions { tagging: false, ..strong }).await.tagging);
-        assert!(!probed(MemoryOptions { copying: false, ..strong }).await.create_only_copy);
-    }
-
-    #[tokio::test]
-    async fn a_store_that_refuses_conditions_is_not_taken_for_one_that_refuses_writes() {
-        for (refused, ends) in [(2, true), (u32::MAX, false)] {
-            let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
-            let faulty = Arc::new(FaultyStore::new(memory));
-            faulty.add(Rule::new(Operation::Put, Fault::Fail(Kind::Rejected)).times(refused));
-            let found = target(faulty).capabilities().await;
-            assert_eq!(found.is_ok_and(|f| !f.create_only), ends);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_store_that_is_down_is_probed_again_later() {
-        let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
-        let faulty = Arc::new(FaultyStore::new(memory));
-        faulty.add(Rule::new(Operation::Put, Fault::Fail(Kind::Connection)).times(2));
-        let target = target(faulty);
-        assert_eq!(target.capabilities().await.expect_err("down").kind, Kind::Connection);
-        assert!(target.capabilities().await.expect("up").create_only);
-    }
-}
+mod tests;

@@ -1,4 +1,7 @@
-//! Times of objects as text: fixed width, UTC, sortable. Pure; the time now is nobody's business here.
+//! Times of objects as text: fixed width, UTC, sortable. Pure but for [`wall_seconds`], the one place where the engine asks what time it
+//! is, for the two things that stores count by the calendar: how long a copy is retained, and how old an upload is.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What stands for a time that is not known or does not fit: it sorts first.
 const UNKNOWN: &str = "00000000T000000Z";
@@ -8,6 +11,13 @@ pub(crate) fn compact_utc(seconds: Option<i64>) -> String {
     let Some((year, month, day, second_of_day)) = seconds.and_then(civil) else { return UNKNOWN.to_owned() };
     let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
+/// Seconds since the epoch now.
+#[expect(clippy::disallowed_methods, reason = "the edge of the engine to the calendar")]
+pub(super) fn wall_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 pub(crate) fn is_compact_utc(text: &str) -> bool {

@@ -1,7 +1,7 @@
 //! The engine: discovers what there is to copy, decides how, and begins again when the source changes under its hands.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,8 +9,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use backhaul_runtime::locations::{self, Location, Locations};
-use tokio::{sync::OnceCell, time::Instant};
+use backhaul_runtime::locations::{self, Feature, Location, Locations};
+use tokio::{
+    sync::{Notify, OnceCell, watch},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
     capability::Capabilities,
     failure::{Halt, Refusal, Side, failed},
     gate::Gate,
+    janitor::{Janitor, Watch},
     job::Job,
     key::{PrefixTooLong, check_prefix},
     large,
@@ -26,6 +30,7 @@ use super::{
     route::{Route, Site, Target},
     server_side::{self, Inside},
     settings::{EngineSettings, SettingsError},
+    sight::TagSight,
     small,
     source::{self, Source, TagsWanted},
     upload::{self, Upload},
@@ -35,10 +40,16 @@ use crate::store::{CaBundleError, Clients, CredentialsError, ObjectStore, StoreE
 /// Copies objects between the configured locations.
 #[derive(Debug)]
 pub struct Engine {
-    settings: EngineSettings,
+    pub(super) settings: EngineSettings,
     memory: MemoryBudget,
     readback_memory: MemoryBudget,
-    routes: BTreeMap<String, Route>,
+    pub(super) routes: BTreeMap<String, Route>,
+    pub(super) sites: Vec<Arc<Site>>,
+    pub(super) janitor: Janitor,
+    /// Told when a store goes away or comes back.
+    pub(super) changed: Arc<Notify>,
+    /// Origins that are better left alone now.
+    pub(super) paused: watch::Sender<BTreeSet<String>>,
 }
 
 /// What keeps an engine from being built.
@@ -132,15 +143,22 @@ impl Engine {
         store: impl Fn(&Location) -> Option<Arc<dyn ObjectStore>>,
     ) -> Result<Self, SetupError> {
         settings.check()?;
+        let changed = Arc::new(Notify::new());
         let mut sites = BTreeMap::new();
         for location in locations.iter() {
             if let Some(store) = store(location) {
-                let gate = Gate::new(settings.requests_per_location);
-                let site = Arc::new(Site { name: location.name.clone(), store, gate });
+                let gate = Gate::new(settings.requests_per_location, location.limits, Arc::clone(&changed));
+                let site = Arc::new(Site {
+                    name: location.name.clone(),
+                    store,
+                    gate,
+                    without: location.without.clone(),
+                    pulse_bucket: some_bucket(locations, location),
+                });
                 sites.insert(location.name.as_str(), (location, site));
             }
         }
-        let mut targets: BTreeMap<(&str, &str, &str), Arc<Target>> = BTreeMap::new();
+        let mut targets = BTreeMap::new();
         let mut routes = BTreeMap::new();
         for location in locations.iter() {
             let Some(backup) = &location.backup else { continue };
@@ -153,12 +171,15 @@ impl Engine {
                 sites.get(backup.location.as_str()).ok_or_else(|| missing(&backup.location))?;
             check_prefix(&backup.prefix)
                 .map_err(|problem| SetupError::Prefix { location: location.name.clone(), problem })?;
-            let place = (backup.location.as_str(), backup.bucket.as_str(), backup.prefix.as_str());
+            let terms = (&backup.storage_class, backup.retain.map(|r| (r.compliance, r.days)));
+            let place = (&backup.location, &backup.bucket, &backup.prefix, terms);
             let target = targets.entry(place).or_insert_with(|| {
                 Arc::new(Target {
                     site: Arc::clone(site),
                     bucket: backup.bucket.clone(),
                     prefix: backup.prefix.clone(),
+                    storage_class: backup.storage_class.clone(),
+                    retain: backup.retain,
                     capabilities: OnceCell::new(),
                 })
             });
@@ -167,6 +188,8 @@ impl Engine {
                 target: Arc::clone(target),
                 verify: location.verify,
                 sha256: location.sha256,
+                acls: location.acls,
+                tags: TagSight::default(),
                 same_store: AtomicBool::new(same_store(location, other)),
                 etag_is_no_md5: AtomicBool::new(false),
             };
@@ -177,16 +200,17 @@ impl Engine {
             memory: MemoryBudget::new(settings.memory_bytes - readback),
             readback_memory: MemoryBudget::new(readback),
             settings,
+            sites: sites.into_values().map(|(_, site)| site).collect(),
             routes,
+            janitor: Janitor::default(),
+            changed,
+            paused: watch::Sender::default(),
         })
     }
 
     /// Finds out what the backup targets can do. One that cannot be reached now is tried again before the first copy to it.
     pub async fn probe(&self) -> Vec<Probe> {
-        let mut targets: Vec<&Arc<Target>> = self.routes.values().map(|r| &r.target).collect();
-        targets.sort_by_key(|t| Arc::as_ptr(t));
-        targets.dedup_by_key(|t| Arc::as_ptr(t));
-        let probes = targets.into_iter().map(|target| async {
+        let probes = self.targets().into_iter().map(|target| async {
             Probe {
                 location: target.site.name.clone(),
                 bucket: target.bucket.clone(),
@@ -194,6 +218,14 @@ impl Engine {
             }
         });
         futures_util::future::join_all(probes).await
+    }
+
+    /// Each backup target once.
+    pub(super) fn targets(&self) -> Vec<&Arc<Target>> {
+        let mut targets: Vec<&Arc<Target>> = self.routes.values().map(|r| &r.target).collect();
+        targets.sort_by_key(|t| Arc::as_ptr(t));
+        targets.dedup_by_key(|t| Arc::as_ptr(t));
+        targets
     }
 
     /// The most bytes of objects that were in memory at one time, and the most that may be.
@@ -219,11 +251,24 @@ impl Engine {
 
     async fn run(&self, job: &Job<'_>) -> Result<CopyReceipt, TransferError> {
         let mut leftover = upload::leftover(job);
+        let watch = leftover.as_ref().map(|upload| Watch::new(job, &upload.key, Some(&upload.id)));
+        let ended = self.run_with(job, &mut leftover).await;
+        if let Some(watch) = watch {
+            watch.end();
+        }
+        ended.map_err(|error| blame_the_store(job, error))
+    }
+
+    async fn run_with(
+        &self,
+        job: &Job<'_>,
+        leftover: &mut Option<Upload>,
+    ) -> Result<CopyReceipt, TransferError> {
         let mut restarts = 0;
         loop {
-            let halt = match Box::pin(once(job, &mut leftover)).await {
+            let halt = match Box::pin(once(job, leftover)).await {
                 Ok(receipt) => {
-                    drop_leftover(job, &mut leftover).await;
+                    drop_leftover(job, leftover).await;
                     return Ok(receipt);
                 }
                 Err(halt) => halt,
@@ -252,7 +297,7 @@ impl Engine {
                 }
                 Halt::Redo(error) | Halt::Failed(error) => error,
             };
-            drop_leftover(job, &mut leftover).await;
+            drop_leftover(job, leftover).await;
             return Err(error);
         }
     }
@@ -274,6 +319,7 @@ impl Copier for Engine {
             settings: &self.settings,
             memory: &self.memory,
             readback_memory: &self.readback_memory,
+            janitor: &self.janitor,
             route,
             request,
             progress: &progress,
@@ -285,6 +331,7 @@ impl Copier for Engine {
             }),
             sha256: route.sha256,
             started: Instant::now(),
+            started_wall: super::clock::wall_seconds(),
         };
         self.run(&job).await
     }
@@ -302,11 +349,8 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
         let info = source::look(job).await?;
         // A SHA-256 that the store does not know needs the bytes.
         if !job.sha256 || info.sha256.is_some() || job.verify == VerifyLevel::Readback {
-            let tags = if info.size_bytes > job.settings.copy_part_bytes {
-                TagsWanted::UnlessCountedNone
-            } else {
-                TagsWanted::No
-            };
+            let tags =
+                if info.size_bytes > job.settings.copy_part_bytes { TagsWanted::Yes } else { TagsWanted::No };
             let source = Source::new(job, info, tags).await?;
             match Box::pin(server_side::copy(job, capabilities, source)).await? {
                 Inside::Copied(receipt) => return Ok(*receipt),
@@ -325,12 +369,12 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
     let response = source::open(job).await?;
     let info = response.info.clone();
     if info.size_bytes <= job.settings.part_bytes {
-        let source = Source::new(job, info, TagsWanted::IfCounted).await?;
+        let source = Source::new(job, info, TagsWanted::Yes).await?;
         return Box::pin(small::copy(job, capabilities, source, response)).await;
     }
     // Its parts are read by ranges; the connection is worth less than reading the first part alone.
     drop(response);
-    let source = Source::new(job, info, TagsWanted::IfCounted).await?;
+    let source = Source::new(job, info, TagsWanted::Yes).await?;
     Box::pin(large::copy(job, capabilities, source, leftover)).await
 }
 
@@ -344,5 +388,33 @@ async fn drop_leftover(job: &Job<'_>, leftover: &mut Option<Upload>) {
 /// Whether one store serves both locations, so that it can be asked to copy by itself. It is asked with the credentials of the backup
 /// location; where these may not read the origin, the bytes pass through the worker.
 fn same_store(one: &Location, other: &Location) -> bool {
-    one.endpoint == other.endpoint && one.region == other.region
+    let able = |location: &Location| !location.without.contains(&Feature::ServerSideCopy);
+    one.endpoint == other.endpoint && one.region == other.region && able(one) && able(other)
+}
+
+/// A bucket of a location: one that is read there, or one that backups go to.
+fn some_bucket(locations: &Locations, location: &Location) -> String {
+    let written = || locations.iter().filter_map(|l| l.backup.as_ref()).find(|b| b.location == location.name);
+    let read = location.read.first().map(|rule| rule.bucket.clone());
+    read.or_else(|| Some(written()?.bucket.clone())).unwrap_or_else(|| "backhaul".to_owned())
+}
+
+/// A copy that failed because a store is away has not failed by itself: its task goes back without the cost of an attempt, until the
+/// store is asked again.
+fn blame_the_store(job: &Job<'_>, error: TransferError) -> TransferError {
+    let asked = match error.kind {
+        TransferErrorKind::Io => std::time::Duration::ZERO,
+        TransferErrorKind::Throttled { retry_after } => retry_after,
+        TransferErrorKind::SourceGone
+        | TransferErrorKind::SourceChanged
+        | TransferErrorKind::Denied
+        | TransferErrorKind::NoSuchBucket
+        | TransferErrorKind::Integrity
+        | TransferErrorKind::DestinationConflict
+        | TransferErrorKind::Unsupported
+        | TransferErrorKind::Cancelled => return error,
+    };
+    let Some(until) = job.route.away_until() else { return error };
+    let retry_after = until.saturating_duration_since(Instant::now()).max(asked);
+    TransferError { kind: TransferErrorKind::Throttled { retry_after }, ..error }
 }

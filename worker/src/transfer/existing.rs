@@ -7,7 +7,7 @@ use super::{
     job::Job,
     receipt::Outcome,
     source::Source,
-    verify::{Expected, Verdict, claims_to_be, compare, hash},
+    verify::{Expected, Verdict, claimed_crc, claims_to_be, compare, hash},
 };
 use crate::store::{ObjectInfo, Pin, StoreError, StoreErrorKind as Kind, Written};
 
@@ -59,18 +59,22 @@ pub(super) async fn examine(
     let unproven_sha = job.sha256 && expected.sha256.is_none();
     if verdict == Verdict::Equal && job.verify < VerifyLevel::Readback && !unproven_sha {
         let (crc, sha256) = (expected.crc, expected.sha256);
-        return Ok(Some(equal(info, crc, sha256, VerifyLevel::Head)));
+        return Ok(Some(equal(job, info, crc, sha256, VerifyLevel::Head)));
     }
     let (crc, sha256) = hash(job, Side::Backup, at, &pin, info.size_bytes).await?;
     if crc != expected.crc || (expected.sha256.is_some() && sha256 != expected.sha256) {
         return bad(Some(expected.crc.value()));
     }
-    Ok(Some(equal(info, crc, sha256, VerifyLevel::Readback)))
+    Ok(Some(equal(job, info, crc, sha256, VerifyLevel::Readback)))
 }
 
-fn equal(info: ObjectInfo, crc: Crc, sha256: Option<[u8; 32]>, level: VerifyLevel) -> Found {
+fn equal(job: &Job<'_>, info: ObjectInfo, crc: Crc, sha256: Option<[u8; 32]>, level: VerifyLevel) -> Found {
+    let unretained = job.terms().retention.is_some_and(|wanted| {
+        info.retained
+            .is_none_or(|has| has.until <= job.started_wall || (wanted.compliance && !has.compliance))
+    });
     let written = Written { etag: info.etag, version: info.version, crc64nvme: info.crc64nvme };
-    Found::Equal(Outcome { already_present: true, ..Outcome::new(written, crc, sha256, level) })
+    Found::Equal(Outcome { already_present: true, unretained, ..Outcome::new(written, crc, sha256, level) })
 }
 
 /// What it means for the copy: an outcome, a reason to go on to the next repair key (`None`), or a conflict.
@@ -90,8 +94,9 @@ async fn expect(job: &Job<'_>, source: &Source, found: &ObjectInfo) -> Result<Ex
     let size = source.info.size_bytes;
     let known = match source.info.crc64nvme {
         Some(crc) => Some(crc),
-        // A copy that names this very version had its checksum compared by the store when it was completed.
-        None if claims_to_be(found, &source.name(job), None) => found.crc64nvme,
+        // A copy that names this very version carries the checksum of what was read. What the store reports about it by itself is no
+        // proof: whoever wrote it may have died before it was compared with anything.
+        None if claims_to_be(found, &source.name(job), None) => claimed_crc(found),
         None => None,
     };
     let (crc, sha256) = match known {

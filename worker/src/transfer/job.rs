@@ -10,11 +10,12 @@ use tracing::debug;
 use super::{
     CopyRequest, ProgressCell, Step, Stop, VerifyLevel,
     failure::{Halt, Refusal, Side},
+    janitor::Janitor,
     permits::MemoryBudget,
     route::{Route, Site},
     settings::EngineSettings,
 };
-use crate::store::{ObjectPath, StoreError};
+use crate::store::{ObjectPath, Retention, StoreError, Terms};
 
 /// What all steps of one copy share.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,8 @@ pub(super) struct Job<'a> {
     pub(super) memory: &'a MemoryBudget,
     /// For bytes read back; whoever holds some waits for nothing else.
     pub(super) readback_memory: &'a MemoryBudget,
+    /// Who aborts what this copy cannot.
+    pub(super) janitor: &'a Janitor,
     pub(super) route: &'a Route,
     pub(super) request: &'a CopyRequest,
     pub(super) progress: &'a ProgressCell,
@@ -31,6 +34,8 @@ pub(super) struct Job<'a> {
     pub(super) verify: VerifyLevel,
     pub(super) sha256: bool,
     pub(super) started: Instant,
+    /// The same moment by the calendar, in seconds since the epoch.
+    pub(super) started_wall: i64,
 }
 
 impl<'a> Job<'a> {
@@ -52,6 +57,16 @@ impl<'a> Job<'a> {
         'a: 'k,
     {
         ObjectPath { bucket: &self.route.target.bucket, key }
+    }
+
+    /// What the backup store is asked to do with the copy.
+    pub(super) fn terms(&self) -> Terms<'a> {
+        let target = &self.route.target;
+        let retention = target.retain.map(|r| Retention {
+            compliance: r.compliance,
+            until: self.started_wall.saturating_add(i64::from(r.days) * 86_400),
+        });
+        Terms { storage_class: target.storage_class.as_deref(), retention }
     }
 
     /// Sends a request until it is answered, refused for good, or the copy is told to stop.

@@ -13,7 +13,9 @@ use super::{
     checksum::{Crc, OrderedSha256, md5_of, multipart_etag},
     existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
+    janitor::Watch,
     job::Job,
+    key::MAX_REPAIRS,
     permits::MemoryPermit,
     plan::{Part, PartPlan},
     read::{Wanted, read},
@@ -53,9 +55,13 @@ pub(super) async fn copy(
     );
     let plan = plan.map_err(|e| failed(Step::Discover, TransferErrorKind::Unsupported, e.to_string()))?;
     if !capabilities.tagging && !source.tags.is_empty() {
-        source.not_kept.push("tags".to_owned());
+        source.loses("tags");
     }
-    for repair in 0..=REPAIRS {
+    if !capabilities.storage_class {
+        source.loses("storage-class");
+    }
+    let mut spoiled = 0;
+    for repair in 0..=MAX_REPAIRS {
         let key = source.key.object(repair);
         if let Some(found) = examine(job, &source, &key, None).await? {
             match settle(found, &key)? {
@@ -65,6 +71,10 @@ pub(super) async fn copy(
         }
         if let Some(outcome) = upload(job, capabilities, &source, &plan, repair, leftover).await? {
             return Ok(receipt(job, &source, key, outcome));
+        }
+        spoiled += 1;
+        if spoiled > REPAIRS {
+            break;
         }
     }
     Err(gave_up())
@@ -88,6 +98,7 @@ async fn upload(
             let write = WriteOptions {
                 attributes: &placement.attributes,
                 tags: if capabilities.tagging { &source.tags } else { &[] },
+                terms: job.terms(),
                 crc64nvme: capabilities.crc64nvme,
                 create_only: capabilities.create_only,
             };
@@ -95,8 +106,11 @@ async fn upload(
         }
     };
     job.progress.set_upload_id(&handle(&source.key, repair, &upload).unwrap_or_default());
+    let watch = Watch::new(job, &upload.key, Some(&upload.id));
     let result = Box::pin(fill(job, capabilities, source, plan, repair, &upload, held)).await;
-    end(job, &upload, result).await
+    let result = end(job, &upload, result).await;
+    watch.end();
+    result
 }
 
 /// Resumes an upload that an earlier attempt left for this key, and aborts all others. The one that it was told of stays in `leftover`
@@ -287,8 +301,11 @@ async fn move_part(
     let md5 = (!capabilities.crc64nvme).then(|| md5_of(&body));
     let proof = Proof { crc64nvme: capabilities.crc64nvme.then(|| crc.value()), md5 };
     let site = job.site(Side::Backup);
-    let sent =
-        job.ask(Side::Backup, || site.store.upload_part(upload.at(job), part.number, &body, proof)).await;
+    let sent = job.ask(Side::Backup, || async {
+        site.gate.take_bytes(body.len()).await;
+        site.store.upload_part(upload.at(job), part.number, &body, proof).await
+    });
+    let sent = sent.await;
     let written = match sent {
         Ok(written) => written,
         Err(Refusal::Store(error)) if error.kind == Kind::NoSuchUpload => {

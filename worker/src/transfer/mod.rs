@@ -10,14 +10,18 @@
 //! by itself). All read through `read`, look at taken keys through `existing`, and prove what they wrote through `verify`.
 //!
 //! What can be decided without I/O is decided apart from it: `plan` (parts), [`key`] (names), [`metadata`] (what a restore needs),
-//! `checksum`, `retry`, `failure` (what a refusal means), and the arithmetic of `gate` (requests at once) and `permits` (memory).
-//! `capability` finds out what a backup store can do, once.
+//! `checksum`, `retry`, `failure` (what a refusal means), the arithmetic of `gate` (requests at once) and `permits` (memory),
+//! `breaker` (whether to ask a store at all), `rate` (how fast) and `sight` (whether an origin tells of tags).
+//! `capability` finds out what a backup store can do, once. `tend` and `janitor` do what is to be done besides copying.
 //!
 //! # What the buckets need
 //!
-//! The backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` of some days: it covers a task that is given
-//! up with an upload half done. A rule that expires `<prefix>/.backhaul/probe/` is optional; three objects of a few bytes are written there at each start.
+//! Uploads that nobody goes on with are found and aborted after a week, where the worker may list them (`ListMultipartUploads`). The
+//! backup bucket should have a lifecycle rule `AbortIncompleteMultipartUpload` all the same: it needs no worker to run. Under
+//! `<prefix>/.backhaul/probe/` lie some objects of a few bytes by which `capability` knows what was found out before; without them it
+//! only begins again.
 
+mod breaker;
 mod capability;
 mod checksum;
 mod clock;
@@ -25,20 +29,24 @@ mod engine;
 mod existing;
 mod failure;
 mod gate;
+mod janitor;
 mod job;
 pub mod key;
 mod large;
 pub mod metadata;
 mod permits;
 mod plan;
+mod rate;
 mod read;
 mod receipt;
 mod retry;
 mod route;
 mod server_side;
 mod settings;
+mod sight;
 mod small;
 mod source;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -56,7 +64,7 @@ use std::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use capability::Capabilities;
+pub use capability::{Capabilities, PROBE_FOLDER, probe_root};
 pub use engine::{Engine, Probe, SetupError, SiteLoad};
 pub use plan::{Limits, PartPlan, PlanError};
 pub use retry::RetryPolicy;
@@ -151,9 +159,8 @@ pub struct CopyReceipt {
     pub backup_etag: String,
     /// Length in bytes, counted.
     pub size_bytes: u64,
-    /// CRC-64/NVME over the whole object: computed from the bytes read, or reported by a store that copied by itself. 0 where that store
-    /// reports none: then an equal ETag is the proof, or the length alone where the ETag differs too (an upload of other parts), unless
-    /// both objects were read (level readback).
+    /// CRC-64/NVME over the whole object: computed from the bytes read, or reported by a store that copied by itself. 0 where such a store
+    /// reports none and an equal ETag is the proof.
     pub crc64nvme: u64,
     /// SHA-256 over the whole object, where it was asked for.
     pub sha256: Option<[u8; 32]>,
@@ -165,7 +172,7 @@ pub struct CopyReceipt {
     pub not_kept: Vec<String>,
     /// Parts of the multipart upload; 0 for one request.
     pub parts: u32,
-    /// No byte passed through the worker.
+    /// The store copied by itself. The worker read bytes at most to compare them.
     pub server_side: bool,
     /// From the start of the copy to its verification.
     pub elapsed: Duration,

@@ -82,10 +82,14 @@ async fn once(
 ) -> Result<(), Problem> {
     let rest = ByteRange { start: wanted.start + *have, length: wanted.length - *have };
     let response = match begun {
-        Some(response) => response,
+        Some(response) => {
+            job.site(wanted.side).gate.take_bytes(rest.length).await;
+            response
+        }
         None => {
             let site = job.site(wanted.side);
             let range = (rest.length < wanted.total).then_some(rest);
+            site.gate.take_bytes(rest.length).await;
             site.gate.pass(site.store.get(wanted.at, wanted.pin, range)).await?
         }
     };
@@ -114,6 +118,7 @@ async fn once(
                 break Err(StoreError::new(Operation::Get, Kind::Connection, message));
             }
             Err(_) => {
+                job.site(wanted.side).gate.stalled();
                 break Err(StoreError::new(Operation::Get, Kind::Timeout, "no more bytes of the body came"));
             }
         }

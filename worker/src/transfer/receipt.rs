@@ -13,6 +13,8 @@ pub(super) struct Outcome {
     pub(super) already_present: bool,
     pub(super) parts: u32,
     pub(super) server_side: bool,
+    /// The copy was there already, without the retention that is asked for now.
+    pub(super) unretained: bool,
 }
 
 impl Outcome {
@@ -23,12 +25,24 @@ impl Outcome {
         sha256: Option<[u8; 32]>,
         level: VerifyLevel,
     ) -> Self {
-        Self { written, crc, sha256, level, already_present: false, parts: 0, server_side: false }
+        Self {
+            written,
+            crc,
+            sha256,
+            level,
+            already_present: false,
+            parts: 0,
+            server_side: false,
+            unretained: false,
+        }
     }
 }
 
 pub(super) fn receipt(job: &Job<'_>, source: &Source, key: String, outcome: Outcome) -> CopyReceipt {
     let mut not_kept = source.not_kept.clone();
+    if outcome.unretained {
+        not_kept.push("retention".to_owned());
+    }
     not_kept.sort_unstable();
     not_kept.dedup();
     CopyReceipt {

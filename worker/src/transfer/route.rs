@@ -1,14 +1,17 @@
 //! From where to where: the stores of the configured locations, and what each backup target can do.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use backhaul_runtime::locations::VerifyLevel;
-use tokio::sync::OnceCell;
+use backhaul_runtime::locations::{Feature, Retain, VerifyLevel};
+use tokio::{sync::OnceCell, time::Instant};
 
-use super::{capability::Capabilities, gate::Gate};
+use super::{capability::Capabilities, gate::Gate, sight::TagSight};
 use crate::store::ObjectStore;
 
 /// One location's store.
@@ -20,6 +23,10 @@ pub(super) struct Site {
     pub(super) store: Arc<dyn ObjectStore>,
     /// Requests under way.
     pub(super) gate: Gate,
+    /// What must not be used there.
+    pub(super) without: BTreeSet<Feature>,
+    /// A bucket there, to see whether the store answers.
+    pub(super) pulse_bucket: String,
 }
 
 /// A bucket and prefix that copies go to.
@@ -31,6 +38,10 @@ pub(super) struct Target {
     pub(super) bucket: String,
     /// Prefix of every key, without slashes at its ends; may be empty.
     pub(super) prefix: String,
+    /// Storage class to ask for.
+    pub(super) storage_class: Option<String>,
+    /// Retention to ask for.
+    pub(super) retain: Option<Retain>,
     /// What the store can do, once it was found out.
     pub(super) capabilities: OnceCell<Capabilities>,
 }
@@ -46,6 +57,10 @@ pub(super) struct Route {
     pub(super) verify: VerifyLevel,
     /// SHA-256 over every object besides the CRC.
     pub(super) sha256: bool,
+    /// Objects of the origin have ACLs of their own.
+    pub(super) acls: bool,
+    /// Whether the origin tells of tags.
+    pub(super) tags: TagSight,
     /// Both are the same store: it can copy by itself, until it turns out that it cannot.
     pub(super) same_store: AtomicBool,
     /// ETags of the origin turned out not to be MD5s although they look like it.
@@ -53,6 +68,11 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// Until when one of the two stores is left alone.
+    pub(super) fn away_until(&self) -> Option<Instant> {
+        self.origin.gate.closed_until().max(self.target.site.gate.closed_until())
+    }
+
     /// Whether the store may be asked to copy by itself.
     pub(super) fn copies_inside(&self) -> bool {
         self.same_store.load(Ordering::Relaxed)

@@ -1,7 +1,10 @@
 //! Copies inside one store: no byte passes through the worker.
 //!
-//! Large objects are copied part by part, so that progress shows and no request takes minutes. The proof is the store's word, compared with
-//! what it says about the source; at level `readback` the worker reads both.
+//! Large objects are copied part by part, so that progress shows and no request takes minutes. The proof is the store's word about the copy,
+//! compared with its word about the source. Where these cannot be compared the worker reads the source, and the copy too where the store
+//! says nothing about it; at level `readback` it reads both.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -11,7 +14,9 @@ use super::{
     checksum::Crc,
     existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
+    janitor::Watch,
     job::Job,
+    key::MAX_REPAIRS,
     metadata::Record,
     plan::PartPlan,
     receipt::{Outcome, receipt},
@@ -36,8 +41,10 @@ pub(super) enum Inside {
 /// How one try on one key ended.
 enum Tried {
     Done(Outcome),
-    /// A damaged copy of ours has the key.
+    /// The copy that was made is damaged.
     Damaged,
+    /// A damaged copy of an earlier attempt has the key.
+    Taken,
     Unable(String),
 }
 
@@ -48,11 +55,15 @@ pub(super) async fn copy(
     mut source: Source,
 ) -> Result<Inside, Halt> {
     if !capabilities.tagging && (!source.tags.is_empty() || source.info.tag_count.is_some_and(|n| n > 0)) {
-        source.not_kept.push("tags".to_owned());
+        source.loses("tags");
+    }
+    if !capabilities.storage_class {
+        source.loses("storage-class");
     }
     let record = source.record(job, source.info.crc64nvme, source.info.sha256.filter(|_| job.sha256));
     let placement = record.place(source.key.is_hashed());
-    for repair in 0..=REPAIRS {
+    let mut spoiled = 0;
+    for repair in 0..=MAX_REPAIRS {
         let key = source.key.object(repair);
         if (!capabilities.create_only_copy || !in_one_request(job, &source))
             && let Some(found) = examine(job, &source, &key, None).await?
@@ -72,7 +83,13 @@ pub(super) async fn copy(
         };
         match tried {
             Tried::Done(outcome) => return Ok(copied(job, &source, key, outcome)),
-            Tried::Damaged => {}
+            Tried::Taken => {}
+            Tried::Damaged => {
+                spoiled += 1;
+                if spoiled > REPAIRS {
+                    break;
+                }
+            }
             Tried::Unable(why) => return Ok(Inside::Unable(why)),
         }
     }
@@ -107,12 +124,22 @@ async fn whole(
     let write = WriteOptions {
         attributes,
         tags: &[],
+        terms: job.terms(),
         crc64nvme: capabilities.crc64nvme,
         create_only: capabilities.create_only_copy,
     };
     let site = job.site(Side::Backup);
     let to = job.backup_path(key);
-    let answer = job.ask(Side::Backup, || site.store.copy(job.source_path(), &source.pin, to, &write)).await;
+    let uncertain = AtomicBool::new(false);
+    let answer = job.ask(Side::Backup, || async {
+        let result = site.store.copy(job.source_path(), &source.pin, to, &write).await;
+        if result.as_ref().is_err_and(|e| e.kind.is_uncertain()) {
+            uncertain.store(true, Ordering::Relaxed);
+        }
+        result
+    });
+    let answer = answer.await;
+    let uncertain = uncertain.into_inner();
     match answer {
         Ok(written) => {
             job.progress.add_step();
@@ -121,7 +148,9 @@ async fn whole(
         // Either the source is another one now, or the key exists: only a look tells.
         Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => {
             let found = examine(job, source, key, None).await?.ok_or(Halt::Changed)?;
-            Ok(settle(found, key)?.map_or(Tried::Damaged, Tried::Done))
+            // After a lost answer the copy is our own.
+            let ours = |o| Outcome { already_present: !uncertain, server_side: uncertain, ..o };
+            Ok(settle(found, key)?.map_or(Tried::Taken, |outcome| Tried::Done(ours(outcome))))
         }
         Err(refusal) => unable(job, refusal).map(Tried::Unable),
     }
@@ -141,10 +170,12 @@ async fn in_parts(
     let write = WriteOptions {
         attributes,
         tags,
+        terms: job.terms(),
         crc64nvme: capabilities.crc64nvme,
         create_only: capabilities.create_only,
     };
     let upload = create(job, key, &write).await?;
+    let watch = Watch::new(job, &upload.key, Some(&upload.id));
     let filled = async {
         let parts = match copy_parts(job, source, &plan, &upload).await? {
             Ok(parts) => parts,
@@ -158,7 +189,9 @@ async fn in_parts(
         Ok(Ok(complete(job, capabilities, source, &upload, &parts, expected.as_ref()).await?))
     };
     let filled = Box::pin(filled).await;
-    let completed = match end(job, &upload, filled).await? {
+    let ended = end(job, &upload, filled).await;
+    watch.end();
+    let completed = match ended? {
         Ok(completed) => completed,
         Err(why) => {
             super::upload::abort(job, &upload).await;
@@ -169,7 +202,9 @@ async fn in_parts(
         Completed::Written(written) => proven(job, source, key, written, plan.count()).await,
         Completed::Present(outcome) => {
             super::upload::abort(job, &upload).await;
-            Ok(Tried::Done(outcome))
+            let (ours, parts) = (!outcome.already_present, plan.count());
+            let parts = if ours { parts } else { 0 };
+            Ok(Tried::Done(Outcome { server_side: ours, parts, ..outcome }))
         }
         Completed::Damaged => {
             super::upload::abort(job, &upload).await;
@@ -222,7 +257,7 @@ fn unable(job: &Job<'_>, refusal: Refusal) -> Result<String, Halt> {
     Err(job.halt(refusal, side, step))
 }
 
-/// Compares what the store says about the copy with what it says about the source.
+/// Proves the copy: by what the store says about it and its source where that can be compared, else by reading.
 async fn proven(
     job: &Job<'_>,
     source: &Source,
@@ -231,39 +266,55 @@ async fn proven(
     parts: u32,
 ) -> Result<Tried, Halt> {
     let size = source.info.size_bytes;
-    let mut crc = source.info.crc64nvme.or(written.crc64nvme);
-    let mut level = VerifyLevel::Receipt;
-    let contradicts = |reported: Option<u64>| matches!((source.info.crc64nvme, reported), (Some(source), Some(copy)) if source != copy);
-    if contradicts(written.crc64nvme) {
-        warn_bad(job, key, "the store reports another checksum for the copy than for its source");
-        return Ok(Tried::Damaged);
-    }
+    let known = source.info.crc64nvme;
     let at = job.backup_path(key);
     let pin = Pin { version: written.version.clone(), etag: None };
-    let said_enough = written.crc64nvme.is_some() || same_md5(source, &written);
-    if !said_enough || job.verify >= VerifyLevel::Head {
+    let mut reported = written.crc64nvme;
+    let mut same_etag = same_md5(source, &written.etag);
+    let mut level = VerifyLevel::Receipt;
+    let bad = |why| {
+        warn_bad(job, key, why);
+        Ok(Tried::Damaged)
+    };
+    if contradict(known, reported) {
+        return bad("the store reports another checksum for the copy than for its source");
+    }
+    if job.verify >= VerifyLevel::Head || !(same_etag || known.is_some() && reported.is_some()) {
         let site = job.site(Side::Backup);
         let info: ObjectInfo = job
             .ask(Side::Backup, || site.store.head(at, &pin))
             .await
             .map_err(|r| job.halt(r, Side::Backup, Step::Verify))?;
-        if info.size_bytes != size || contradicts(info.crc64nvme) {
-            warn_bad(job, key, "the store describes another object than it was to copy");
-            return Ok(Tried::Damaged);
+        if info.size_bytes != size || contradict(known, info.crc64nvme) {
+            return bad("the store describes another object than it was to copy");
         }
-        crc = crc.or(info.crc64nvme);
+        reported = reported.or(info.crc64nvme);
+        same_etag |= !info.opaque_etag && same_md5(source, &info.etag);
         level = VerifyLevel::Head;
     }
     let mut sha256 = source.info.sha256.filter(|_| job.sha256);
-    if job.verify >= VerifyLevel::Readback {
+    let mut crc = known.or(reported.filter(|_| same_etag));
+    let is_said = same_etag || known.is_some() && reported.is_some();
+    if job.verify >= VerifyLevel::Readback || !is_said {
         let (theirs, source_sha256) = hash(job, Side::Source, job.source_path(), &source.pin, size).await?;
-        let (ours, copy_sha256) = hash(job, Side::Backup, at, &pin, size).await?;
-        if theirs != ours || source_sha256 != copy_sha256 {
-            warn_bad(job, key, "read back, the copy differs from its source");
-            return Ok(Tried::Damaged);
+        source.check_read(theirs, source_sha256)?;
+        match reported.filter(|_| job.verify < VerifyLevel::Readback) {
+            Some(reported) if reported == theirs.value() => {}
+            Some(_) => return bad("the store reports another checksum for the copy than its source has"),
+            None => {
+                let (ours, copy_sha256) = hash(job, Side::Backup, at, &pin, size).await?;
+                if theirs != ours || source_sha256 != copy_sha256 {
+                    return bad("read back, the copy differs from its source");
+                }
+                level = VerifyLevel::Readback;
+            }
         }
-        (crc, sha256, level) = (Some(ours.value()), copy_sha256, VerifyLevel::Readback);
+        (crc, sha256) = (Some(theirs.value()), source_sha256);
     }
     let crc = Crc::reported(crc.unwrap_or(0), size);
     Ok(Tried::Done(Outcome { parts, server_side: true, ..Outcome::new(written, crc, sha256, level) }))
+}
+
+fn contradict(source: Option<u64>, copy: Option<u64>) -> bool {
+    source.zip(copy).is_some_and(|(source, copy)| source != copy)
 }

@@ -25,6 +25,10 @@ pub struct EngineSettings {
     pub idle_timeout: Duration,
     /// Requests in flight to one location at most; adapted downwards while it asks for less load.
     pub requests_per_location: u32,
+    /// How long nothing must have happened to an upload before it counts as an orphan. Far longer than any pause of a copy.
+    pub orphan_age: Duration,
+    /// How often, about, orphans are looked for.
+    pub sweep_every: Duration,
     /// Timeouts of single requests.
     pub client: ClientSettings,
     /// What stores allow.
@@ -85,6 +89,12 @@ impl EngineSettings {
         if self.idle_timeout.is_zero() {
             return error("idle_timeout", "must not be zero");
         }
+        if self.orphan_age < Duration::from_secs(3600) {
+            return error("orphan_age", "must be at least an hour: a copy that is held up is no orphan");
+        }
+        if self.sweep_every.is_zero() {
+            return error("sweep_every", "must not be zero");
+        }
         Ok(())
     }
 }
@@ -101,6 +111,8 @@ impl Default for EngineSettings {
             retry: RetryPolicy::default(),
             idle_timeout: Duration::from_secs(30),
             requests_per_location: 256,
+            orphan_age: Duration::from_secs(7 * 24 * 3600),
+            sweep_every: Duration::from_secs(6 * 3600),
             client: ClientSettings::default(),
             limits: Limits::default(),
         }

@@ -13,6 +13,7 @@ use super::{
     existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
+    key::MAX_REPAIRS,
     metadata::Record,
     read::{Wanted, read},
     receipt::{Outcome, receipt},
@@ -20,10 +21,12 @@ use super::{
     verify::{Expected, Proof as Proven, prove},
 };
 use crate::store::{
-    Attributes, GetResponse, ObjectPath, Payload, Pin, Proof, Put, StoreErrorKind as Kind, Tag, Written,
+    Attributes, GetResponse, ObjectPath, Payload, Pin, Proof, Put, StoreErrorKind as Kind, Tag, Terms,
+    Written,
 };
 
-/// Copies of our own that may turn out bad before the attempt gives up.
+/// Copies of its own that may turn out bad before an attempt gives up. Those of earlier attempts do not count: they would block the
+/// object's backup for good.
 pub(super) const REPAIRS: u32 = 3;
 
 /// Copies an object whose bytes have begun to come.
@@ -88,15 +91,20 @@ async fn write(
     let placement = record.place(source.key.is_hashed());
     let keeps_tags = capabilities.tagging || source.tags.is_empty();
     if !keeps_tags {
-        source.not_kept.push("tags".to_owned());
+        source.loses("tags");
+    }
+    if !capabilities.storage_class {
+        source.loses("storage-class");
     }
     let object = Object {
         body: payload,
         proof: proof(capabilities, expected.crc, payload),
         attributes: &placement.attributes,
         tags: if keeps_tags { &source.tags } else { &[] },
+        terms: job.terms(),
     };
-    for repair in 0..=REPAIRS {
+    let mut spoiled = 0;
+    for repair in 0..=MAX_REPAIRS {
         let key = source.key.object(repair);
         if !capabilities.create_only
             && let Some(found) = examine(job, &source, &key, Some(&expected)).await?
@@ -120,7 +128,13 @@ async fn write(
                         let outcome = Outcome::new(written, expected.crc, expected.sha256, level);
                         return Ok(receipt(job, &source, key, outcome));
                     }
-                    Proven::Bad(why) => warn_bad(job, &key, why),
+                    Proven::Bad(why) => {
+                        warn_bad(job, &key, why);
+                        spoiled += 1;
+                        if spoiled > REPAIRS {
+                            break;
+                        }
+                    }
                 }
             }
             PutEnd::Exists { uncertain } => {
@@ -145,7 +159,7 @@ fn vanished(key: &str) -> Halt {
 }
 
 pub(super) fn gave_up() -> Halt {
-    let message = format!("{} copies of this version turned out bad", REPAIRS + 1);
+    let message = "the copies of this version turned out bad, one after the other";
     failed(Step::Verify, TransferErrorKind::Integrity, message).into()
 }
 
@@ -166,6 +180,7 @@ struct Object<'a> {
     proof: Proof,
     attributes: &'a Attributes,
     tags: &'a [Tag],
+    terms: Terms<'a>,
 }
 
 /// How a write ended.
@@ -186,10 +201,12 @@ async fn put(
 ) -> Result<PutEnd, Halt> {
     let site = job.site(Side::Backup);
     let uncertain = AtomicBool::new(false);
-    let Object { body, proof, attributes, tags } = object;
-    let put = Put { body, proof, attributes, tags, create_only: capabilities.create_only };
+    let Object { body, proof, attributes, tags, terms } = object;
+    let create_only = capabilities.create_only;
+    let put = Put { body, proof, attributes, tags, terms, create_only };
     let result = job
         .ask(Side::Backup, || async {
+            site.gate.take_bytes(body.len()).await;
             let result = site.store.put(job.backup_path(key), put).await;
             if result.as_ref().is_err_and(|e| e.kind.is_uncertain()) {
                 uncertain.store(true, Ordering::Relaxed);
@@ -232,6 +249,8 @@ pub(super) async fn write_manifest(
         proof: proof(capabilities, Crc::of(&body), &body),
         attributes: &attributes,
         tags: &[],
+        // As long-lived as its object, but read at each restore: not in a class that is slow to read.
+        terms: Terms { storage_class: None, ..job.terms() },
     };
     match put(job, capabilities, key, object).await? {
         PutEnd::Written(_) => Ok(true),

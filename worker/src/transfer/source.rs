@@ -7,6 +7,7 @@ use super::{
     job::Job,
     key::{BackupKey, SourceName},
     metadata::{Record, crc_text},
+    sight::{Asked, Silence},
 };
 use crate::store::{GetResponse, ObjectInfo, Payload, Pin, StoreError, StoreErrorKind as Kind, Tag};
 
@@ -56,39 +57,80 @@ impl Source {
         let key = BackupKey::new(&job.route.target.prefix, &name(job, &info));
         let mut source = Self { info, pin, key, tags: Vec::new(), not_kept: Vec::new() };
         if source.info.locked {
-            source.not_kept.push("object-lock".to_owned());
+            source.loses("object-lock");
         }
         if source.info.hidden_metadata {
-            source.not_kept.push("metadata".to_owned());
+            source.loses("metadata");
         }
-        let has_tags = match tags {
-            TagsWanted::IfCounted => source.info.tag_count.is_some_and(|n| n > 0),
-            TagsWanted::UnlessCountedNone => source.info.tag_count != Some(0),
-            TagsWanted::No => false,
-        };
-        if has_tags {
-            source.read_tags(job).await?;
+        if tags == TagsWanted::Yes {
+            source.look_for_tags(job).await?;
+        }
+        if job.route.acls {
+            source.look_for_grants(job).await?;
         }
         Ok(source)
+    }
+
+    async fn look_for_tags(&mut self, job: &Job<'_>) -> Result<(), Halt> {
+        match self.info.tag_count {
+            Some(0) => Ok(()),
+            Some(_) => self.read_tags(job).await,
+            None => match job.route.tags.silence(&job.request.bucket) {
+                Silence::Believed => Ok(()),
+                Silence::Doubted => self.read_tags(job).await,
+                Silence::Hidden => {
+                    self.loses("tags");
+                    Ok(())
+                }
+            },
+        }
     }
 
     async fn read_tags(&mut self, job: &Job<'_>) -> Result<(), Halt> {
         let site = job.site(Side::Source);
         let version = self.pin.version.as_deref();
-        match job.ask(Side::Source, || site.store.get_tags(job.source_path(), version)).await {
-            Ok(tags) => self.tags = tags,
+        let answer = job.ask(Side::Source, || site.store.get_tags(job.source_path(), version)).await;
+        let asked = match answer {
+            Ok(tags) => {
+                self.tags = tags;
+                if self.tags.is_empty() { Asked::None } else { Asked::Untold }
+            }
             // There may be some: better named in vain than lost in silence.
             Err(Refusal::Store(StoreError { kind: Kind::Denied, .. })) => {
-                self.not_kept.push("tags".to_owned())
+                self.loses("tags");
+                Asked::Denied
             }
             Err(Refusal::Store(StoreError { kind: Kind::NotImplemented, .. })) => {
                 if self.info.tag_count.is_some() {
-                    self.not_kept.push("tags".to_owned());
+                    self.loses("tags");
                 }
+                Asked::None
             }
+            Err(refusal) => return Err(job.halt(refusal, Side::Source, Step::Discover)),
+        };
+        if self.info.tag_count.is_none() {
+            job.route.tags.asked(&job.request.bucket, asked);
+        }
+        Ok(())
+    }
+
+    /// Rights on single objects are not copied: whoever may read an object need not be allowed to read its backup.
+    async fn look_for_grants(&mut self, job: &Job<'_>) -> Result<(), Halt> {
+        let site = job.site(Side::Source);
+        let version = self.pin.version.as_deref();
+        match job.ask(Side::Source, || site.store.has_grants(job.source_path(), version)).await {
+            Ok(false) => {}
+            Ok(true) => self.loses("acl"),
+            Err(Refusal::Store(StoreError { kind: Kind::Denied, .. })) => self.loses("acl"),
+            Err(Refusal::Store(StoreError { kind: Kind::NotImplemented, .. })) => {}
             Err(refusal) => return Err(job.halt(refusal, Side::Source, Step::Discover)),
         }
         Ok(())
+    }
+
+    /// Names something that the copy does not have.
+    pub(super) fn loses(&mut self, what: &str) {
+        self.not_kept.push(what.to_owned());
     }
 
     pub(super) fn name<'s>(&'s self, job: &Job<'s>) -> SourceName<'s> {
@@ -144,13 +186,11 @@ impl Source {
     }
 }
 
-/// When an object's tags are asked for.
+/// Whether an object's tags are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TagsWanted {
-    /// After a GET, which says how many there are.
-    IfCounted,
-    /// After a HEAD, which often does not say.
-    UnlessCountedNone,
+    /// Where the object has some, or may have.
+    Yes,
     /// The store copies them by itself.
     No,
 }

@@ -4,16 +4,21 @@
 //! survive a store that is away for a minute; every other exit aborts it. The next attempt is told the id or finds it by its key,
 //! also after a kill; without one it is the business of the bucket's lifecycle rule (`AbortIncompleteMultipartUpload`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     Step, TransferErrorKind,
     capability::Capabilities,
     existing::{Found, examine, settle},
     failure::{Halt, Refusal, Side, failed},
+    janitor::Watch,
     job::Job,
     key::BackupKey,
     plan::PartPlan,
@@ -85,10 +90,30 @@ pub(super) async fn orphans(job: &Job<'_>, key: &str) -> Result<Vec<Upload>, Hal
 /// Starts an upload. Waits for the answer even when told to stop, so that no upload is left that nobody knows.
 pub(super) async fn create(job: &Job<'_>, key: &str, write: &WriteOptions<'_>) -> Result<Upload, Halt> {
     let site = job.site(Side::Backup);
-    let created =
-        job.ask_through(Side::Backup, || site.store.create_upload(job.backup_path(key), write)).await;
+    // Should the copy be dropped before the answer, nobody knows the id.
+    let watch = Watch::new(job, key, None);
+    let uncertain = AtomicBool::new(false);
+    let created = job
+        .ask_through(Side::Backup, || async {
+            let result = site.store.create_upload(job.backup_path(key), write).await;
+            if result.as_ref().is_err_and(|e| e.kind.is_uncertain()) {
+                uncertain.store(true, Ordering::Relaxed);
+            }
+            result
+        })
+        .await;
+    watch.end();
     let id = created.map_err(|r| job.halt(r, Side::Backup, Step::Write))?;
-    Ok(Upload { key: key.to_owned(), id })
+    let upload = Upload { key: key.to_owned(), id };
+    if uncertain.into_inner() {
+        // A try without an answer may have started one, too.
+        let watch = Watch::new(job, key, Some(&upload.id));
+        for other in orphans(job, key).await?.into_iter().filter(|other| *other != upload) {
+            abort(job, &other).await;
+        }
+        watch.end();
+    }
+    Ok(upload)
 }
 
 /// The parts that an earlier attempt has uploaded, if its upload can be gone on with: the same key, which names the version, and the same
@@ -189,7 +214,7 @@ pub(super) fn redo(kind: TransferErrorKind, message: &str) -> Halt {
     Halt::Redo(failed(Step::Complete, kind, message))
 }
 
-/// Aborts an upload, for a bounded time and whatever the copy was told. What does not succeed is left to the lifecycle rule.
+/// Aborts an upload, for a bounded time and whatever the copy was told. What does not succeed is left to the janitor.
 pub(super) async fn abort(job: &Job<'_>, upload: &Upload) {
     let site = job.site(Side::Backup);
     let mut tries = 0;
@@ -208,14 +233,15 @@ pub(super) async fn abort(job: &Job<'_>, upload: &Upload) {
     };
     let ended = timeout(ABORT_TIMEOUT, aborting).await;
     if let Err(error) = ended.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-        warn!(
+        debug!(
             task.id = %job.request.task_id,
             location = %site.name,
             key = %upload.key,
             upload.id = %upload.id,
             error,
-            "multipart upload could not be aborted; the bucket's lifecycle rule has to"
+            "multipart upload is aborted later"
         );
+        job.janitor.leave(&job.route.target, &upload.key, Some(&upload.id));
     }
 }
 

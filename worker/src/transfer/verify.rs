@@ -69,6 +69,14 @@ pub(super) fn claims_to_be(info: &ObjectInfo, source: &SourceName<'_>, crc: Opti
         && own("backhaul-crc64nvme").is_none_or(|c| crc.is_none_or(|crc| *c == crc_text(crc)))
 }
 
+/// The CRC-64/NVME that an object under a backup key carries with it: that of the bytes that were read when it was written.
+pub(super) fn claimed_crc(info: &ObjectInfo) -> Option<u64> {
+    match Record::from_object(info) {
+        Some(record) => record.crc(),
+        None => u64::from_str_radix(info.attributes.metadata.get("backhaul-crc64nvme")?, 16).ok(),
+    }
+}
+
 /// Proves an object that was just written, at the level that the job asks for.
 pub(super) async fn prove(
     job: &Job<'_>,
@@ -146,11 +154,11 @@ pub(super) async fn hash(
     Ok((crc, sha256.map(OrderedSha256::finish)))
 }
 
-/// Whether an ETag, unchanged by a copy inside a store, proves equal bytes.
-pub(super) fn same_md5(source: &Source, written: &Written) -> bool {
-    !source.info.opaque_etag
-        && looks_like_md5(&source.info.etag)
-        && source.info.etag.eq_ignore_ascii_case(&written.etag)
+/// Whether an ETag, unchanged by a copy inside a store, proves equal bytes: an MD5 of them, or of the MD5s of the same parts.
+pub(super) fn same_md5(source: &Source, etag: &str) -> bool {
+    let ours = &source.info.etag;
+    let md5 = ours.split_once('-').map_or(ours.as_str(), |(md5, _)| md5);
+    !source.info.opaque_etag && looks_like_md5(md5) && ours.eq_ignore_ascii_case(etag)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! The client commands, one file each. They speak to a dispatcher through [`crate::client`] and print through
-//! [`crate::output`]; they must not know how either service works.
+//! The commands, one file each. They speak to a dispatcher through [`crate::client`] (`probe` to a store, through the worker's library) and
+//! print through [`crate::output`]; they must not know how either service works.
 
 pub(crate) mod cancel;
 pub(crate) mod list;
+pub(crate) mod probe;
 pub(crate) mod retry;
 pub(crate) mod stats;
 pub(crate) mod status;

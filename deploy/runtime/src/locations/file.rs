@@ -3,17 +3,25 @@
 //! Must not open credentials: whoever may hold them does that.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
-use super::{BackupTarget, Credentials, Location, Locations, ReadRule, VerifyLevel};
+use super::{
+    BackupTarget, Credentials, Feature, Location, Locations, RateLimits, ReadRule, Retain, VerifyLevel,
+};
+use crate::units::parse_size;
 
 /// Largest locations file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Longest retention: a hundred years.
+const MAX_RETAIN_DAYS: u32 = 36_500;
+/// Less would not move a part in the time that a store gives it.
+const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
 /// Why a locations file was not taken. Nothing of it is in force then.
 #[derive(Debug)]
@@ -112,6 +120,42 @@ struct RawLocation {
     verify: RawVerify,
     #[serde(default)]
     sha256: bool,
+    #[serde(default)]
+    acls: bool,
+    #[serde(default)]
+    without: BTreeSet<RawFeature>,
+    #[serde(default)]
+    limits: RawLimits,
+}
+
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "kebab-case")]
+enum RawFeature {
+    ConditionalWrites,
+    Checksums,
+    Tagging,
+    ServerSideCopy,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    requests_per_second: Option<u32>,
+    bytes_per_second: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRetain {
+    mode: RawRetainMode,
+    days: u32,
+}
+
+#[derive(Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum RawRetainMode {
+    Compliance,
+    Governance,
 }
 
 #[derive(Deserialize, Default)]
@@ -149,6 +193,8 @@ struct RawBackup {
     bucket: String,
     #[serde(default)]
     prefix: String,
+    storage_class: Option<String>,
+    retain: Option<RawRetain>,
 }
 
 fn default_region() -> String {
@@ -219,16 +265,8 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         "has a backup target, so it must say what may be read, and by which tenants",
     );
     let read = raw.read.into_iter().enumerate().map(|(n, rule)| read_rule(problems, &at, n, rule)).collect();
-    let backup = raw.backup.map(|target| {
-        let at = format!("{at}.backup");
-        problems.require(is_bucket_name(&target.bucket), &format!("{at}.bucket"), "is not a bucket name");
-        problems.require(
-            !target.prefix.starts_with('/') && !target.prefix.ends_with('/') && target.prefix.len() <= 256,
-            &format!("{at}.prefix"),
-            "at most 256 bytes, without a slash at either end",
-        );
-        BackupTarget { location: target.location, bucket: target.bucket, prefix: target.prefix }
-    });
+    let backup = raw.backup.map(|target| backup_target(problems, &at, target));
+    let limits = rate_limits(problems, &at, raw.limits);
     Location {
         name: name.to_owned(),
         endpoint: raw.endpoint,
@@ -243,6 +281,69 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
             RawVerify::Readback => VerifyLevel::Readback,
         },
         sha256: raw.sha256,
+        acls: raw.acls,
+        without: raw.without.into_iter().map(Feature::from).collect(),
+        limits,
+    }
+}
+
+fn backup_target(problems: &mut Problems, at: &str, target: RawBackup) -> BackupTarget {
+    let at = format!("{at}.backup");
+    problems.require(is_bucket_name(&target.bucket), &format!("{at}.bucket"), "is not a bucket name");
+    problems.require(
+        !target.prefix.starts_with('/') && !target.prefix.ends_with('/') && target.prefix.len() <= 256,
+        &format!("{at}.prefix"),
+        "at most 256 bytes, without a slash at either end",
+    );
+    let is_class = |class: &String| {
+        (1..=64).contains(&class.len())
+            && class.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    };
+    problems.require(
+        target.storage_class.as_ref().is_none_or(is_class),
+        &format!("{at}.storage_class"),
+        "is not the name of a storage class, such as STANDARD_IA",
+    );
+    let retain =
+        target.retain.map(|r| Retain { compliance: r.mode == RawRetainMode::Compliance, days: r.days });
+    problems.require(
+        retain.is_none_or(|r| (1..=MAX_RETAIN_DAYS).contains(&r.days)),
+        &format!("{at}.retain.days"),
+        "must be 1 to 36500",
+    );
+    let RawBackup { location, bucket, prefix, storage_class, .. } = target;
+    BackupTarget { location, bucket, prefix, storage_class, retain }
+}
+
+fn rate_limits(problems: &mut Problems, at: &str, raw: RawLimits) -> RateLimits {
+    problems.require(
+        raw.requests_per_second != Some(0),
+        &format!("{at}.limits.requests_per_second"),
+        "must be at least 1",
+    );
+    let at = format!("{at}.limits.bytes_per_second");
+    let bytes_per_second = raw.bytes_per_second.and_then(|text| match parse_size(&text) {
+        Ok(bytes) if bytes >= MIN_BYTES_PER_SECOND => Some(bytes),
+        Ok(_) => {
+            problems.add(at, "must be at least 64KiB");
+            None
+        }
+        Err(error) => {
+            problems.add(at, error.to_string());
+            None
+        }
+    });
+    RateLimits { requests_per_second: raw.requests_per_second, bytes_per_second }
+}
+
+impl From<RawFeature> for Feature {
+    fn from(raw: RawFeature) -> Self {
+        match raw {
+            RawFeature::ConditionalWrites => Self::ConditionalWrites,
+            RawFeature::Checksums => Self::Checksums,
+            RawFeature::Tagging => Self::Tagging,
+            RawFeature::ServerSideCopy => Self::ServerSideCopy,
+        }
     }
 }
 

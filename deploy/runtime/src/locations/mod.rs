@@ -5,7 +5,10 @@
 
 mod file;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 pub use self::file::{LocationsError, Problem, is_bucket_name, is_location_name, is_tenant_name};
 
@@ -36,6 +39,34 @@ pub struct Location {
     pub verify: VerifyLevel,
     /// SHA-256 over every object besides the CRC.
     pub sha256: bool,
+    /// Objects here have ACLs of their own: look, and name those that a copy loses.
+    pub acls: bool,
+    /// What must not be used here, whatever the store seems to be able to do.
+    pub without: BTreeSet<Feature>,
+    /// How much one worker may ask of the store.
+    pub limits: RateLimits,
+}
+
+/// What stores differ in. Backup locations are tried out once; what fails there is not used, and need not be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Feature {
+    /// `If-None-Match: *` on writes.
+    ConditionalWrites,
+    /// CRC-64/NVME in writes; without it MD5 is sent.
+    Checksums,
+    /// Object tags.
+    Tagging,
+    /// Copies made by the store itself.
+    ServerSideCopy,
+}
+
+/// How much one worker may ask of a store; `None` for no limit but the store's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests a second.
+    pub requests_per_second: Option<u32>,
+    /// Bytes of objects a second, read and written together.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Where credentials come from.
@@ -74,6 +105,19 @@ pub struct BackupTarget {
     pub bucket: String,
     /// Prefix of every key, without a slash at either end; may be empty.
     pub prefix: String,
+    /// Storage class of the copies; `None` for the bucket's own.
+    pub storage_class: Option<String>,
+    /// Object lock on each copy; `None` for the bucket's own.
+    pub retain: Option<Retain>,
+}
+
+/// How long nobody can delete a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retain {
+    /// Nobody at all can shorten it (compliance); otherwise those with a special right can (governance).
+    pub compliance: bool,
+    /// Days from the writing of the copy, at most 36,500.
+    pub days: u32,
 }
 
 /// Proof wanted before a copy is called done.

@@ -118,6 +118,19 @@ impl Session {
         }
     }
 
+    /// Gives back what was to be sent of locations that the worker has paused.
+    pub(super) fn return_paused(&mut self) {
+        let paused = &self.paused;
+        let (back, rest) = self
+            .unsent
+            .drain(..)
+            .partition::<VecDeque<_>, _>(|unsent| paused.contains(&unsent.task.spec.object.location));
+        self.unsent = rest;
+        for Unsent { task, .. } in back {
+            self.return_unsent_task(task, Duration::ZERO);
+        }
+    }
+
     pub(super) fn return_all_unsent(&mut self) {
         for Unsent { task, .. } in std::mem::take(&mut self.unsent) {
             self.return_unsent_task(task, Duration::ZERO);

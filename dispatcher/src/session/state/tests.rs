@@ -266,7 +266,7 @@ fn hello_with(credit: Credit, held: Vec<Held>, unconfirmed: Vec<Report>) -> Even
     let locations: Vec<String> = vec!["archive".into(), "uploads".into()];
     let worker =
         WorkerInfo { instance: [1; 16], name: "w".into(), version: "1".into(), locations: locations.into() };
-    Event::Hello(Box::new(Hello { worker, credit, held, unconfirmed }))
+    Event::Hello(Box::new(Hello { worker, paused: Vec::new(), credit, held, unconfirmed }))
 }
 
 fn outcome(outcome: &Outcome) -> String {

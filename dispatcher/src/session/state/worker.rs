@@ -22,6 +22,9 @@ const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// How long a task waits that its worker cannot copy, so that it does not run in circles.
 const UNKNOWN_LOCATION_DELAY: Duration = Duration::from_secs(5);
 
+/// How long a task waits whose store a worker found away: another worker may reach it, but not in the same moment.
+const PAUSED_LOCATION_DELAY: Duration = Duration::from_secs(5);
+
 /// How much later than it said a draining worker may close the stream.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,10 @@ impl Session {
                 }
                 Use::Charged
             }
+            Event::Paused(locations) => {
+                self.on_paused(locations);
+                Use::Charged
+            }
             Event::Accepts(answers) => self.on_accepts(now, answers),
             Event::Heartbeat { seq, held } => self.on_heartbeat(now, seq, held),
             Event::Results(reports) => self.on_results(now, reports),
@@ -81,6 +88,7 @@ impl Session {
             Event::Hello(hello) => self.on_hello(now, *hello),
             Event::Broken(reason) => self.close(now, reason),
             Event::Credit(_)
+            | Event::Paused(_)
             | Event::Accepts(_)
             | Event::Heartbeat { .. }
             | Event::Results(_)
@@ -107,12 +115,15 @@ impl Session {
     }
 
     fn on_hello(&mut self, now: Instant, hello: Hello) {
-        let Hello { worker, credit, held, unconfirmed } = hello;
+        let Hello { worker, paused, credit, held, unconfirmed } = hello;
         let worker = std::sync::Arc::new(worker);
         self.heard_at = now;
         self.state = State::Welcoming;
         self.locations = Some(std::sync::Arc::clone(&worker.locations));
         self.worker = Some(std::sync::Arc::clone(&worker));
+        if !paused.is_empty() {
+            self.on_paused(paused);
+        }
         self.leases.set_limit(credit);
         self.announce = Some(Effect::Attach(worker, held.iter().map(|held| held.lease).collect()));
         for report in unconfirmed {
@@ -146,7 +157,10 @@ impl Session {
                 (
                     Some(key),
                     Some(Stage::Offered { .. } | Stage::Accepted),
-                    AcceptRefusal::Draining | AcceptRefusal::UnknownLocation | AcceptRefusal::Busy,
+                    AcceptRefusal::Draining
+                    | AcceptRefusal::UnknownLocation
+                    | AcceptRefusal::Busy
+                    | AcceptRefusal::LocationPaused,
                 ) => {
                     message_use = Use::Earned;
                     self.on_refusal(now, &key, refusal);
@@ -171,6 +185,7 @@ impl Session {
                 self.forget_location(lease.location);
                 UNKNOWN_LOCATION_DELAY
             }
+            AcceptRefusal::LocationPaused => PAUSED_LOCATION_DELAY,
             AcceptRefusal::Busy => {
                 self.paused_until = Some(now + BUSY_PAUSE);
                 Duration::ZERO
@@ -184,11 +199,29 @@ impl Session {
     /// Asks for no more tasks of a location that the worker turned out not to know.
     fn forget_location(&mut self, location: Option<usize>) {
         let name = location.and_then(|index| self.worker.as_ref()?.locations.get(index));
-        if let (Some(name), Some(locations)) = (name, &self.locations)
-            && locations.contains(name)
+        if let Some(name) = name
+            && self.unknown.insert(name.clone())
         {
-            self.locations = Some(locations.iter().filter(|known| *known != name).cloned().collect());
+            self.choose_locations();
         }
+    }
+
+    /// Asks for no tasks of these locations for now, and gives back what was not sent yet.
+    fn on_paused(&mut self, mut paused: Vec<String>) {
+        paused.sort_unstable();
+        paused.dedup();
+        if paused != self.paused {
+            self.paused = paused;
+            self.choose_locations();
+            self.return_paused();
+        }
+    }
+
+    fn choose_locations(&mut self) {
+        let Some(worker) = &self.worker else { return };
+        let wanted =
+            |name: &&String| !self.unknown.contains(*name) && self.paused.binary_search(name).is_err();
+        self.locations = Some(worker.locations.iter().filter(wanted).cloned().collect());
     }
 
     fn on_heartbeat(&mut self, now: Instant, seq: u64, held: Vec<Held>) -> Use {

@@ -37,6 +37,7 @@ impl Link {
             Stream::Greeting(greeting) => {
                 greeting.hello_sent = Some(now);
                 greeting.credit_tasks = credit.tasks;
+                greeting.paused.clone_from(&self.paused);
                 Some(Message::Hello(self.hello(credit, progress)))
             }
             Stream::Attached(_) => self.attached_message(now, credit, progress),
@@ -81,6 +82,11 @@ impl Link {
             let seq = attached.heartbeat_sent(now);
             return Some(Message::Heartbeat(v1::Heartbeat { seq, held: self.held_leases(progress) }));
         }
+        if attached.paused != self.paused {
+            attached.paused.clone_from(&self.paused);
+            let locations = self.paused.iter().cloned().collect();
+            return Some(Message::Paused(v1::Paused { locations }));
+        }
         if attached.credit_tasks != credit.tasks {
             attached.credit_tasks = credit.tasks;
             return Some(Message::Credit(credit));
@@ -98,6 +104,7 @@ impl Link {
             held: self.held_leases(progress),
             unconfirmed: self.outbox.hello(),
             version: self.settings.version.clone(),
+            paused: self.paused.iter().cloned().collect(),
         }
     }
 

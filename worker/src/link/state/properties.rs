@@ -129,7 +129,7 @@ impl Observer {
                 Effect::Stop(lease, StopReason::Cancelled | StopReason::HandBack) => {
                     prop_assert!(self.running.contains(&lease), "what is stopped was held");
                 }
-                Effect::Drain => {}
+                Effect::Drain | Effect::Pause(_) => {}
                 Effect::Leave(departure) => {
                     self.left = true;
                     prop_assert_eq!(departure.leases, self.running.len());
@@ -169,7 +169,7 @@ impl Observer {
                 }
             }
             Message::Credit(credit) => prop_assert!(credit.tasks as usize <= CREDIT),
-            Message::Accepts(_) | Message::Draining(_) => {}
+            Message::Accepts(_) | Message::Draining(_) | Message::Paused(_) => {}
         }
         Ok(true)
     }

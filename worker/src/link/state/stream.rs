@@ -4,7 +4,7 @@
 //! are renewed and results confirmed without a gap.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Greeting {
     pub(super) hello_sent: Option<Instant>,
     /// Tasks of the credit in it.
     pub(super) credit_tasks: u32,
+    /// Paused locations in it.
+    pub(super) paused: BTreeSet<String>,
     deadline: Instant,
 }
 
@@ -50,6 +52,8 @@ pub(super) struct Attached {
     unanswered: VecDeque<(u64, Instant)>,
     /// Credit as the dispatcher knows it.
     pub(super) credit_tasks: u32,
+    /// Paused locations as the dispatcher knows them.
+    pub(super) paused: BTreeSet<String>,
     /// Draining has been said.
     pub(super) draining_said: bool,
 }
@@ -60,7 +64,12 @@ impl Link {
         // What was to be said on the old stream is void: Hello says it all.
         self.accepts.clear();
         let deadline = now + self.settings.welcome_within;
-        self.stream = Stream::Greeting(Greeting { hello_sent: None, credit_tasks: 0, deadline });
+        self.stream = Stream::Greeting(Greeting {
+            hello_sent: None,
+            credit_tasks: 0,
+            paused: BTreeSet::new(),
+            deadline,
+        });
         self.effects.push_back(Effect::Open);
     }
 
@@ -87,8 +96,10 @@ impl Link {
     }
 
     pub(super) fn welcome(&mut self, now: Instant, welcome: Welcomed) {
-        let (asked, credit_tasks) = match &self.stream {
-            Stream::Greeting(Greeting { hello_sent: Some(sent), credit_tasks, .. }) => (*sent, *credit_tasks),
+        let (asked, credit_tasks, paused) = match &mut self.stream {
+            Stream::Greeting(Greeting { hello_sent: Some(sent), credit_tasks, paused, .. }) => {
+                (*sent, *credit_tasks, std::mem::take(paused))
+            }
             // An answer before the question, or a second one.
             Stream::Greeting(_) | Stream::Attached(_) => return self.hang_up(now, HangupReason::Violation),
             Stream::None => return,
@@ -101,6 +112,7 @@ impl Link {
             seq: 0,
             unanswered: VecDeque::new(),
             credit_tasks,
+            paused,
             draining_said: false,
         });
         welcome.held.iter().for_each(|news| self.lease_news(asked, news));

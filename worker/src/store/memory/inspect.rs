@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{MemoryStore, Stored, flipped};
-use crate::store::{Attributes, ObjectInfo, ObjectPath, Tag};
+use crate::store::{Attributes, ObjectInfo, ObjectPath, Tag, Terms};
 
 impl MemoryStore {
     /// Stores an object without conditions.
@@ -27,6 +27,7 @@ impl MemoryStore {
             bytes.into(),
             attributes,
             tags.to_vec(),
+            Terms::default(),
             crc,
             None,
         );
@@ -39,6 +40,22 @@ impl MemoryStore {
         if let Some(stored) = latest {
             change(&mut stored.info);
         }
+    }
+
+    /// Gives somebody rights on the objects of that key.
+    pub fn grant(&self, key: &str) {
+        self.state().granted.insert(key.to_owned());
+    }
+
+    /// Lets time pass, in seconds.
+    pub fn pass_time(&self, seconds: i64) {
+        self.state().clock += seconds;
+    }
+
+    /// The store's time, in seconds.
+    #[must_use]
+    pub fn now(&self) -> i64 {
+        self.state().clock
     }
 
     /// Removes all versions of an object, as its owner could.

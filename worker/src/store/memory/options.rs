@@ -17,6 +17,12 @@ pub struct MemoryOptions {
     pub tagging: bool,
     /// Has server-side copies.
     pub copying: bool,
+    /// Says with each object how many tags it has; otherwise only those who ask for the tags see them.
+    pub counts_tags: bool,
+    /// Keeps retentions; otherwise it takes them and says nothing, like some real stores.
+    pub locking: bool,
+    /// Uploads on one page of a listing.
+    pub page: usize,
     /// Smallest part but for the last.
     pub min_part_bytes: u64,
     /// Bytes of a piece of a body.
@@ -33,6 +39,9 @@ impl Default for MemoryOptions {
             crc64nvme: true,
             tagging: true,
             copying: true,
+            counts_tags: true,
+            locking: true,
+            page: 1_000,
             min_part_bytes: 1,
             piece_bytes: 64 * 1024,
         }

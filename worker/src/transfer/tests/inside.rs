@@ -121,7 +121,7 @@ async fn tags_that_a_head_did_not_count_are_named_where_they_are_lost() {
         let rig = Rig::with(Setup { same_store: true, ..Setup::default() });
         // No tags are written with the probe's credentials.
         let probe =
-            Rule::new(Operation::Put, Fault::Fail(Kind::Denied)).on("-tags").times(u32::from(readable));
+            Rule::new(Operation::Put, Fault::Fail(Kind::Denied)).on("probe/tags").times(u32::from(readable));
         rig.vault_does(probe);
         rig.engine.probe().await;
         rig.origin.seed("uploads", "k", bytes(13 * PART, 1), Attributes::default(), &tags);
@@ -170,4 +170,29 @@ async fn a_store_whose_copies_overwrite_is_looked_at_first() {
     rig.origin.seed("backups", &key, b"other".to_vec(), Attributes::default(), &[]);
     assert_eq!(rig.fails("k").await, "destination_conflict");
     assert_eq!(rig.backup(&key).bytes, b"other"[..]);
+}
+
+/// A store that says nothing about its objects: only reading tells what the copy is.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_can_be_compared_source_and_copy_are_read() {
+    let silent = MemoryOptions { crc64nvme: false, md5_etags: false, ..Setup::default().origin };
+    let no_crc = MemoryOptions { crc64nvme: false, ..Setup::default().origin };
+    // An upload of other parts has another ETag, although the bytes are equal.
+    for (origin, size) in [(silent, 100), (silent, 13 * PART), (no_crc, 13 * PART)] {
+        let rig = inside(Setup { origin, ..Setup::default() }).await;
+        rig.upload("k", &bytes(size, 1));
+        let receipt = rig.copied("k").await;
+        assert!(receipt.server_side);
+        assert_eq!(
+            (receipt.crc64nvme, receipt.verified),
+            (crc_fast::crc64_nvme(&bytes(size, 1)), VerifyLevel::Readback)
+        );
+        assert!(rig.origin_faults.calls(Operation::Get) > 0 && rig.vault_faults.calls(Operation::Get) > 0);
+        rig.upload("rotten", &bytes(size, 2));
+        let operation = if size == 100 { Operation::Copy } else { Operation::CompleteUpload };
+        rig.vault_does(Rule::new(operation, rig.rot("/rotten~")).on("/rotten~"));
+        let receipt = rig.copied("rotten").await;
+        assert!(receipt.backup_key.ends_with("~r1"), "{}", receipt.backup_key);
+        rig.assert_holds(&receipt, &bytes(size, 2));
+    }
 }

@@ -1,11 +1,16 @@
 //! Tests of the engine over stores in memory that go wrong on demand. Time is paused: pauses and timeouts cost nothing.
 
+mod away;
+mod faults;
+mod faults_http;
 mod fidelity;
 mod inside;
 mod memory;
 mod reads;
 mod s3;
+mod terms;
 mod uploads;
+mod weed;
 mod writes;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -46,12 +51,25 @@ struct Setup {
     sha256: bool,
     /// Both locations are one store.
     same_store: bool,
+    /// More settings of the origin, of the backup target, and of the backup location.
+    photos: &'static str,
+    backup: &'static str,
+    vault_location: &'static str,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let options = MemoryOptions { min_part_bytes: PART, piece_bytes: 1000, ..MemoryOptions::default() };
-        Self { origin: options, vault: options, verify: "receipt", sha256: false, same_store: false }
+        Self {
+            origin: options,
+            vault: options,
+            verify: "receipt",
+            sha256: false,
+            same_store: false,
+            photos: "",
+            backup: "",
+            vault_location: "",
+        }
     }
 }
 
@@ -172,6 +190,7 @@ fn locations(setup: Setup) -> Locations {
         credentials = {{ env = "ORIGIN" }}
         verify = "{}"
         sha256 = {}
+        {}
         [[location.photos.read]]
         bucket = "uploads"
         tenants = ["*"]
@@ -179,11 +198,13 @@ fn locations(setup: Setup) -> Locations {
         location = "vault"
         bucket = "backups"
         prefix = "copies"
+        {}
         [location.vault]
         endpoint = "{vault_endpoint}"
         credentials = {{ env = "VAULT" }}
+        {}
         "#,
-        setup.verify, setup.sha256
+        setup.verify, setup.sha256, setup.photos, setup.backup, setup.vault_location
     );
     Locations::parse(&text, Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -203,13 +224,15 @@ fn request(key: &str) -> CopyRequest {
 
 /// Bytes that are different everywhere, and for every seed.
 fn bytes(length: u64, seed: u8) -> Vec<u8> {
+    let length = usize::try_from(length).expect("fits");
     let mut state = u64::from(seed) + 1;
-    (0..length)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        })
-        .collect()
+    let mut all = Vec::with_capacity(length + 8);
+    while all.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        all.extend_from_slice(&(state ^ (state >> 32)).to_le_bytes());
+    }
+    all.truncate(length);
+    all
 }
 
 #[test]

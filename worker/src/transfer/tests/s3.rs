@@ -11,6 +11,7 @@ use super::{bytes, request};
 use crate::{
     store::{
         Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store, Tag,
+        Terms,
     },
     transfer::{
         Copier, CopyReceipt, CopyRequest, Engine, EngineSettings, RetryPolicy, Stop, TransferError,
@@ -19,35 +20,47 @@ use crate::{
 };
 
 const MIB: u64 = 1024 * 1024;
-const PART: u64 = 5 * MIB;
-const LARGE: u64 = 2 * PART + 1000;
+pub(super) const PART: u64 = 5 * MIB;
+/// Two parts: bytes in an unoptimised build are slow, and more parts seldom show more.
+pub(super) const LARGE: u64 = PART + 1000;
 
-struct Servers {
-    origin: EmbeddedS3,
-    vault: EmbeddedS3,
+pub(super) struct Servers {
+    pub(super) origin: Arc<EmbeddedS3>,
+    pub(super) vault: Arc<EmbeddedS3>,
     photos: S3Store,
-    backups: S3Store,
+    pub(super) backups: S3Store,
     engine: Engine,
     _files: tempfile::TempDir,
 }
 
 async fn server(bucket: &str) -> EmbeddedS3 {
+    server_of(&[bucket]).await
+}
+
+async fn server_of(buckets: &[&str]) -> EmbeddedS3 {
+    let buckets = buckets.iter().map(|name| Bucket { name: (*name).into(), versioned: false });
     EmbeddedS3::start(Options {
         listen: ([127, 0, 0, 1], 0).into(),
         storage: Storage::Memory,
         credentials: vec![Credentials { access_key: "key".into(), secret_key: "secret".into() }],
-        buckets: vec![
-            Bucket { name: bucket.into(), versioned: false },
-            Bucket { name: "versioned".into(), versioned: true },
-        ],
+        buckets: buckets.chain([Bucket { name: "versioned".into(), versioned: true }]).collect(),
     })
     .await
     .expect("start")
 }
 
 impl Servers {
-    async fn start() -> Self {
-        let (origin, vault) = (server("uploads").await, server("backups").await);
+    pub(super) async fn start() -> Self {
+        Self::on(Arc::new(server("uploads").await), Arc::new(server("backups").await)).await
+    }
+
+    /// One store on both sides.
+    pub(super) async fn on_one_store() -> Self {
+        let both = Arc::new(server_of(&["uploads", "backups"]).await);
+        Self::on(Arc::clone(&both), both).await
+    }
+
+    async fn on(origin: Arc<EmbeddedS3>, vault: Arc<EmbeddedS3>) -> Self {
         let files = tempfile::tempdir().expect("directory");
         let credentials = files.path().join("credentials");
         std::fs::write(&credentials, "key\nsecret\n").expect("write");
@@ -63,7 +76,7 @@ impl Servers {
         Self { photos, backups, engine, origin, vault, _files: files }
     }
 
-    async fn upload(&self, key: &str, bytes: &[u8]) {
+    pub(super) async fn upload(&self, key: &str, bytes: &[u8]) {
         put(&self.photos, "uploads", key, bytes).await;
     }
 
@@ -72,7 +85,7 @@ impl Servers {
     }
 
     /// Copies and compares byte for byte.
-    async fn copied(&self, key: &str, bytes: &[u8]) -> CopyReceipt {
+    pub(super) async fn copied(&self, key: &str, bytes: &[u8]) -> CopyReceipt {
         let receipt = self.copy(key).await.unwrap_or_else(|e| panic!("{key}: {} {e:?}", e.kind.code()));
         assert!(read(&self.backups, "backups", &receipt.backup_key).await == bytes, "{key} differs");
         assert_eq!(receipt.crc64nvme, crc_fast::crc64_nvme(bytes));
@@ -80,25 +93,34 @@ impl Servers {
         receipt
     }
 
-    async fn stop(self) {
-        self.origin.shutdown().await;
-        self.vault.shutdown().await;
+    pub(super) async fn stop(self) {
+        for store in [self.origin, self.vault] {
+            if let Some(store) = Arc::into_inner(store) {
+                store.shutdown().await;
+            }
+        }
     }
 }
 
-fn settings() -> EngineSettings {
+pub(super) fn settings() -> EngineSettings {
     EngineSettings {
         part_bytes: PART,
         copy_part_bytes: PART,
         memory_bytes: 16 * PART,
-        retry: RetryPolicy { attempts: 4, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
+        // A busy machine answers late; what is tested is not how soon.
+        retry: RetryPolicy { attempts: 6, first: Duration::from_millis(10), longest: Duration::from_secs(2) },
         idle_timeout: Duration::from_millis(300),
-        client: ClientSettings { first_byte_timeout: Duration::from_secs(1), ..ClientSettings::default() },
+        client: ClientSettings { first_byte_timeout: Duration::from_secs(4), ..ClientSettings::default() },
         ..EngineSettings::default()
     }
 }
 
 fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
+    locations_with(origin, vault, credentials, "")
+}
+
+/// `extra` are more settings of the origin.
+pub(super) fn locations_with(origin: &str, vault: &str, credentials: &Path, extra: &str) -> Locations {
     let credentials = credentials.display();
     let text = format!(
         r#"
@@ -106,6 +128,7 @@ fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
         endpoint = "{origin}"
         path_style = true
         credentials = {{ file = "{credentials}" }}
+        {extra}
         [[location.photos.read]]
         bucket = "uploads"
         tenants = ["*"]
@@ -122,15 +145,22 @@ fn locations(origin: &str, vault: &str, credentials: &Path) -> Locations {
     Locations::parse(&text, Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}"))
 }
 
-async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
+pub(super) async fn put(store: &S3Store, bucket: &str, key: &str, bytes: &[u8]) {
     let body = Payload::from(Bytes::copy_from_slice(bytes));
     let attributes = Attributes::default();
     let proof = Proof { crc64nvme: Some(crc_fast::crc64_nvme(bytes)), md5: None };
-    let put = Put { body: &body, proof, attributes: &attributes, tags: &[], create_only: false };
+    let put = Put {
+        body: &body,
+        proof,
+        attributes: &attributes,
+        tags: &[],
+        terms: Terms::default(),
+        create_only: false,
+    };
     store.put(ObjectPath { bucket, key }, put).await.expect("put");
 }
 
-async fn read(store: &S3Store, bucket: &str, key: &str) -> Vec<u8> {
+pub(super) async fn read(store: &S3Store, bucket: &str, key: &str) -> Vec<u8> {
     let response = store.get(ObjectPath { bucket, key }, &Pin::default(), None).await.expect("get");
     let mut all = Vec::new();
     let mut body = response.body;
@@ -143,7 +173,7 @@ async fn read(store: &S3Store, bucket: &str, key: &str) -> Vec<u8> {
 #[tokio::test]
 async fn objects_of_all_sizes_and_strange_keys_arrive_over_http() {
     let servers = Servers::start().await;
-    for size in [0, 1, 100_000, PART - 1, PART, PART + 1, LARGE] {
+    for size in [0, 1, 100_000, PART - 1, PART, PART + 1, 2 * PART + 1000] {
         let key = format!("size/{size}");
         servers.upload(&key, &bytes(size, 1)).await;
         let receipt = servers.copied(&key, &bytes(size, 1)).await;
@@ -173,7 +203,14 @@ async fn what_belongs_to_an_object_arrives_over_http() {
     for size in [10, LARGE] {
         let body = Payload::from(Bytes::from(bytes(size, 1)));
         let proof = Proof::default();
-        let put = Put { body: &body, proof, attributes: &attributes, tags: &tags, create_only: false };
+        let put = Put {
+            body: &body,
+            proof,
+            attributes: &attributes,
+            tags: &tags,
+            terms: Terms::default(),
+            create_only: false,
+        };
         let key = format!("k{size}");
         servers.photos.put(ObjectPath { bucket: "uploads", key: &key }, put).await.expect("put");
         let receipt = servers.copied(&key, &bytes(size, 1)).await;
@@ -184,62 +221,6 @@ async fn what_belongs_to_an_object_arrives_over_http() {
         assert_eq!(record.attributes, attributes);
         assert_eq!((record.key.as_str(), record.tenant.as_str()), (key.as_str(), "tenant-1"));
         assert_eq!(servers.backups.get_tags(at, None).await.expect("tags"), tags);
-    }
-    servers.stop().await;
-}
-
-#[tokio::test]
-async fn an_origin_that_goes_wrong_over_http_is_survived() {
-    let actions = [
-        Action::CutBody { after: 100_000 },
-        Action::StallBody { after: 100_000 },
-        Action::ExtraByte,
-        Action::WrongContentRange,
-        Action::IgnoreRange,
-        Action::LostAnswer,
-        Action::Hang,
-        Action::Status { status: 500, code: "InternalError".into(), retry_after: None },
-        Action::Status { status: 503, code: "SlowDown".into(), retry_after: Some(Duration::from_secs(1)) },
-    ];
-    let servers = Servers::start().await;
-    // The first read of a large object only discovers; the third is one of a part.
-    for (size, skip) in [(200_000, 0), (LARGE, 2)] {
-        for (i, action) in actions.iter().enumerate() {
-            let key = format!("{size}-{i}");
-            servers.upload(&key, &bytes(size, 1)).await;
-            let rule = Rule::new(Operation::GetObject, action.clone()).key(&key).skip(skip);
-            let rule = servers.origin.faults().add(rule);
-            servers.copied(&key, &bytes(size, 1)).await;
-            assert_eq!(servers.origin.faults().fired(rule), 1);
-        }
-    }
-    servers.stop().await;
-}
-
-#[tokio::test]
-async fn a_backup_store_that_goes_wrong_over_http_is_survived() {
-    let servers = Servers::start().await;
-    let error = |status, code: &str| Action::Status { status, code: code.into(), retry_after: None };
-    let faults = [
-        (100, Operation::PutObject, Action::LostAnswer),
-        (100, Operation::PutObject, Action::Hang),
-        (100, Operation::PutObject, Action::FlipRequestBit { at: 7 }),
-        (100, Operation::PutObject, error(503, "SlowDown")),
-        (LARGE, Operation::UploadPart, Action::LostAnswer),
-        (LARGE, Operation::UploadPart, Action::FlipRequestBit { at: 7 }),
-        (LARGE, Operation::CreateMultipartUpload, error(500, "InternalError")),
-        (LARGE, Operation::CompleteMultipartUpload, Action::LostAnswer),
-        (LARGE, Operation::CompleteMultipartUpload, Action::ErrorInBody { code: "InternalError".into() }),
-        (LARGE, Operation::CompleteMultipartUpload, error(404, "NoSuchUpload")),
-        (LARGE, Operation::CompleteMultipartUpload, error(409, "ConditionalRequestConflict")),
-    ];
-    for (i, (size, operation, action)) in faults.into_iter().enumerate() {
-        let key = format!("k{i}");
-        servers.upload(&key, &bytes(size, 1)).await;
-        let rule = servers.vault.faults().add(Rule::new(operation, action));
-        let receipt = servers.copied(&key, &bytes(size, 1)).await;
-        assert!(!receipt.already_present, "{i}");
-        assert_eq!(servers.vault.faults().fired(rule), 1, "{i}");
     }
     servers.stop().await;
 }
@@ -275,7 +256,7 @@ async fn an_object_that_is_overwritten_in_a_loop_is_never_mixed() {
     };
     let copies = async {
         let mut done = 0;
-        for _ in 0..6 {
+        for _ in 0..3 {
             match servers.copy("hot").await {
                 Ok(receipt) => {
                     let copy = read(&servers.backups, "backups", &receipt.backup_key).await;
@@ -289,7 +270,7 @@ async fn an_object_that_is_overwritten_in_a_loop_is_never_mixed() {
         done
     };
     let ((), done) = tokio::join!(writer, copies);
-    println!("{done} of 6 copies ended between two writes");
+    println!("{done} of 3 copies ended between two writes");
     servers.stop().await;
 }
 

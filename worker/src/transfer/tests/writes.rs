@@ -228,3 +228,42 @@ async fn where_creation_is_not_atomic_the_engine_looks_again_before_it_completes
     assert_eq!(rig.backup(&key).bytes, b"other"[..]);
     assert_eq!(rig.vault.open_uploads(), Vec::<String>::new());
 }
+
+#[tokio::test(start_paused = true)]
+async fn any_number_of_damaged_copies_of_before_does_not_block_the_key() {
+    for vault in [Setup::default().vault, MemoryOptions { create_only: false, ..Setup::default().vault }] {
+        for same_store in [false, true] {
+            for size in SIZES {
+                let rig = Rig::with(Setup { vault, verify: "readback", same_store, ..Setup::default() });
+                rig.upload("k", &bytes(size, 1));
+                for repair in 0..7 {
+                    let receipt = rig.copied("k").await;
+                    assert_eq!(receipt.backup_key.ends_with(&format!("~r{repair}")), repair > 0);
+                    rig.assert_holds(&receipt, &bytes(size, 1));
+                    rig.vault.rot("backups", &receipt.backup_key);
+                }
+            }
+        }
+    }
+}
+
+/// A worker wrote it and died before anything was compared: the store's own checksum of it proves nothing.
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_was_never_proven_is_compared_with_its_source() {
+    let origin = MemoryOptions { crc64nvme: false, ..Setup::default().origin };
+    for size in SIZES {
+        for wrong in [true, false] {
+            let rig = Rig::with(Setup { origin, ..Setup::default() });
+            rig.upload("k", &bytes(size, 1));
+            let key = rig.copied("k").await.backup_key;
+            let stored = rig.backup(&key);
+            rig.vault.remove("backups", &key);
+            let seed = if wrong { 9 } else { 1 };
+            rig.vault.seed("backups", &key, bytes(size, seed), stored.info.attributes, &[]);
+            let again = rig.copied("k").await;
+            assert_eq!(again.already_present, !wrong, "{size}");
+            assert_eq!(again.backup_key.ends_with("~r1"), wrong, "{size}");
+            rig.assert_holds(&again, &bytes(size, 1));
+        }
+    }
+}

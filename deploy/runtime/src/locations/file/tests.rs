@@ -44,6 +44,48 @@ fn blamed(from: &str, to: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_is_asked_of_stores_is_read_whole() {
+    let text = GOOD.replacen("verify = \"head\"", "verify = \"head\"\nacls = true\nwithout = [\"tagging\", \"server-side-copy\"]\nlimits = { requests_per_second = 5, bytes_per_second = \"1MiB\" }", 1);
+    let text = text.replacen(
+        "prefix = \"copies\"",
+        "prefix = \"copies\"\nstorage_class = \"STANDARD_IA\"\nretain = { mode = \"governance\", days = 30 }",
+        1,
+    );
+    let locations = parse(&text).unwrap();
+    let uploads = locations.get("uploads").unwrap();
+    assert!(uploads.acls);
+    assert_eq!(uploads.without, [Feature::Tagging, Feature::ServerSideCopy].into());
+    assert_eq!(uploads.limits.requests_per_second, Some(5));
+    assert_eq!(uploads.limits.bytes_per_second, Some(1 << 20));
+    let backup = uploads.backup.as_ref().unwrap();
+    assert_eq!(backup.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert_eq!(backup.retain, Some(Retain { compliance: false, days: 30 }));
+    let plain = locations.get("vault").unwrap();
+    assert!(!plain.acls && plain.without.is_empty() && plain.limits == RateLimits::default());
+}
+
+#[test]
+fn what_cannot_be_asked_of_stores_is_blamed_on_its_setting() {
+    let prefix = "prefix = \"copies\"";
+    let path_style = "path_style = true";
+    for (at, more, setting) in [
+        (prefix, "storage_class = \"\"", "location.uploads.backup.storage_class"),
+        (prefix, "storage_class = \"a b\"", "location.uploads.backup.storage_class"),
+        (prefix, "retain = { mode = \"compliance\", days = 0 }", "location.uploads.backup.retain.days"),
+        (prefix, "retain = { mode = \"compliance\", days = 40000 }", "location.uploads.backup.retain.days"),
+        (path_style, "limits = { requests_per_second = 0 }", "location.uploads.limits.requests_per_second"),
+        (path_style, "limits = { bytes_per_second = \"1KiB\" }", "location.uploads.limits.bytes_per_second"),
+        (path_style, "limits = { bytes_per_second = \"fast\" }", "location.uploads.limits.bytes_per_second"),
+    ] {
+        assert_eq!(blamed(at, &format!("{at}\n{more}")), [setting], "{more}");
+    }
+    for more in ["without = [\"everything\"]", "retain = 3", "limits = { requests = 3 }"] {
+        let text = GOOD.replacen(path_style, &format!("{path_style}\n{more}"), 1);
+        assert!(matches!(parse(&text), Err(LocationsError::Syntax { .. })), "{more}");
+    }
+}
+
+#[test]
 fn a_good_file_is_read_whole() {
     let locations = parse(GOOD).unwrap();
     let uploads = locations.get("uploads").unwrap();

@@ -168,6 +168,34 @@ fn a_location_that_the_worker_does_not_know_is_not_asked_for_again() {
 }
 
 #[test]
+fn a_paused_location_is_not_asked_for_until_it_is_not_paused_any_more() {
+    let mut rig = Rig::attached(1, 1_000);
+    rig.offers("a b");
+    assert_eq!(rig.drain().len(), 1, "the other one waits for room");
+    rig.says(Event::Paused(vec!["uploads".into(), "never-heard-of".into(), "uploads".into()]));
+    assert_eq!(rig.drain(), ["settle b=back"], "what was not sent goes back");
+    rig.stored(1);
+    assert_eq!(*rig.session.standing().locations.unwrap(), ["archive".to_owned()]);
+    rig.answers("a", pb::AcceptRefusal::LocationPaused);
+    assert_eq!(rig.drain(), ["settle a=back(5s)"]);
+    assert_eq!(rig.session.standing().room.tasks, 1, "other locations go on");
+    rig.says(Event::Paused(Vec::new()));
+    assert_eq!(*rig.session.standing().locations.unwrap(), ["archive".to_owned(), "uploads".to_owned()]);
+}
+
+#[test]
+fn an_unknown_location_stays_unknown_whatever_is_paused() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.answers("a", pb::AcceptRefusal::UnknownLocation);
+    rig.says(Event::Paused(vec!["archive".into()]));
+    assert!(rig.session.standing().locations.unwrap().is_empty());
+    rig.says(Event::Paused(Vec::new()));
+    assert_eq!(*rig.session.standing().locations.unwrap(), ["archive".to_owned()]);
+}
+
+#[test]
 fn a_refusal_because_of_a_drain_is_the_last_offer() {
     let mut rig = Rig::attached(1, 1_000);
     rig.offers("a b");

@@ -177,3 +177,25 @@ fn a_cancel_stops_the_copy_and_its_end_is_reported() {
     let said = bench.said();
     assert!(matches!(said.as_slice(), [Message::Results(r)] if r.results.len() == 1), "{said:?}");
 }
+
+#[test]
+fn a_paused_location_is_said_once_and_on_every_stream_and_refused_meanwhile() {
+    let mut bench = Bench::attached(&[]);
+    let media: BTreeSet<String> = ["media".to_owned()].into();
+    bench.event(Event::Paused(media.clone()));
+    assert_eq!(bench.effects(), [Effect::Pause(media)]);
+    let said = |locations: &[&str]| {
+        Message::Paused(v1::Paused { locations: locations.iter().map(|l| (*l).to_owned()).collect() })
+    };
+    assert_eq!(bench.said(), [said(&["media"])]);
+    assert_eq!(bench.said(), [], "once");
+    bench.event(Event::Assigned(vec![assignment(&key("a", 1), "media"), assignment(&key("b", 1), "papers")]));
+    assert_eq!(bench.refusals(), [AcceptRefusal::LocationPaused, AcceptRefusal::Unspecified]);
+    bench.event(Event::StreamEnded);
+    bench.effects();
+    bench.dials();
+    assert_eq!(bench.greet().paused, ["media"]);
+    bench.event(Event::Paused(BTreeSet::new()));
+    bench.welcome(vec![]);
+    assert_eq!(bench.said(), [said(&[])], "it changed while the greeting was under way");
+}

@@ -1,0 +1,158 @@
+//! What is found out about stores of every kind, and found again at the next start.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use backhaul_runtime::locations::{RateLimits, Retain};
+use tokio::sync::OnceCell;
+
+use super::*;
+use crate::{
+    store::{
+        ObjectStore,
+        faulty::{Fault, FaultyStore, Rule},
+        memory::{MemoryOptions, MemoryStore},
+    },
+    transfer::{gate::Gate, route::Site},
+};
+
+fn target(store: Arc<dyn ObjectStore>) -> Target {
+    target_with(store, BTreeSet::new(), None, None)
+}
+
+fn target_with(
+    store: Arc<dyn ObjectStore>,
+    without: BTreeSet<Feature>,
+    storage_class: Option<String>,
+    retain: Option<Retain>,
+) -> Target {
+    let gate = Gate::new(8, RateLimits::default(), Arc::default());
+    let site = Site { name: "vault".into(), store, gate, without, pulse_bucket: "backups".into() };
+    Target {
+        site: Arc::new(site),
+        bucket: "backups".into(),
+        prefix: "p".into(),
+        storage_class,
+        retain,
+        capabilities: OnceCell::new(),
+    }
+}
+
+async fn probed(options: MemoryOptions) -> Capabilities {
+    let store = Arc::new(MemoryStore::new(options, &["backups"]));
+    target(store).capabilities().await.expect("reachable")
+}
+
+#[tokio::test]
+async fn a_store_that_can_do_everything_is_believed() {
+    let all = probed(MemoryOptions::default()).await;
+    let every = Capabilities {
+        create_only: true,
+        create_only_copy: true,
+        crc64nvme: true,
+        tagging: true,
+        storage_class: true,
+    };
+    assert_eq!(all, every);
+}
+
+#[tokio::test]
+async fn what_must_not_be_used_is_not_even_tried() {
+    let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+    let faulty = Arc::new(FaultyStore::new(memory));
+    let without = [Feature::ConditionalWrites, Feature::Checksums, Feature::Tagging, Feature::ServerSideCopy];
+    let target = target_with(Arc::clone(&faulty) as _, without.into(), None, None);
+    let found = target.capabilities().await.expect("reachable");
+    assert!(!(found.create_only || found.create_only_copy || found.crc64nvme || found.tagging));
+    assert_eq!(faulty.calls(Operation::Put), 0);
+    for feature in without {
+        let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+        let found =
+            target_with(memory, [feature].into(), None, None).capabilities().await.expect("reachable");
+        assert_eq!(found.create_only, feature != Feature::ConditionalWrites);
+        assert_eq!(found.crc64nvme, feature != Feature::Checksums);
+        assert_eq!(found.tagging, feature != Feature::Tagging);
+        let copies = feature != Feature::ServerSideCopy && feature != Feature::ConditionalWrites;
+        assert_eq!(found.create_only_copy, copies, "{feature:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_forgets_a_retention_is_not_used_where_one_is_asked_for() {
+    let retain = Some(Retain { compliance: true, days: 30 });
+    for locking in [true, false] {
+        let options = MemoryOptions { locking, ..MemoryOptions::default() };
+        let store = Arc::new(MemoryStore::new(options, &["backups"]));
+        // The second time the object of the first is there.
+        for _ in 0..2 {
+            let cold = Some("COLD".into());
+            let target = target_with(Arc::clone(&store) as _, BTreeSet::new(), cold, retain);
+            match target.capabilities().await {
+                Ok(found) => assert!(locking && found.storage_class),
+                Err(error) => assert!(!locking && error.kind == Kind::NotImplemented, "{error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_weakness_is_found() {
+    let strong = MemoryOptions::default();
+    assert!(!probed(MemoryOptions { create_only: false, ..strong }).await.create_only);
+    assert!(!probed(MemoryOptions { crc64nvme: false, ..strong }).await.crc64nvme);
+    assert!(!probed(MemoryOptions { tagging: false, ..strong }).await.tagging);
+    assert!(!probed(MemoryOptions { copying: false, ..strong }).await.create_only_copy);
+}
+
+#[tokio::test]
+async fn a_probe_finds_the_same_again_and_leaves_nothing_more() {
+    for options in [
+        MemoryOptions::default(),
+        MemoryOptions { create_only: false, ..MemoryOptions::default() },
+        MemoryOptions { crc64nvme: false, ..MemoryOptions::default() },
+        MemoryOptions { tagging: false, ..MemoryOptions::default() },
+    ] {
+        let store = Arc::new(MemoryStore::new(options, &["backups"]));
+        let first = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
+        let keys = store.keys("backups");
+        assert!(keys.len() <= 6 && keys.iter().all(|k| k.starts_with("p/.backhaul/probe/")), "{keys:?}");
+        for _ in 0..3 {
+            let again = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
+            assert_eq!((again, store.keys("backups")), (first, keys.clone()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_race_that_nobody_saw_the_end_of_is_run_again() {
+    let store = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+    let faulty = Arc::new(FaultyStore::new(Arc::clone(&store) as _));
+    let prober = Prober { store: &*store, bucket: "backups", root: "p/.backhaul/probe/", gate: None };
+    assert_eq!(prober.race("race").await.expect("reachable"), Race::Decided);
+    assert!(!prober.exists("race-decided").await.expect("reachable"));
+    assert!(target(Arc::clone(&faulty) as _).capabilities().await.expect("reachable").create_only);
+    assert!(prober.exists("race-decided").await.expect("reachable"));
+    // With the marker, and only with it, the taken key is enough.
+    faulty.add(Rule::new(Operation::Head, Fault::Fail(Kind::Connection)).times(1));
+    assert_eq!(target(faulty).capabilities().await.expect_err("it looked").kind, Kind::Connection);
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_conditions_is_not_taken_for_one_that_refuses_writes() {
+    for (refused, ends) in [(2, true), (u32::MAX, false)] {
+        let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+        let faulty = Arc::new(FaultyStore::new(memory));
+        faulty.add(Rule::new(Operation::Put, Fault::Fail(Kind::Rejected)).times(refused));
+        let found = target(faulty).capabilities().await;
+        assert_eq!(found.is_ok_and(|f| !f.create_only), ends);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_probed_again_later() {
+    let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+    let faulty = Arc::new(FaultyStore::new(memory));
+    faulty.add(Rule::new(Operation::Put, Fault::Fail(Kind::Connection)).times(2));
+    let target = target(faulty);
+    assert_eq!(target.capabilities().await.expect_err("down").kind, Kind::Connection);
+    assert!(target.capabilities().await.expect("up").create_only);
+}
