@@ -1,6 +1,7 @@
 //! A copy that fails is tried again, as long as that can help, and what became of it can always be told.
 
 use anyhow::{Context as _, ensure};
+use backhaul_embedded_s3::{Action, Operation, Rule};
 use backhaul_proto::v1::{self as pb, SubmitOutcome, TaskReason, TaskState};
 use backhaul_tests::{
     TestEnv,
@@ -9,12 +10,22 @@ use backhaul_tests::{
     locations::{ORIGIN_BUCKET, Read},
 };
 
+/// The object changes all the time. Not an outage: that costs no attempt.
+fn restless() -> Rule {
+    Rule::new(
+        Operation::GetObject,
+        Action::Status { status: 412, code: "PreconditionFailed".to_owned(), retry_after: None },
+    )
+    .bucket(ORIGIN_BUCKET)
+    .always()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_fails_is_tried_again_until_it_succeeds() -> anyhow::Result<()> {
     let options = EnvOptions::default().dispatcher_flag("max-attempts", "100");
     let env = TestEnv::start(options).await?;
     let written = env.uploads().put_random(ORIGIN_BUCKET, "photo", 100_000).await?;
-    env.vault_gate().refuse();
+    let restless = env.origin_faults()?.add(restless());
     let id = env.submit("photo").await?.task_id;
     let failed = eventually("an attempt has failed", async || {
         let task = env.task(&id).await?;
@@ -26,7 +37,7 @@ async fn a_copy_that_fails_is_tried_again_until_it_succeeds() -> anyhow::Result<
     let failure = failed.last_failure.context("a failed attempt is told")?;
     ensure!(failure.class() == pb::FailureClass::Retry && !failure.code.is_empty(), "{failure:?}");
 
-    env.vault_gate().open();
+    env.origin_faults()?.remove(restless);
     let done = env.until(&id, TaskState::Done).await?;
     env.prove(&done, &written).await?;
     ensure!(
@@ -40,7 +51,7 @@ async fn a_copy_that_fails_is_tried_again_until_it_succeeds() -> anyhow::Result<
 async fn after_the_last_attempt_a_task_is_dead_until_it_is_submitted_again() -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default()).await?;
     let written = env.uploads().put_random(ORIGIN_BUCKET, "photo", 1000).await?;
-    env.vault_gate().refuse();
+    let restless = env.origin_faults()?.add(restless());
     let options = pb::SubmitOptions { max_attempts: 2, ..Default::default() };
     let id = env.submit_with(object("photo"), options).await?.task_id;
     let dead = env.until(&id, TaskState::Dead).await?;
@@ -51,7 +62,7 @@ async fn after_the_last_attempt_a_task_is_dead_until_it_is_submitted_again() -> 
     ensure!(dead.last_failure.is_some() && dead.finished_at.is_some(), "{dead:?}");
     ensure!(env.list(&[TaskState::Dead]).await?.len() == 1, "the dead are listed");
 
-    env.vault_gate().open();
+    env.origin_faults()?.remove(restless);
     let again = env.submit("photo").await?;
     ensure!(again.task_id == id && again.run == 2 && again.outcome() == SubmitOutcome::Created, "{again:?}");
     let done = env.until(&id, TaskState::Done).await?;
