@@ -119,7 +119,7 @@ impl RedisUrl {
 impl FromStr for RedisUrl {
     type Err = Infallible;
 
-    /// Takes any text: clap repeats what it refuses, and that may hold a password. [`RedisArgs::check`] refuses without repeating.
+    /// Takes any text: clap repeats what it refuses, and that may hold a password. The check of the settings refuses without repeating.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(Self(text.to_owned()))
     }

@@ -173,7 +173,7 @@ fn a_paused_location_is_not_asked_for_until_it_is_not_paused_any_more() {
     rig.offers("a b");
     assert_eq!(rig.drain().len(), 1, "the other one waits for room");
     rig.says(Event::Paused(vec!["uploads".into(), "never-heard-of".into(), "uploads".into()]));
-    assert_eq!(rig.drain(), ["settle b=back"], "what was not sent goes back");
+    assert_eq!(rig.drain(), ["settle b=unsent"], "what was not sent goes back at no cost");
     rig.stored(1);
     assert_eq!(*rig.session.standing().locations.unwrap(), ["archive".to_owned()]);
     rig.answers("a", pb::AcceptRefusal::LocationPaused);
