@@ -4,6 +4,7 @@
 pub mod app;
 pub mod config;
 pub mod dispatch;
+pub mod events;
 pub mod fsck;
 pub mod grpc;
 pub mod metrics;

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(AppError::Telemetry(error))) => usage(&error.to_string()),
         Ok(Err(AppError::Locations(error))) => usage(&error.to_string()),
+        Ok(Err(AppError::EventSources(error))) => usage(&error.to_string()),
         Ok(Err(AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))))) => {
             usage(&format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }

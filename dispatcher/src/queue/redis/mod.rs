@@ -27,7 +27,7 @@ mod scripts;
 mod snapshot;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 mod writer;
 

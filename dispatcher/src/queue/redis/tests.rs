@@ -6,7 +6,7 @@ mod faults;
 mod fsck;
 mod races;
 mod scale;
-mod server;
+pub(crate) mod server;
 mod size;
 mod snapshot;
 
