@@ -22,6 +22,15 @@ pub struct WeedServer {
     _folder: TempDir,
 }
 
+/// Where a server posts word of every change to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// URL.
+    pub endpoint: String,
+    /// Bearer token.
+    pub token: String,
+}
+
 /// All that it listens on. Each of the servers inside also takes the port 10,000 above its own; the last two belong to services
 /// that cannot be turned off and would make a second instance on the machine fail.
 #[derive(Debug)]
@@ -40,13 +49,26 @@ impl WeedServer {
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(None).await
+    }
+
+    /// [`WeedServer::start`] of one that posts word of every change, once each.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub async fn start_with(webhook: Option<&Webhook>) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("backhaul-weed-")?;
         let credentials = Credentials::random();
         let ports = Ports::lease()?;
         let access = folder.path().join("s3.json");
         fs::write(&access, identities(&credentials).to_string())?;
 
+        if let Some(webhook) = webhook {
+            fs::write(folder.path().join("notification.toml"), notification(webhook))?;
+        }
         let mut command = Command::new(settings::weed()?);
+        // It looks for its settings where it is started.
+        command.current_dir(folder.path());
         command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]);
         command.args(["-master.volumeSizeLimitMB=256", "-master.telemetry=false", "-volume.max=100"]);
         command.arg(format!("-dir={}", folder.path().display()));
@@ -127,6 +149,13 @@ impl Ports {
             format!("-s3.port.lance={}", self.lance.number()),
         ]
     }
+}
+
+fn notification(Webhook { endpoint, token }: &Webhook) -> String {
+    format!(
+        "[notification.webhook]\nenabled = true\nendpoint = {endpoint:?}\nbearer_token = {token:?}\n\
+         timeout_seconds = 10\n"
+    )
 }
 
 fn identities(credentials: &Credentials) -> serde_json::Value {

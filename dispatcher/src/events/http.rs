@@ -42,6 +42,8 @@ const PATH: &str = "/events/";
 const MAX_SNS_BYTES: usize = 2 * 1024 * 1024;
 /// Memory for bodies that are on their way at a time.
 const BODIES_BYTES: usize = 2 * MAX_BODY_BYTES;
+/// The same for bodies that are signed.
+const STRANGE_BODIES_BYTES: usize = 8 * MAX_SNS_BYTES;
 /// How long a body may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// How long a body may wait for memory.
@@ -57,8 +59,10 @@ pub struct Endpoint {
     sources: Arc<Sources>,
     /// Where a source needs it.
     sns: Option<Sns>,
-    /// In KiB.
+    /// For bodies of senders that are known by their token; in KiB.
     room: Semaphore,
+    /// For bodies whose sender is only known by what they hold: strangers must not take the others' place.
+    room_for_strangers: Semaphore,
 }
 
 /// Why a request is not answered with 200.
@@ -77,7 +81,9 @@ impl Endpoint {
     /// An endpoint for these sources.
     #[must_use]
     pub fn new(intake: Arc<Intake>, sources: Arc<Sources>, sns: Option<Sns>) -> Self {
-        Self { intake, sources, sns, room: Semaphore::new(BODIES_BYTES / KIB) }
+        let room = Semaphore::new(BODIES_BYTES / KIB);
+        let room_for_strangers = Semaphore::new(STRANGE_BODIES_BYTES / KIB);
+        Self { intake, sources, sns, room, room_for_strangers }
     }
 
     /// All of its paths.
@@ -106,18 +112,18 @@ impl Endpoint {
     }
 
     async fn take(&self, source: &EventSource, request: Request) -> Result<Taken, Refused> {
-        let most = match &source.delivery {
+        let (most, room) = match &source.delivery {
             Delivery::Token(tokens) => {
                 if !token(request.headers()).is_some_and(|token| tokens.accept(&token)) {
                     warn!(source = %source.name, "an event without a right token was refused");
                     return Err(Refused::Unknown);
                 }
-                MAX_BODY_BYTES
+                (MAX_BODY_BYTES, &self.room)
             }
-            Delivery::Topic(_) => MAX_SNS_BYTES,
+            Delivery::Topic(_) => (MAX_SNS_BYTES, &self.room_for_strangers),
             Delivery::RedisStream(_) => return Err(Refused::Path),
         };
-        let (body, _room) = self.body(request, most).await?;
+        let (body, _place) = whole_body(request, most, room).await?;
         let taken = match &source.delivery {
             Delivery::Topic(topic) => {
                 match self.sns.as_ref().ok_or(Refused::Path)?.open(topic, &body).await {
@@ -147,28 +153,31 @@ impl Endpoint {
             }
         })
     }
+}
 
-    /// The whole body, and its place in memory.
-    async fn body(&self, request: Request, most: usize) -> Result<(Bytes, SemaphorePermit<'_>), Refused> {
-        let body = request.into_body();
-        let length = http_body::Body::size_hint(&body).exact().map(usize::try_from);
-        let expected = match length {
-            Some(Ok(length)) if length <= most => length,
-            Some(_) => return Err(Refused::TooLarge),
-            None => most,
-        };
-        let kibs = u32::try_from(expected.div_ceil(KIB).max(1)).unwrap_or(u32::MAX);
-        let room = match timeout(ROOM_WITHIN, self.room.acquire_many(kibs)).await {
-            Ok(Ok(room)) => room,
-            Ok(Err(_)) | Err(_) => return Err(Refused::Unavailable),
-        };
-        let whole = match timeout(BODY_WITHIN, Limited::new(body, most).collect()).await {
-            Ok(Ok(whole)) => whole.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refused::TooLarge),
-            Ok(Err(_)) | Err(_) => return Err(Refused::Broken),
-        };
-        if whole.is_empty() { Err(Refused::Broken) } else { Ok((whole, room)) }
-    }
+/// The whole body, and its place in memory.
+async fn whole_body(
+    request: Request,
+    most: usize,
+    room: &Semaphore,
+) -> Result<(Bytes, SemaphorePermit<'_>), Refused> {
+    let body = request.into_body();
+    let expected = match http_body::Body::size_hint(&body).exact().map(usize::try_from) {
+        Some(Ok(length)) if length <= most => length,
+        Some(_) => return Err(Refused::TooLarge),
+        None => most,
+    };
+    let kibs = u32::try_from(expected.div_ceil(KIB).max(1)).unwrap_or(u32::MAX);
+    let place = match timeout(ROOM_WITHIN, room.acquire_many(kibs)).await {
+        Ok(Ok(place)) => place,
+        Ok(Err(_)) | Err(_) => return Err(Refused::Unavailable),
+    };
+    let whole = match timeout(BODY_WITHIN, Limited::new(body, most).collect()).await {
+        Ok(Ok(whole)) => whole.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Refused::TooLarge),
+        Ok(Err(_)) | Err(_) => return Err(Refused::Broken),
+    };
+    if whole.is_empty() { Err(Refused::Broken) } else { Ok((whole, place)) }
 }
 
 fn refused_by_sns(source: &EventSource, error: &SnsError) -> Refused {

@@ -104,7 +104,8 @@ fn written(path: &str, entry: &Entry) -> Notice {
 
 fn object(path: &str, entry: &Entry) -> Option<Object> {
     let (bucket, key) = path.strip_prefix(BUCKETS)?.split_once('/')?;
-    if entry.is_directory || key.is_empty() || key.starts_with(PARTS) {
+    // A bucket's name never begins with a dot; folders of the filer's own do.
+    if entry.is_directory || key.is_empty() || key.starts_with(PARTS) || bucket.starts_with('.') {
         return None;
     }
     let version = entry.extended.as_ref().map(|extended| base64(&extended.version.0)).unwrap_or_default();

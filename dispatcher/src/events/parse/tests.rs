@@ -174,9 +174,37 @@ fn what_seaweedfs_posts_is_read() {
 }
 
 #[test]
+fn what_a_seaweedfs_4_48_really_posted_is_read() {
+    let posted: Vec<serde_json::Value> =
+        serde_json::from_str(include_str!("testdata/seaweedfs.json")).unwrap();
+    let notices: Vec<Notice> =
+        posted.iter().map(|body| one(Form::SeaweedFs, body.to_string().as_bytes())).collect();
+    let sized = |size, notice| match notice {
+        Notice::Upload(upload) => Notice::Upload(Upload { size_bytes: Some(size), ..upload }),
+        other => other,
+    };
+    let version = sized(6, weed_upload("users/v.jpg", Some("671406724e5565d2bd04c77ce0b018eb")));
+    let expected = [
+        Notice::Nothing,
+        Notice::Nothing,
+        Notice::Nothing,
+        sized(5, weed_upload("users/a b+c.jpg", None)),
+        version.clone(),
+        removal("users/v.jpg", None),
+        version,
+    ];
+    assert_eq!(notices, expected);
+}
+
+#[test]
 fn entries_of_seaweedfs_that_are_no_objects_are_nothing() {
     let file = format!(r#"{{"new_entry":{FILE}}}"#);
-    for path in ["/etc/seaweedfs/filer.conf", "/buckets/photos", "/buckets/photos/.uploads/4f2a/0001.part"] {
+    for path in [
+        "/etc/seaweedfs/filer.conf",
+        "/buckets/photos",
+        "/buckets/.system/owners/.complete",
+        "/buckets/photos/.uploads/4f2a/0001.part",
+    ] {
         assert_eq!(one(Form::SeaweedFs, &weed(path, &file)), Notice::Nothing, "{path}");
     }
     let folder = r#"{"new_entry":{"name":"users","is_directory":true,"attributes":{}}}"#;
