@@ -30,7 +30,7 @@ export PROPTEST_RNG_SEED ?= 1
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e kubernetes images images-test bench-queue clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e kubernetes images images-test mutants-queue bench-queue clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -84,6 +84,11 @@ images-test: images ## Start both images with podman beside a real Redis and S3 
 	@tests/setup/seaweedfs.sh
 	cargo build --profile $${PROFILE:-dist} --locked --package backhaul
 	@deploy/images/smoke.sh
+# With a fault most runs end at the first test that notices it, where the runner can do that.
+mutants-queue: setup ## Break the queue's scripts, one fault at a time; the tests must notice each
+	$(RUN) $(PACKAGES) $(TARGETS) --no-run
+	cargo run $(PACKAGES:--workspace=--package backhaul-dispatcher) --example queue_mutants -- \
+		$(RUN) $(PACKAGES) $(TARGETS) $(if $(findstring nextest,$(RUN)),--fail-fast queue::,-- queue::)
 
 # Only what is measured and what measures it is built with optimisation: the S3 client alone takes minutes.
 bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load

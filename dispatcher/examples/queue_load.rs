@@ -146,6 +146,7 @@ fn settings(shards: u16) -> QueueSettings {
         dedup_window: s(3600),
         retain_finished: s(3600),
         retain_dead: s(3600),
+        retain_bytes: 1 << 40,
         shard_cap: 1 << 40,
         tenant_cap: 1 << 40,
         tenant_in_flight_cap: 1 << 40,

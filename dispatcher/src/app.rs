@@ -1,12 +1,11 @@
 //! The composition root: the only place that knows every concrete part, and the order in which they start and stop.
 //!
 //! Start: locations, queue, listener, streams, readiness, server, address file. Stop, under one deadline: readiness goes off, so
-//! that no new caller comes; the streams drain and end; then the server stops, when calls in progress have been answered.
-//! Nothing is decided here about tasks or calls.
+//! that no new caller comes; the streams drain and end, the watches end; then the server stops, when calls in progress have been
+//! answered. Nothing is decided here about tasks or calls.
 
 mod address_file;
 mod connect;
-mod counted;
 mod events;
 mod ops;
 mod parts;
@@ -15,19 +14,17 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
 use backhaul_runtime::{
-    build,
+    build, descriptors,
     locations::{Locations, LocationsError},
     ops::{OpsPort, Ready},
-    telemetry::TelemetryError,
 };
-use futures_util::StreamExt as _;
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, counted::Counted, events::Events, parts::Parts};
+use self::{address_file::AddressFile, events::Events, parts::Parts};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -40,27 +37,33 @@ use crate::{
         scaler::Scaler,
         worker_service::WorkerService,
     },
-    metrics::{Connections, Exposed, Metered, Metrics},
+    metrics::{Exposed, Metered, Metrics},
     queue::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
         snapshot::{DepthsOnly, Observe, Watched},
     },
     session::StreamSettings,
+    transport::{ConnectionLimits, Listener, Server},
+    watch::Watches,
 };
 
 const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
 const EVENTS: &str = "events";
+const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long watches are waited for: a caller that does not read holds up nobody.
+const WATCHES_WITHIN: Duration = Duration::from_secs(1);
+
 /// A dispatcher that is bound to its address and can be run.
 #[derive(Debug)]
-pub struct App {
+pub struct App<L = TcpListener> {
     config: Config,
     queue: Arc<dyn TaskQueue>,
     /// The queue again, to be looked at.
@@ -68,7 +71,7 @@ pub struct App {
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
-    listener: TcpListener,
+    listener: L,
     addr: SocketAddr,
     ops: Option<OpsPort>,
     events: Events,
@@ -77,9 +80,6 @@ pub struct App {
 /// Why a dispatcher could not be started, or ended other than by being stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// Logs or traces cannot be set up. Nothing was started.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
     /// The locations file is wrong. Nothing was started.
     #[error("{0}")]
     Locations(#[from] LocationsError),
@@ -114,9 +114,6 @@ pub enum AppError {
     /// Tasks do not move any more. What is accepted is safe in the queue.
     #[error("dispatching failed")]
     Dispatch(#[from] DispatchError),
-    /// The server failed.
-    #[error("the gRPC server failed")]
-    Serve(#[from] tonic::transport::Error),
     /// A part ended that runs until it is asked to end.
     #[error("{0} ended by itself")]
     Ended(&'static str),
@@ -146,9 +143,8 @@ impl App {
         let locations = Arc::new(Locations::load(&config.locations)?);
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
-        let quarantine = events::quarantine(&config)?;
         let mut app = Self::bind_with(config, queue, locations).await?;
-        app.events.quarantine = quarantine;
+        app.events.quarantine = Arc::<RedisQueue>::clone(&redis);
         Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app })
     }
 
@@ -163,11 +159,29 @@ impl App {
     ) -> Result<Self, AppError> {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let addr = listener.local_addr().map_err(listen)?;
         let ops = ops::bind(config.ops_listen).await?;
         let events = Events::bind(&config, &locations).await?;
+        Ok(Self { ops, events, ..Self::on(listener, config, queue, locations)? })
+    }
+}
+
+impl<L: Listener> App<L> {
+    /// Takes connections from `listener`, over a queue and locations that are there already: for networks that are not the
+    /// system's.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`] when the listener has no address.
+    pub fn on(
+        listener: L,
+        config: Config,
+        queue: Arc<dyn TaskQueue>,
+        locations: Arc<Locations>,
+    ) -> Result<Self, AppError> {
+        let addr =
+            listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
-        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops, events })
+        let events = Events::none();
+        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None, events })
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -194,7 +208,7 @@ impl App {
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         let Self { config, queue, observe, redis, locations, listener, addr, ops, events } = self;
-        let [end_streams, end_readiness, end_events, end_server, end_ops] =
+        let [end_streams, end_readiness, end_watches, end_events, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
@@ -204,8 +218,16 @@ impl App {
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
         let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics));
-        let backups =
-            backup_server(&config, queue, locations, Arc::new(streams.clone()), Arc::clone(&metrics));
+        let watches = Watches::new(Arc::clone(&queue));
+        let backups = Backups {
+            queue,
+            copies: Arc::new(streams.clone()),
+            watches: watches.clone(),
+            locations,
+            defaults: config.defaults,
+            clock: QueueClock::Server,
+        };
+        let backups = backup_server(&config, backups, Arc::clone(&metrics));
         let watched = Arc::new(Watched::new(observe));
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
@@ -215,8 +237,7 @@ impl App {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let router = http2_server()
-            .add_service(backups)
+        let routes = Routes::new(backups)
             .add_service(WorkerService::new(streams.clone()).into_server())
             .add_service(health.clone())
             .add_service(reflection);
@@ -233,9 +254,11 @@ impl App {
         };
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
+        parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
         parts.start(EVENTS, events.run(end_events.clone(), config.drain_within / 2));
-        parts.start(SERVER, serve(router, listener, connections, end_server.clone()));
+        let server = Server::new(listener, routes, connection_limits(&config), connections);
+        parts.start(SERVER, serve(server, end_server.clone()));
         parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
         info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");
 
@@ -252,6 +275,9 @@ impl App {
         end_events.cancel();
         end_streams.cancel();
         parts.wait_for(STREAMS, deadline).await;
+        // Told where to go on, callers do so at another dispatcher.
+        end_watches.cancel();
+        parts.wait_for(WATCHES, deadline.min(Instant::now() + WATCHES_WITHIN)).await;
         // Whoever watches health would hold its connection, and so the server, to the deadline.
         health::end_watches(reporter).await;
         parts.wait_for(EVENTS, deadline).await;
@@ -283,6 +309,11 @@ async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(
     Ok(())
 }
 
+async fn run_watches(watches: Watches, end: CancellationToken) -> Result<(), AppError> {
+    watches.run(end).await;
+    Ok(())
+}
+
 /// What the streams are told of the settings. They get most of the time for a stop; the rest is for calls in progress.
 pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
     StreamSettings {
@@ -291,10 +322,32 @@ pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
         heartbeat_every: config.queue.lease / 3,
         hello_within: config.hello_within,
         max_streams: config.max_streams,
+        max_streams_per_address: config.max_streams_per_address,
+        rebalance_after: config.max_stream_age,
         drain_within: config.drain_within * 4 / 5,
         sweep_every: config.queue.sweep_every,
         ..StreamSettings::default()
     }
+}
+
+/// Bounds on connections that can be kept with the descriptors that the system gives this process.
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    /// For Redis, files and what else is no connection of a peer.
+    const RESERVED: u64 = 64;
+    let mut limits = config.connections;
+    if let Some(descriptors) = descriptors::raise_limit() {
+        let most = descriptors.saturating_sub(RESERVED).max(descriptors / 2);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if most < limits.max_connections {
+            warn!(
+                descriptors,
+                max_connections = most,
+                "fewer connections than configured: no descriptors for more"
+            );
+            limits.max_connections = most;
+        }
+    }
+    limits
 }
 
 impl StopCopies for Dispatch {
@@ -306,52 +359,17 @@ impl StopCopies for Dispatch {
 /// The unary service with its limits around it. The stream of the workers must not come under them.
 fn backup_server(
     config: &Config,
-    queue: Arc<dyn TaskQueue>,
-    locations: Arc<Locations>,
-    copies: Arc<dyn StopCopies>,
+    backups: Backups,
     metrics: Arc<Metrics>,
 ) -> Guard<BackupServiceServer<Backups>> {
     let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
-    let backups = Backups { queue, copies, locations, defaults: config.defaults, clock: QueueClock::Server };
     let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
     GuardLayer::new(config.calls, identify, metrics).layer(server)
 }
 
-/// Bounds on every connection. Limits on calls are not here, see [`crate::grpc::layers`].
-fn http2_server() -> Server {
-    /// More calls of one peer than this wait in the peer.
-    const STREAMS_PER_CONNECTION: u32 = 128;
-    /// What a peer may send before it is read, per stream and per connection. h2 counts small frames against half of it, and
-    /// heartbeats and answers of workers are small frames.
-    const WINDOW_BYTES: u32 = 1024 * 1024;
-    const HEADER_BYTES: u32 = 16 * 1024;
-    Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CONNECTION)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_BYTES)
-        // A peer that vanished without a word is noticed within 30 s.
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-}
-
-/// Accepts and serves connections until `end`, then until the calls in progress have been answered.
-///
-/// The tasks of connections are tonic's, not ours. When this future is dropped they are told to end too, and what is left of
-/// them ends with the runtime.
-async fn serve(
-    router: Router,
-    listener: TcpListener,
-    connections: Arc<Connections>,
-    end: CancellationToken,
-) -> Result<(), AppError> {
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(Duration::from_secs(30)))
-        .with_keepalive_interval(Some(Duration::from_secs(10)))
-        .with_keepalive_retries(Some(3))
-        .map(move |accepted| accepted.map(|stream| Counted::new(stream, &connections)));
-    Ok(router.serve_with_incoming_shutdown(incoming, end.cancelled_owned()).await?)
+async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {
+    server.run(end).await;
+    Ok(())
 }
 
 #[cfg(test)]

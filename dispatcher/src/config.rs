@@ -4,13 +4,18 @@
 //! [`Config`], in which nothing contradicts anything else, or names every setting that is wrong. Nothing here may open a
 //! file or a connection.
 
-use std::{
-    convert::Infallible, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
-};
+mod connections;
+mod redis;
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
 
 use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
-use clap::Parser;
+use clap::{ArgAction, Parser};
 
+pub use self::{
+    connections::ConnectionFlags,
+    redis::{RedisArgs, RedisUrl},
+};
 use crate::{
     grpc::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
@@ -18,6 +23,7 @@ use crate::{
         layers::CallLimits,
     },
     queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
+    transport::ConnectionLimits,
 };
 
 /// Backhaul's dispatcher: takes backup requests, keeps them in three Redis queues, streams due tasks to workers.
@@ -46,22 +52,26 @@ pub struct Flags {
     /// Event sources file: who may tell of uploads to which buckets, over HTTP or through a stream, and how they prove who they are.
     #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
     pub event_sources: Option<PathBuf>,
-    /// The Redis (7.0 or newer) or Valkey server that keeps the queues:
-    /// `redis://[user:password@]host:port[/db]`, or `unix:///path`.
-    #[arg(
-        long,
-        env = "BACKHAUL_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub redis_url: RedisUrl,
+    /// Redis.
+    #[command(flatten)]
+    pub redis: RedisArgs,
     /// Locations file: the stores, and which tenant may name what in them. The same for dispatcher and workers.
     #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
     pub locations: PathBuf,
     /// Tenant that every caller acts for.
     #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: String,
+    /// Every caller is an operator too: may see how much all tenants have in the queues.
+    #[arg(
+        long,
+        env = "BACKHAUL_OPERATOR",
+        default_value_t = false,
+        default_missing_value = "true",
+        num_args = 0..=1,
+        action = ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub operator: bool,
 
     /// Shards of the queues, 1 to 1024. Fixed when the data is created; all dispatchers on one Redis must agree.
     #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 4, value_name = "COUNT")]
@@ -73,15 +83,15 @@ pub struct Flags {
     // never more than one server can keep.
     #[arg(long, env = "BACKHAUL_DURABILITY", default_value = "local", value_name = "MODE", value_parser = parse_durability)]
     pub durability: Durability,
+    /// How long a submit may wait for that; then it is answered UNAVAILABLE and can be repeated.
+    #[arg(long, env = "BACKHAUL_DURABILITY_TIMEOUT", default_value = "3s", value_name = "TIME", value_parser = parse_duration)]
+    pub durability_timeout: Duration,
     /// How long a worker that is silent keeps its tasks. Workers send a heartbeat every third of it.
     #[arg(long, env = "BACKHAUL_LEASE", default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
     pub lease: Duration,
-    /// How soon a worker must answer an assignment, else the task goes back; at most `--lease`.
+    /// How soon a worker must answer an assignment, else the task goes back; at most two thirds of `--lease`.
     #[arg(long, env = "BACKHAUL_ACCEPT_WITHIN", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub accept_within: Duration,
-    /// How soon a worker that has opened a stream must introduce itself.
-    #[arg(long, env = "BACKHAUL_HELLO_WITHIN", default_value = "5s", value_name = "TIME", value_parser = parse_duration)]
-    pub hello_within: Duration,
     /// How often to look for leases that ran out and for tasks that are due.
     #[arg(long, env = "BACKHAUL_SWEEP_EVERY", default_value = "1s", value_name = "TIME", value_parser = parse_duration)]
     pub sweep_every: Duration,
@@ -118,6 +128,10 @@ pub struct Flags {
     /// How long dead tasks stay visible.
     #[arg(long, env = "BACKHAUL_RETAIN_DEAD", default_value = "90d", value_name = "TIME", value_parser = parse_duration)]
     pub retain_dead: Duration,
+    /// Most MiB of done and cancelled tasks per shard, receipts included: above it the oldest go before `--retain-finished` and
+    /// `--dedup-window` are over. Dead tasks go by age alone.
+    #[arg(long, env = "BACKHAUL_RETAIN_MIB", default_value_t = 512, value_name = "MIB")]
+    pub retain_mib: u64,
     /// Most unfinished tasks per shard; more are refused with RESOURCE_EXHAUSTED. A waiting task takes about 600 bytes of Redis.
     #[arg(long, env = "BACKHAUL_SHARD_CAP", default_value_t = 1_000_000, value_name = "COUNT")]
     pub shard_cap: u64,
@@ -137,13 +151,13 @@ pub struct Flags {
     /// Longest time for a call of an internal service, if it gave itself more or no limit.
     #[arg(long, env = "BACKHAUL_CALL_DEADLINE", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub call_deadline: Duration,
-    /// Most workers connected at a time.
-    #[arg(long, env = "BACKHAUL_MAX_STREAMS", default_value_t = 1000, value_name = "COUNT")]
-    pub max_streams: u32,
     /// How long an ordered stop may take: workers move to other dispatchers, calls in progress end.
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
+    /// Who may be connected.
+    #[command(flatten)]
+    pub connections: ConnectionFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
@@ -162,10 +176,12 @@ pub struct Config {
     pub event_sources: Option<PathBuf>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
-    /// The server that keeps the queues.
-    pub redis_url: RedisUrl,
+    /// The servers that keep the queues.
+    pub redis: RedisArgs,
     /// What OK to a submit means.
     pub durability: Durability,
+    /// How long a submit may wait for that.
+    pub durability_timeout: Duration,
     /// Locations file.
     pub locations: PathBuf,
     /// Who every caller is.
@@ -180,15 +196,17 @@ pub struct Config {
     pub hello_within: Duration,
     /// Most workers connected at a time.
     pub max_streams: usize,
+    /// Most workers connected from one address.
+    pub max_streams_per_address: usize,
+    /// Age at which a stream is moved; `None` for never.
+    pub max_stream_age: Option<Duration>,
+    /// Bounds on connections.
+    pub connections: ConnectionLimits,
     /// Time for an ordered stop.
     pub drain_within: Duration,
     /// Logs and traces.
     pub log: LogArgs,
 }
-
-/// Address of a Redis server. May hold a password, so it does not show itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(String);
 
 /// One setting that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -236,14 +254,17 @@ impl Flags {
         if let Err(invalid) = &caller {
             problems.add("--tenant", invalid.to_string());
         }
-        problems.require(self.redis_url.is_supported(), "--redis-url", "must start with redis:// or unix://");
+        self.redis.check(&mut problems);
         self.check_queue(&mut problems);
         self.check_times(&mut problems);
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
-        problems.require(self.max_streams > 0, "--max-streams", "must be at least 1");
+        self.connections.check(&mut problems);
         match caller {
-            Ok(caller) if problems.0.is_empty() => Ok(self.into_config(caller)),
+            Ok(caller) if problems.0.is_empty() => {
+                let caller = if self.operator { caller.operator() } else { caller };
+                Ok(self.into_config(caller))
+            }
             Ok(_) | Err(_) => Err(problems.0),
         }
     }
@@ -296,9 +317,9 @@ impl Flags {
         const MAX_TIME: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
         problems.require((MIN_LEASE..=MAX_LEASE).contains(&self.lease), "--lease", "must be 300ms to 1h");
         problems.require(
-            self.accept_within <= self.lease,
+            self.accept_within <= self.lease * 2 / 3,
             "--accept-within",
-            "must be at most --lease, else an assignment outlives the silence of its worker",
+            "must be at most two thirds of --lease: a leased task may wait half as long again until it can be sent",
         );
         problems.require(
             self.sweep_every < self.lease,
@@ -307,16 +328,12 @@ impl Flags {
         );
         for (setting, time) in [
             ("--accept-within", self.accept_within),
-            ("--hello-within", self.hello_within),
             ("--sweep-every", self.sweep_every),
+            ("--durability-timeout", self.durability_timeout),
             ("--call-deadline", self.call_deadline),
             ("--drain-within", self.drain_within),
         ] {
-            problems.require(
-                (Duration::from_millis(1)..=MAX_LEASE).contains(&time),
-                setting,
-                "must be 1ms to 1h",
-            );
+            problems.require(is_wait(time), setting, "must be 1ms to 1h");
         }
         for (setting, time) in [
             ("--retry-max", self.retry_max),
@@ -335,7 +352,8 @@ impl Flags {
             events_listen: self.events_listen,
             event_sources: self.event_sources,
             address_file: self.address_file,
-            redis_url: self.redis_url,
+            redis: self.redis,
+            durability_timeout: self.durability_timeout,
             durability: self.durability,
             locations: self.locations,
             caller,
@@ -343,13 +361,14 @@ impl Flags {
                 shards: self.shards,
                 lease: self.lease,
                 // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
-                accept_within: (self.accept_within * 3 / 2).min(self.lease),
+                accept_within: self.accept_within * 3 / 2,
                 max_crashes: self.max_crashes,
                 max_returns: self.max_returns,
                 retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
                 dedup_window: self.dedup_window,
                 retain_finished: self.retain_finished,
                 retain_dead: self.retain_dead,
+                retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
                 shard_cap: self.shard_cap,
                 tenant_cap: self.tenant_cap,
                 tenant_in_flight_cap: self.tenant_in_flight_cap,
@@ -366,8 +385,11 @@ impl Flags {
                 calls_per_second: self.calls_per_second,
                 deadline: self.call_deadline,
             },
-            hello_within: self.hello_within,
-            max_streams: self.max_streams as usize,
+            hello_within: self.connections.hello_within,
+            max_streams: self.connections.max_streams as usize,
+            max_streams_per_address: self.connections.max_streams_per_address as usize,
+            max_stream_age: Some(self.connections.max_stream_age).filter(|age| !age.is_zero()),
+            connections: self.connections.limits(),
             drain_within: self.drain_within,
             log: self.log,
         }
@@ -385,39 +407,17 @@ impl ConfigError {
     }
 }
 
+/// A time that somebody may be kept waiting.
+fn is_wait(time: Duration) -> bool {
+    (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&time)
+}
+
 fn parse_durability(text: &str) -> Result<Durability, &'static str> {
     match (text, text.strip_prefix("replicas=").map(u32::from_str)) {
         ("none", _) => Ok(Durability::None),
         ("local", _) => Ok(Durability::Local),
         (_, Some(Ok(replicas @ 1..=16))) => Ok(Durability::Replicas(replicas)),
         (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
-    }
-}
-
-impl RedisUrl {
-    /// The address, for whoever connects. It may hold a password.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    fn is_supported(&self) -> bool {
-        ["redis://", "unix://", "redis+unix://"].iter().any(|scheme| self.0.starts_with(scheme))
-    }
-}
-
-impl FromStr for RedisUrl {
-    type Err = Infallible;
-
-    /// Takes any text: clap repeats what it refuses, and that may hold a password. [`Flags::check`] refuses without repeating.
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisUrl(..)")
     }
 }
 

@@ -9,11 +9,8 @@ use backhaul_runtime::units::parse_duration;
 use clap::Parser;
 
 use crate::{
-    config::RedisUrl,
-    queue::redis::{
-        RedisOptions,
-        fsck::{FsckError, FsckOptions, Report, fsck},
-    },
+    config::RedisArgs,
+    queue::redis::fsck::{FsckError, FsckOptions, Report, fsck},
 };
 
 /// The first argument that asks for this command.
@@ -25,15 +22,9 @@ pub const COMMAND: &str = "fsck";
 #[derive(Debug, Clone, Parser)]
 #[command(name = "backhaul-dispatcher fsck", max_term_width = 110)]
 pub struct FsckFlags {
-    /// The Redis server that keeps the queues.
-    #[arg(
-        long,
-        env = "BACKHAUL_REDIS_URL",
-        default_value = "redis://127.0.0.1:6379/0",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub redis_url: RedisUrl,
+    /// Redis.
+    #[command(flatten)]
+    pub redis: RedisArgs,
     /// Repair what is safe: indexes, rings and counters are set to what the records say. Records and leases are never touched.
     #[arg(long)]
     pub repair: bool,
@@ -63,7 +54,7 @@ impl FsckFlags {
     /// # Errors
     /// [`FsckError`].
     pub async fn run(self) -> Result<(Report, String), FsckError> {
-        let redis = RedisOptions::new(self.redis_url.expose());
+        let redis = self.redis.options();
         let options =
             FsckOptions { repair: self.repair, orphan_grace: self.orphan_grace, examples: self.examples };
         let report = fsck(&redis, options).await?;

@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod app;
+mod census;
 pub mod config;
 pub mod dispatch;
 pub mod events;
@@ -10,3 +11,5 @@ pub mod grpc;
 pub mod metrics;
 pub mod queue;
 pub mod session;
+pub mod transport;
+pub mod watch;

@@ -1,4 +1,4 @@
-//! The dispatcher's program: settings, logs, signals, exit codes. Everything else is the library's.
+//! The dispatcher's program: what is special about its settings and failures. Everything else is the library's and the frame's.
 //!
 //! Exit codes: 0 after an ordered stop, 64 when a setting is wrong (one line for each on standard error), 1 when anything else
 //! failed, 130 and 143 after a second signal. `backhaul-dispatcher fsck` audits the queue instead: 1 also when problems are left.
@@ -12,7 +12,9 @@ use backhaul_dispatcher::{
     fsck::{self, FsckFlags},
     queue::redis::{ConnectError, fsck::FsckError},
 };
-use backhaul_runtime::{EXIT_USAGE, shutdown::run_until_signal, telemetry};
+use backhaul_runtime::program::{Failure, Program};
+
+const PROGRAM: Program = Program::new("backhaul-dispatcher");
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == fsck::COMMAND) {
@@ -20,21 +22,28 @@ fn main() -> ExitCode {
     }
     let config = match Config::from_args(std::env::args_os()) {
         Ok(config) => config,
-        Err(ConfigError::Flags(help)) if !help.use_stderr() => {
-            return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-        }
-        Err(error) => return usage(&error.to_string()),
+        Err(ConfigError::Flags(help)) if !help.use_stderr() => return PROGRAM.help(&help),
+        Err(error) => return PROGRAM.usage(error),
     };
-    match run(config) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(AppError::Telemetry(error))) => usage(&error.to_string()),
-        Ok(Err(AppError::Locations(error))) => usage(&error.to_string()),
-        Ok(Err(AppError::EventSources(error))) => usage(&error.to_string()),
-        Ok(Err(AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))))) => {
-            usage(&format!("--redis-url: {:#}", anyhow::Error::from(error)))
+    let log = config.log.clone();
+    PROGRAM.run(&log, |stop| Box::pin(async move { app::run(config, stop).await.map_err(failure) }))
+}
+
+fn failure(error: AppError) -> Failure {
+    match error {
+        AppError::Locations(error) => Failure::Usage(error.to_string()),
+        AppError::EventSources(error) => Failure::Usage(error.to_string()),
+        AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
+            Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }
-        Ok(Err(error)) => failed(&error.into()),
-        Err(error) => failed(&error),
+        error @ (AppError::Connect(_)
+        | AppError::Events(_)
+        | AppError::Listen { .. }
+        | AppError::AddressFile { .. }
+        | AppError::Reflection(_)
+        | AppError::Dispatch(_)
+        | AppError::Ended(_)
+        | AppError::Panicked(_)) => Failure::Other(error.into()),
     }
 }
 
@@ -42,10 +51,8 @@ fn main() -> ExitCode {
 fn audit() -> ExitCode {
     let flags = match FsckFlags::from_args(std::env::args_os()) {
         Ok(flags) => flags,
-        Err(help) if !help.use_stderr() => {
-            return if help.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-        }
-        Err(error) => return usage(&ConfigError::Flags(error).to_string()),
+        Err(help) if !help.use_stderr() => return PROGRAM.help(&help),
+        Err(error) => return PROGRAM.usage(ConfigError::Flags(error)),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let audited = runtime.context("cannot start the runtime").map(|runtime| runtime.block_on(flags.run()));
@@ -58,51 +65,9 @@ fn audit() -> ExitCode {
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Ok(Err(error @ (FsckError::Url(_) | FsckError::NotOurs(_)))) => {
-            usage(&format!("--redis-url: {error}"))
+            PROGRAM.usage(format_args!("--redis-url: {error}"))
         }
-        Ok(Err(error)) => audit_failed(&error.into()),
-        Err(error) => audit_failed(&error),
+        Ok(Err(error)) => PROGRAM.failed(&error.into()),
+        Err(error) => PROGRAM.failed(&error),
     }
-}
-
-fn audit_failed(error: &anyhow::Error) -> ExitCode {
-    #[expect(clippy::print_stderr, reason = "a person looks at this, and there are no logs")]
-    {
-        eprintln!("backhaul-dispatcher: {error:#}");
-    }
-    ExitCode::FAILURE
-}
-
-fn run(config: Config) -> anyhow::Result<Result<(), AppError>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let entered = runtime.enter();
-    let telemetry = match telemetry::init(&config.log, "backhaul-dispatcher") {
-        Ok(telemetry) => telemetry,
-        Err(error) => return Ok(Err(AppError::Telemetry(error))),
-    };
-    drop(entered);
-    let ended = runtime
-        .block_on(run_until_signal(|stop| Box::pin(telemetry.during(app::run(config, stop)))))
-        .context("cannot listen for signals");
-    telemetry.flush();
-    ended
-}
-
-fn usage(problems: &str) -> ExitCode {
-    #[expect(
-        clippy::print_stderr,
-        reason = "logs are not set up, or not what a person who starts this looks at"
-    )]
-    for problem in problems.lines() {
-        eprintln!("backhaul-dispatcher: {problem}");
-    }
-    ExitCode::from(EXIT_USAGE)
-}
-
-fn failed(error: &anyhow::Error) -> ExitCode {
-    tracing::error!(error = format!("{error:#}"), "dispatcher failed");
-    ExitCode::FAILURE
 }

@@ -9,14 +9,16 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use backhaul_runtime::{
     build,
     locations::{Locations, LocationsError},
-    telemetry::TelemetryError,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     config::{Args, ConfigError, WorkerSettings},
-    link::{Backoff, BackoffError, CreditLimit, Departure, Dialer, LinkDriver, LinkGauges, LinkSettings},
+    link::{
+        Backoff, BackoffError, Connector, CreditLimit, Departure, Dialer, LinkDriver, LinkGauges,
+        LinkSettings, TcpConnector,
+    },
     metrics::{Exposed, MeteredCopier, MeteredStore, Metrics},
     runner::{Budget, Runner, RunnerSettings},
     transfer::{Copier, Engine, EngineSettings, SetupError},
@@ -28,9 +30,6 @@ const PARTS_IN_FLIGHT: u32 = 4;
 /// Why a worker did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// Logs or traces cannot be set up. Nothing was started.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
     /// The address for operators cannot be served on. Nothing was started.
     #[error("--ops-listen: cannot listen on {addr}")]
     OpsListen {
@@ -117,7 +116,7 @@ async fn probe(engine: &Engine) {
     }
 }
 
-/// Runs a worker with `copier`, which shows on `gauges` where its link stands, until `stop` is cancelled and its drain is over.
+/// Runs a worker with `copier`, over TCP, until `stop` is cancelled and its drain is over. `gauges` show where its link stands.
 ///
 /// # Errors
 /// [`AppError`].
@@ -127,9 +126,23 @@ pub async fn run_with(
     gauges: Arc<LinkGauges>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
+    run_over(settings, copier, gauges, Arc::new(TcpConnector), stop).await
+}
+
+/// Runs a worker with `copier` over the network of `connector`, until `stop` is cancelled and its drain is over.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run_over(
+    settings: WorkerSettings,
+    copier: Arc<dyn Copier>,
+    gauges: Arc<LinkGauges>,
+    connector: Arc<dyn Connector>,
+    stop: CancellationToken,
+) -> Result<(), AppError> {
     settings.check()?;
     let runner = Runner::new(runner_settings(&settings), copier);
-    let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), seed()?);
+    let dialer = Dialer::new(settings.dispatchers.clone(), connector, Duration::from_secs(5), seed()?);
     let driver =
         LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within).shown_on(gauges);
     let departure = driver.run(stop).await;
@@ -146,11 +159,7 @@ impl AppError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Telemetry(_)
-            | Self::Config(_)
-            | Self::Locations(_)
-            | Self::Setup(_)
-            | Self::HostName(_) => true,
+            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
             Self::OpsListen { .. } | Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
     }

@@ -33,6 +33,10 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Cancel tasks that are not finished.
     Cancel(CancelArgs),
+    /// Run dead tasks again.
+    Retry(RetryArgs),
+    /// Show how much is in the queues, and since when.
+    Stats(StatsArgs),
     /// Follow tasks until they are finished.
     Watch(WatchArgs),
     /// Run everything in one process: a child redis-server, two embedded S3 stores, dispatcher and worker. For development: the
@@ -138,8 +142,65 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
     /// Ids of the tasks.
-    #[arg(required = true, value_name = "TASK")]
+    #[arg(required_unless_present = "labels", conflicts_with = "labels", value_name = "TASK")]
     pub(crate) tasks: Vec<String>,
+    /// Instead of tasks by id: all that carry this label, whatever becomes of them, until interrupted; may be given several times.
+    #[arg(long = "label", value_parser = parse_label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// Flags of `retry`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true))]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Ids of tasks; the filters below apply to them too.
+    #[arg(group = "which", value_name = "TASK")]
+    pub(crate) tasks: Vec<String>,
+    /// All dead tasks of the tenant.
+    #[arg(long, group = "which")]
+    pub(crate) all: bool,
+    /// Only this location.
+    #[arg(long, group = "which", value_name = "NAME")]
+    pub(crate) location: Option<String>,
+    /// Only this bucket.
+    #[arg(long, group = "which", value_name = "NAME")]
+    pub(crate) bucket: Option<String>,
+    /// Only keys that start with this.
+    #[arg(long, group = "which", value_name = "PREFIX")]
+    pub(crate) prefix: Option<String>,
+    /// Only tasks with this label; may be given several times.
+    #[arg(long = "label", group = "which", value_parser = parse_label, value_name = "NAME=VALUE")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Only tasks that died for this reason; may be given several times.
+    #[arg(long = "reason", group = "which", value_enum)]
+    pub(crate) reasons: Vec<DeadReasonArg>,
+    /// Only tasks that died at this instant or later: 2027-01-31T09:00:00Z, or from now: -2h.
+    #[arg(long, group = "which", allow_hyphen_values = true, value_name = "WHEN")]
+    pub(crate) died_from: Option<String>,
+    /// Only tasks that died before this instant.
+    #[arg(long, group = "which", allow_hyphen_values = true, value_name = "WHEN")]
+    pub(crate) died_before: Option<String>,
+    /// Stop after this many tasks; 0 goes on to the end.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) limit: u64,
+    /// Only show which tasks would be run again.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Flags of `stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Of all tenants together, with those that have most; for operators.
+    #[arg(long)]
+    pub(crate) all_tenants: bool,
+    /// Tenants to name with `--all-tenants`.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
+    pub(crate) tenants: u32,
 }
 
 /// Flags of `standalone`.
@@ -206,6 +267,17 @@ pub(crate) enum VerifyArg {
     Readback,
 }
 
+/// Why tasks are dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeadReasonArg {
+    /// Retrying could not help.
+    PermanentFailure,
+    /// Every allowed attempt failed.
+    AttemptsUsedUp,
+    /// Too many workers vanished while they held it.
+    CrashedTooOften,
+}
+
 /// States.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StateArg {
@@ -254,6 +326,16 @@ impl From<VerifyArg> for v1::VerifyLevel {
             VerifyArg::Receipt => Self::Receipt,
             VerifyArg::Head => Self::Head,
             VerifyArg::Readback => Self::Readback,
+        }
+    }
+}
+
+impl From<DeadReasonArg> for v1::TaskReason {
+    fn from(arg: DeadReasonArg) -> Self {
+        match arg {
+            DeadReasonArg::PermanentFailure => Self::PermanentFailure,
+            DeadReasonArg::AttemptsUsedUp => Self::AttemptsUsedUp,
+            DeadReasonArg::CrashedTooOften => Self::CrashedTooOften,
         }
     }
 }

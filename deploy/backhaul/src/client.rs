@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::cli::ClientArgs;
+use crate::{cli::ClientArgs, watching::Watching};
 
 /// A client of the dispatcher.
 #[derive(Debug, Clone)]
@@ -46,6 +46,10 @@ impl Client {
             })?
             .connect_timeout(timeout.min(Duration::from_secs(5)))
             .tcp_nodelay(true)
+            // A dispatcher that vanished without a word must not be waited for.
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
             .connect()
             .await
             .map_err(failed)?;
@@ -94,6 +98,31 @@ impl Client {
         })
         .await
         .map(|response| response.backup.unwrap_or_default())
+    }
+
+    /// Runs dead tasks again.
+    pub(crate) async fn retry(
+        &self,
+        request: &v1::RetryBackupsRequest,
+    ) -> Result<v1::RetryBackupsResponse, ClientError> {
+        self.call(|mut service| {
+            let request = request.clone();
+            async move { service.retry_backups(request).await }
+        })
+        .await
+    }
+
+    /// How much is in the queues.
+    pub(crate) async fn stats(
+        &self,
+        request: v1::GetQueueStatsRequest,
+    ) -> Result<v1::GetQueueStatsResponse, ClientError> {
+        self.call(|mut service| async move { service.get_queue_stats(request).await }).await
+    }
+
+    /// Follows tasks; connects when it is first asked for something.
+    pub(crate) fn watch(&self, request: v1::WatchBackupsRequest) -> Watching {
+        Watching::new(self.service.clone(), request, self.timeout)
     }
 
     /// One call under one deadline. UNAVAILABLE and RESOURCE_EXHAUSTED are repeated after the time the dispatcher asks for.

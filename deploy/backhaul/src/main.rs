@@ -9,11 +9,13 @@ mod commands;
 mod demo;
 #[cfg(test)]
 mod docs;
+mod instant;
 mod object;
 mod output;
 mod progress;
 mod standalone;
 mod view;
+mod watching;
 
 use std::{
     io::{self, Write as _},
@@ -32,7 +34,7 @@ use crate::{
 async fn main() -> ExitCode {
     let command = Cli::parse().command;
     // Anything else would leave work undone, or its outcome unknown, and must not look like a success.
-    let may_be_cut_short = matches!(command, Command::List(_) | Command::Status(_));
+    let may_be_cut_short = matches!(command, Command::List(_) | Command::Status(_) | Command::Stats(_));
     let done = run_until_signal(|stop| async move {
         match command {
             // The client commands have nothing to put in order: a signal just ends them.
@@ -40,6 +42,8 @@ async fn main() -> ExitCode {
             Command::Status(args) => until(&stop, commands::status::run(args)).await,
             Command::List(args) => until(&stop, commands::list::run(args)).await,
             Command::Cancel(args) => until(&stop, commands::cancel::run(args)).await,
+            Command::Retry(args) => until(&stop, commands::retry::run(args)).await,
+            Command::Stats(args) => until(&stop, commands::stats::run(args)).await,
             Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
             Command::Standalone(args) => standalone::run(args, stop).await,
             Command::Demo(args) => demo::run(args, stop).await,

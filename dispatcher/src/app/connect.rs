@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     queue::{
         QueueClock, QueueError,
-        redis::{ConnectError, RedisOptions, RedisQueue},
+        redis::{ConnectError, RedisQueue},
     },
 };
 
@@ -27,8 +27,9 @@ pub(super) async fn connect(config: &Config) -> Result<Arc<RedisQueue>, AppError
     let mut wait = FIRST_WAIT;
     let mut is_told = false;
     loop {
-        let mut options = RedisOptions::new(config.redis_url.expose());
+        let mut options = config.redis.options();
         options.durability = config.durability;
+        options.durability_timeout = config.durability_timeout;
         match RedisQueue::connect(options, config.queue.clone(), QueueClock::Server).await {
             Ok(queue) => {
                 if is_told {

@@ -15,7 +15,7 @@ use crate::{
         http::Endpoint,
         intake::Intake,
         pull::{self, PullSource, redis_stream},
-        quarantine::{MemoryQuarantine, Quarantine, RedisQuarantine},
+        quarantine::{MemoryQuarantine, Quarantine},
         sns::{Sns, fetch::Https},
         sources::{Delivery, EventSource, Sources},
     },
@@ -39,13 +39,12 @@ pub(super) struct Running {
     intake: Arc<Intake>,
 }
 
-/// Where a dispatcher on Redis keeps what it does not understand.
-pub(super) fn quarantine(config: &Config) -> Result<Arc<dyn Quarantine>, AppError> {
-    let redis = RedisQuarantine::new(config.redis_url.expose(), config.durability);
-    Ok(Arc::new(redis.map_err(|error| AppError::Events(error.into()))?))
-}
-
 impl Events {
+    /// No sources and no port.
+    pub(super) fn none() -> Self {
+        Self { port: None, sources: Arc::default(), quarantine: Arc::<MemoryQuarantine>::default() }
+    }
+
     /// Reads the sources and binds the port.
     pub(super) async fn bind(config: &Config, locations: &Locations) -> Result<Self, AppError> {
         let sources = match &config.event_sources {
@@ -90,8 +89,7 @@ impl Events {
         let mut pulled: Vec<(Box<dyn PullSource>, Arc<EventSource>)> = Vec::new();
         for source in self.sources.iter() {
             if let Delivery::RedisStream(options) = &source.delivery {
-                let stream = redis_stream::RedisStream::new(options.clone(), redis_stream::ABANDONED_AFTER)
-                    .map_err(|error| AppError::Events(error.into()))?;
+                let stream = redis_stream::RedisStream::new(options.clone(), redis_stream::ABANDONED_AFTER);
                 pulled.push((Box::new(stream), Arc::clone(source)));
             }
         }

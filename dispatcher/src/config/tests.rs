@@ -36,7 +36,7 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
     for (args, setting) in [
         (&["--tenant", "*"][..], "--tenant"),
         (&["--tenant", ""], "--tenant"),
-        (&["--redis-url", "rediss://10.0.0.1"], "--redis-url"),
+        (&["--redis-url", "http://10.0.0.1"], "--redis-url"),
         (&["--shards", "0"], "--shards"),
         (&["--shards", "1025"], "--shards"),
         (&["--max-attempts", "0"], "--max-attempts"),
@@ -44,9 +44,9 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-crashes", "0"], "--max-crashes"),
         (&["--max-crashes", "65535"], "--max-crashes"),
         (&["--max-returns", "65535"], "--max-returns"),
-        (&["--lease", "9s"], "--accept-within"),
+        (&["--lease", "14s"], "--accept-within"),
         (&["--lease", "2h"], "--lease"),
-        (&["--accept-within", "31s"], "--accept-within"),
+        (&["--accept-within", "21s"], "--accept-within"),
         (&["--accept-within", "0s"], "--accept-within"),
         (&["--hello-within", "0s"], "--hello-within"),
         (&["--sweep-every", "30s"], "--sweep-every"),
@@ -63,7 +63,15 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-calls", "0"], "--max-calls"),
         (&["--calls-per-second", "0"], "--calls-per-second"),
         (&["--call-deadline", "0s"], "--call-deadline"),
+        (&["--max-connections", "0"], "--max-connections"),
+        (&["--max-connections-per-address", "0"], "--max-connections-per-address"),
+        (&["--max-handshakes", "0"], "--max-handshakes"),
+        (&["--handshake-within", "0s"], "--handshake-within"),
+        (&["--idle-within", "2h"], "--idle-within"),
         (&["--max-streams", "0"], "--max-streams"),
+        (&["--max-streams-per-address", "0"], "--max-streams-per-address"),
+        (&["--max-stream-age", "999ms"], "--max-stream-age"),
+        (&["--max-stream-age", "31d"], "--max-stream-age"),
         (&["--drain-within", "2h"], "--drain-within"),
     ] {
         assert_eq!(blamed(args), [setting], "{args:?}");
@@ -74,10 +82,11 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
 fn what_passes_the_checks_passes_those_of_the_parts() {
     for args in [
         &[][..],
-        &["--lease", "300ms", "--accept-within", "300ms", "--sweep-every", "299ms"],
-        &["--lease", "1h", "--accept-within", "1h", "--sweep-every", "1ms"],
+        &["--lease", "300ms", "--accept-within", "200ms", "--sweep-every", "299ms"],
+        &["--lease", "1h", "--accept-within", "40m", "--sweep-every", "1ms"],
         &["--retry-floor", "1ms", "--retry-base", "1ms", "--retry-max", "1ms"],
         &["--drain-within", "1ms", "--hello-within", "1ms", "--max-streams", "1"],
+        &["--max-stream-age", "0s", "--max-streams-per-address", "1"],
     ] {
         let config = parse(args).unwrap();
         assert_eq!(config.queue.validate(), Ok(()), "{args:?}");
@@ -127,7 +136,7 @@ fn the_password_of_redis_shows_in_no_error_and_no_debug_output() {
     assert!(!format!("{config:?}").contains("hunter2"));
     let error = parse(&["--redis-url", "http://user:hunter2@10.0.0.1"]).unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
-    assert_eq!(config.redis_url.expose(), "redis://user:hunter2@10.0.0.1:6379/3");
+    assert_eq!(config.redis.url.expose(), "redis://user:hunter2@10.0.0.1:6379/3");
 }
 
 #[test]
@@ -159,4 +168,28 @@ fn a_port_for_events_needs_sources() {
     assert!(error.to_string().contains("--event-sources"), "{error}");
     let config = Config::from_args(events.into_iter().chain(["--event-sources", "s"])).unwrap();
     assert!(config.events_listen.is_some() && config.event_sources.is_some());
+}
+
+#[test]
+fn redis_is_one_server_sentinels_or_a_cluster_and_never_two_of_them() {
+    use crate::queue::redis::Layout;
+    let layout = |args: &[&str]| parse(args).map(|config| config.redis.options().layout);
+    assert_eq!(layout(&[]).unwrap(), Layout::Single);
+    let two = "rediss://user:hunter2@a:1,b:2";
+    assert_eq!(layout(&["--redis-url", two, "--redis-cluster"]).unwrap(), Layout::Cluster);
+    let sentinels = layout(&["--redis-url", two, "--redis-sentinel-master", "queues"]).unwrap();
+    assert_eq!(sentinels, Layout::Sentinel("queues".into()));
+    for (args, setting) in [
+        (&["--redis-url", two][..], "--redis-url"),
+        (&["--redis-url", "redis://a/1", "--redis-cluster"], "--redis-url"),
+        (&["--redis-url", "redis://user:hunter2@a:nine"], "--redis-url"),
+        (&["--redis-url", two, "--redis-cluster", "--redis-sentinel-master", "m"], "--redis-cluster"),
+        (&["--redis-ca-file", "ca.pem"], "--redis-ca-file"),
+        (&["--redis-url", "rediss://a", "--redis-cert-file", "c.pem"], "--redis-cert-file"),
+        (&["--redis-timeout", "1ms"], "--redis-timeout"),
+    ] {
+        let text = parse(args).unwrap_err().to_string();
+        assert!(text.starts_with(setting), "{args:?}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }

@@ -132,9 +132,10 @@ impl Feeder {
     fn hand_back(&self, tasks: Vec<LeasedTask>) -> BoxFuture<'static, ()> {
         let settlements = tasks
             .into_iter()
-            .map(|LeasedTask { id, lease, upload_id, .. }| {
-                let outcome = Outcome::HandedBack { upload_id, delay: Duration::ZERO };
-                Settlement { id, lease, outcome }
+            .map(|LeasedTask { id, lease, .. }| Settlement {
+                id,
+                lease,
+                outcome: Outcome::NotSent { delay: Duration::ZERO },
             })
             .collect::<Vec<_>>();
         let queue = Arc::clone(&self.queue);

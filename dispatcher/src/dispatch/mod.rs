@@ -20,6 +20,7 @@ mod tests;
 
 use std::{
     future::Future,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,7 +30,7 @@ use std::{
 
 use backhaul_proto::v1::DrainReason;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::Notify,
     task::JoinSet,
     time::{Instant, timeout_at},
 };
@@ -39,6 +40,7 @@ use tracing::{error, info, warn};
 use self::{feeder::Feeder, roster::Roster, sweeper::Sweeper};
 pub use crate::session::{SessionCounters, StreamSettings};
 use crate::{
+    census::{Census, NoPlace, origin_of},
     queue::{LeaseToken, SweepReport, TaskId, TaskQueue},
     session::{CloseReason, DrainOrder, Excess, Floor, LeaseKey, Seat, SessionHandle, SessionId, Standing},
 };
@@ -95,7 +97,7 @@ struct Shared {
     settings: Arc<StreamSettings>,
     hall: Arc<Hall>,
     counters: Arc<DispatchCounters>,
-    streams: Arc<Semaphore>,
+    streams: Arc<Census<IpAddr>>,
     sessions: TaskTracker,
     /// Ends every stream at once.
     hard_stop: CancellationToken,
@@ -128,14 +130,14 @@ impl Dispatch {
             room_changed: Notify::new(),
             closing: OnceLock::new(),
         };
-        let streams = Semaphore::new(settings.max_streams.min(Semaphore::MAX_PERMITS));
+        let streams = Census::new(settings.max_streams, settings.max_streams_per_address);
         Self {
             shared: Arc::new(Shared {
                 queue,
                 settings: Arc::new(settings),
                 hall: Arc::new(hall),
                 counters: Arc::new(DispatchCounters::default()),
-                streams: Arc::new(streams),
+                streams,
                 sessions: TaskTracker::new(),
                 hard_stop: CancellationToken::new(),
                 is_started: AtomicBool::new(false),
@@ -215,25 +217,26 @@ impl Dispatch {
         }
     }
 
-    /// A place for a new stream.
+    /// A place for a new stream from that address.
     ///
     /// # Errors
     /// Why the stream is refused: too many, or the dispatcher is shutting down.
-    pub(crate) fn admit(&self) -> Result<Seat, CloseReason> {
+    pub(crate) fn admit(&self, address: IpAddr) -> Result<Seat, CloseReason> {
         let shared = &self.shared;
         if shared.hall.closing.get().is_some() {
             return Err(CloseReason::Stopping);
         }
-        let permit = Arc::clone(&shared.streams)
-            .try_acquire_owned()
-            .map_err(|_| CloseReason::TooMuch(Excess::Streams))?;
+        let place = shared.streams.enter(origin_of(address)).map_err(|full| match full {
+            NoPlace::InAll => CloseReason::TooMuch(Excess::Streams),
+            NoPlace::OfOrigin => CloseReason::TooMuch(Excess::StreamsOfAddress),
+        })?;
         Ok(Seat {
             id: SessionId::random().map_err(|_| CloseReason::NoRandomness)?,
             queue: Arc::clone(&shared.queue),
             floor: Arc::clone(&shared.hall) as Arc<dyn Floor>,
             settings: Arc::clone(&shared.settings),
             stop: shared.hard_stop.clone(),
-            _permit: permit,
+            _place: place,
         })
     }
 

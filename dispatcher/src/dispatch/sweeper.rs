@@ -43,6 +43,7 @@ impl Sweeper {
     pub(super) async fn run(self, stop: CancellationToken) {
         let mut fails = false;
         let mut spared: Option<Instant> = None;
+        let mut unswept = 0;
         let mut pace = Pace::default();
         loop {
             // A sweep may do more than one call can; it gets its time, but not for ever.
@@ -61,6 +62,16 @@ impl Sweeper {
                         let before = spared.replace(Instant::now());
                         if before.is_none_or(|at| at.elapsed() > self.settings.lease) {
                             info!("nobody could renew for a while: for one lease, none is ended");
+                        }
+                    }
+                    if std::mem::replace(&mut unswept, report.unswept) != report.unswept {
+                        if report.unswept > 0 {
+                            warn!(
+                                shards = report.unswept,
+                                "some shards of the queue cannot be swept; the others are"
+                            );
+                        } else {
+                            info!("all shards of the queue can be swept again");
                         }
                     }
                     self.counters.note(report);

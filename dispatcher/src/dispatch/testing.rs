@@ -35,10 +35,10 @@ use super::{Dispatch, DispatchError, StreamSettings};
 use crate::{
     grpc::worker_service::WorkerService,
     queue::{
-        CancelOutcome, Depths, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask, ObjectRef, Priority,
-        QueueClock, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement, Submitted, SweepReport,
-        TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState, UnixMs, conformance::test_settings,
-        memory::MemoryQueue,
+        CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask,
+        ObjectRef, Priority, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal, Requeue,
+        RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted, SweepReport, TaskId, TaskQueue,
+        TaskRecord, TaskSpec, TaskState, UnixMs, conformance::test_settings, memory::MemoryQueue,
     },
 };
 
@@ -55,6 +55,8 @@ pub(crate) struct Probe {
     clock: QueueClock,
     leases: Mutex<Vec<LeaseRequest>>,
     is_down: AtomicBool,
+    /// A part of the queue cannot be asked: logs of changes and listings are not whole.
+    is_partly_away: AtomicBool,
     /// Leases are given, and their answer is lost.
     loses_answers: AtomicBool,
     panics_in_sweep: AtomicBool,
@@ -92,6 +94,7 @@ impl Probe {
             clock,
             leases: Mutex::default(),
             is_down: AtomicBool::new(false),
+            is_partly_away: AtomicBool::new(false),
             loses_answers: AtomicBool::new(false),
             panics_in_sweep: AtomicBool::new(false),
             hangs: AtomicBool::new(false),
@@ -106,6 +109,10 @@ impl Probe {
 
     pub(crate) fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_partly_away(&self, is_away: bool) {
+        self.is_partly_away.store(is_away, Ordering::SeqCst);
     }
 
     pub(crate) fn lose_answers(&self, loses: bool) {
@@ -187,7 +194,8 @@ impl TaskQueue for Probe {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<ListPage, QueueError> {
-        self.inner.list(query).await
+        let page = self.inner.list(query).await?;
+        Ok(ListPage { incomplete: self.is_partly_away.load(Ordering::SeqCst), ..page })
     }
 
     async fn cancel(&self, id: &TaskId) -> Result<CancelOutcome, QueueError> {
@@ -236,6 +244,19 @@ impl TaskQueue for Probe {
 
     async fn depths(&self) -> Result<Depths, QueueError> {
         self.inner.depths().await
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        self.inner.requeue(tasks).await
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.inner.stats(query).await
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        let events = self.inner.events(cursor).await?;
+        Ok(Events { incomplete: self.is_partly_away.load(Ordering::SeqCst), ..events })
     }
 
     async fn check(&self) -> Result<(), QueueError> {

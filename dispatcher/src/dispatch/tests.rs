@@ -221,6 +221,20 @@ async fn a_cancel_reaches_the_worker_that_copies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_address_has_only_its_share_of_the_streams() {
+    // The connections of these tests have no address, so that all count as one.
+    let house = House::with(StreamSettings { max_streams_per_address: 1, ..StreamSettings::default() });
+    let first = house.worker("w1", 1).await;
+    let refused = house.connect().await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_STREAMS".into()));
+    assert!(refused.message().contains("address"), "{refused}");
+    assert!(refused.get_details_retry_info().is_some());
+    drop(first);
+    eventually("the first is over", || house.dispatch.stats().sessions == 0).await;
+    house.worker("w2", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_so_many_streams_are_open_at_a_time() {
     let house = House::with(StreamSettings { max_streams: 2, ..StreamSettings::default() });
     let first = house.worker("w1", 1).await;

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::parse::Form;
+use crate::queue::redis::is_server;
 
 /// Largest file, in bytes; of sources, and of secrets.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -284,7 +285,7 @@ fn delivery(
         },
         (None, None, Some(stream)) if form != Form::Sns => {
             match secret(&stream.url_file) {
-                Ok(url) if redis::Client::open(url.trim()).is_ok() => {
+                Ok(url) if is_server(url.trim()) => {
                     let RawStream { stream, group, field, .. } = stream;
                     if [&stream, &group, &field].iter().any(|name| name.is_empty()) {
                         add(".redis_stream", "a name is empty");
@@ -296,7 +297,7 @@ fn delivery(
                         field,
                     }));
                 }
-                Ok(_) => add(".redis_stream.url_file", "the file holds no URL of a Redis server"),
+                Ok(_) => add(".redis_stream.url_file", "the file holds no URL of one Redis server"),
                 Err(what) => add(".redis_stream.url_file", &what),
             }
             None

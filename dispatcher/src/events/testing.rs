@@ -52,9 +52,13 @@ impl Kit {
         let mut query = ListQuery {
             tenant: "web".into(),
             states: Vec::new(),
+            reasons: Vec::new(),
             location: None,
+            bucket: None,
             key_prefix: String::new(),
             labels: std::collections::BTreeMap::new(),
+            finished_from: None,
+            finished_until: None,
             cursor: None,
             limit: 500,
         };

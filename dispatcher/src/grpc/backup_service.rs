@@ -4,11 +4,16 @@
 //! background work: when its deadline ends it or its caller goes away, the future is dropped and everything it was waiting for
 //! with it. All calls may be repeated.
 
-use std::{fmt, sync::Arc};
+mod retry;
+mod stats;
+mod watch;
+
+use std::{fmt, pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
 use backhaul_proto::v1::{self as pb, backup_service_server::BackupService, submit_backup_result};
 use backhaul_runtime::{locations::Locations, trace};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tracing::Span;
 
@@ -21,8 +26,12 @@ use super::{
     status::ApiError,
     validate::{self, list, submit::SubmitRules},
 };
-use crate::queue::{
-    CancelOutcome, LeaseToken, NewTask, QueueClock, QueueError, Submitted, TaskId, TaskQueue, TaskRecord,
+use crate::{
+    queue::{
+        CancelOutcome, LeaseToken, ListQuery, NewTask, QueueClock, QueueError, Submitted, TaskId, TaskQueue,
+        TaskRecord,
+    },
+    watch::Watches,
 };
 
 /// Largest message that a call may carry: a batch of `SubmitBackups`.
@@ -43,13 +52,15 @@ pub trait StopCopies: fmt::Debug + Send + Sync + 'static {
     fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken);
 }
 
-/// The five calls over a queue.
+/// The calls of internal services over a queue.
 #[derive(Debug)]
 pub struct Backups {
     /// Where tasks are kept.
     pub queue: Arc<dyn TaskQueue>,
     /// Who stops running copies.
     pub copies: Arc<dyn StopCopies>,
+    /// Who follows tasks.
+    pub watches: Watches,
     /// Who may name what.
     pub locations: Arc<Locations>,
     /// What a submit means where it says nothing.
@@ -60,6 +71,8 @@ pub struct Backups {
 
 #[async_trait]
 impl BackupService for Backups {
+    type WatchBackupsStream = Pin<Box<dyn Stream<Item = Result<pb::WatchBackupsResponse, Status>> + Send>>;
+
     async fn submit_backup(
         &self,
         request: Request<pb::SubmitBackupRequest>,
@@ -103,33 +116,15 @@ impl BackupService for Backups {
     ) -> Result<Response<pb::ListBackupsResponse>, Status> {
         let caller = caller(&request)?;
         let mut query = list::query(caller.tenant(), request.into_inner())?;
-        let page_size = query.limit as usize;
-        let mut page = pb::ListBackupsResponse::default();
-        let mut bytes = 0;
-        let mut from_token = query.cursor.is_some();
-        for _ in 0..MAX_READS {
-            query.limit = u32::try_from(page_size - page.backups.len()).unwrap_or(READ_TASKS).min(READ_TASKS);
-            let read = match self.queue.list(&query).await {
-                Ok(read) => read,
-                // The digest of a token can be computed by anybody; the queue has the last word on what it says.
-                Err(QueueError::Rejected(_)) if from_token => {
-                    return Err(
-                        validate::invalid("page_token", "must be the token of the previous page").into()
-                    );
-                }
-                Err(error) => return Err(ApiError::from(error).into()),
-            };
-            from_token = false;
-            for record in read.tasks {
+        let (mut page, mut bytes) = (pb::ListBackupsResponse::default(), 0);
+        page.incomplete = self
+            .read_page(&mut query, |record| {
                 let backup = present::listed(record);
                 bytes += prost::Message::encoded_len(&backup);
                 page.backups.push(backup);
-            }
-            query.cursor = read.next;
-            if query.cursor.is_none() || page.backups.len() >= page_size || bytes >= PAGE_BYTES {
-                break;
-            }
-        }
+                bytes < PAGE_BYTES
+            })
+            .await?;
         if let Some(next) = &query.cursor {
             page.next_page_token = page_token::encode(&query, next);
         }
@@ -151,6 +146,35 @@ impl BackupService for Backups {
         }
         let backup = present::backup(self.own_task(&caller, &id).await?)?;
         Ok(Response::new(pb::CancelBackupResponse { backup: Some(backup) }))
+    }
+
+    async fn retry_backups(
+        &self,
+        request: Request<pb::RetryBackupsRequest>,
+    ) -> Result<Response<pb::RetryBackupsResponse>, Status> {
+        let caller = caller(&request)?;
+        let wanted = validate::retry::retry(caller.tenant(), request.into_inner())?;
+        Ok(Response::new(self.retry(&caller, wanted).await?))
+    }
+
+    async fn get_queue_stats(
+        &self,
+        request: Request<pb::GetQueueStatsRequest>,
+    ) -> Result<Response<pb::GetQueueStatsResponse>, Status> {
+        let caller = caller(&request)?;
+        let query = stats::query(&caller, request.get_ref())?;
+        let stats = self.queue.stats(&query).await.map_err(ApiError::from)?;
+        Ok(Response::new(stats::presented(stats)))
+    }
+
+    async fn watch_backups(
+        &self,
+        request: Request<pb::WatchBackupsRequest>,
+    ) -> Result<Response<Self::WatchBackupsStream>, Status> {
+        let caller = caller(&request)?;
+        let (filter, cursor) = validate::watch::filter(caller.tenant(), request.into_inner())?;
+        let watch = self.watches.watch(filter, cursor).map_err(ApiError::from)?;
+        Ok(Response::new(Box::pin(watch::updates(watch))))
     }
 }
 
@@ -185,6 +209,40 @@ impl Backups {
                 Ok(answer?)
             })
             .collect()
+    }
+
+    /// Reads on in a listing, until `take` has enough, the page is full or there was enough work for one call. Leaves the query where
+    /// the next page starts, and says whether tasks are missing because a part of the queue could not be asked.
+    async fn read_page(
+        &self,
+        query: &mut ListQuery,
+        mut take: impl FnMut(TaskRecord) -> bool,
+    ) -> Result<bool, ApiError> {
+        let page_size = query.limit as usize;
+        let (mut taken, mut incomplete, mut from_token) = (0, false, query.cursor.is_some());
+        for _ in 0..MAX_READS {
+            query.limit = u32::try_from(page_size - taken).unwrap_or(READ_TASKS).min(READ_TASKS);
+            let read = match self.queue.list(query).await {
+                Ok(read) => read,
+                // The digest of a token can be computed by anybody; the queue has the last word on what it says.
+                Err(QueueError::Rejected(_)) if from_token => {
+                    return Err(validate::invalid("page_token", "must be the token of the previous page"));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            from_token = false;
+            let mut goes_on = true;
+            for record in read.tasks {
+                taken += 1;
+                goes_on &= take(record);
+            }
+            incomplete |= read.incomplete;
+            query.cursor = read.next;
+            if query.cursor.is_none() || taken >= page_size || !goes_on {
+                break;
+            }
+        }
+        Ok(incomplete)
     }
 
     /// Reads a task of the caller's tenant. Another tenant's is answered exactly as one that does not exist.

@@ -24,6 +24,7 @@ pub trait Identify: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caller {
     tenant: Arc<str>,
+    is_operator: bool,
 }
 
 /// The caller is nobody known. The text is for the caller and must not help to guess a credential.
@@ -46,7 +47,23 @@ impl Caller {
     /// # Errors
     /// [`InvalidTenant`]: also for `*`, which means "every tenant" in the locations file and must never be one.
     pub fn new(tenant: &str) -> Result<Self, InvalidTenant> {
-        if is_tenant_name(tenant) { Ok(Self { tenant: tenant.into() }) } else { Err(InvalidTenant) }
+        if is_tenant_name(tenant) {
+            Ok(Self { tenant: tenant.into(), is_operator: false })
+        } else {
+            Err(InvalidTenant)
+        }
+    }
+
+    /// The same caller, who may also see what all tenants together have in the queues: counts and names, never tasks.
+    #[must_use]
+    pub fn operator(self) -> Self {
+        Self { is_operator: true, ..self }
+    }
+
+    /// Whether the caller may see what all tenants together have.
+    #[must_use]
+    pub const fn is_operator(&self) -> bool {
+        self.is_operator
     }
 
     /// The tenant that the call acts for.

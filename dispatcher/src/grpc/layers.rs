@@ -1,9 +1,11 @@
-//! What surrounds every unary call: span, panic guard, deadline, limits, and finding out who calls.
+//! What surrounds every call of internal services: span, panic guard, deadline, limits, and finding out who calls.
 //!
 //! It is a tower layer around the one generated server of the unary service. Not `Server::layer`, which would put it around
 //! health and the workers' stream too: a deadline would cut streams, a limit on calls in progress would count each worker for
 //! hours, and shedding load would make a busy dispatcher look dead to its probe. Not tonic's own `timeout` and
 //! `load_shed` either: they are per connection, cover all services, and answer without details a client can act on.
+//!
+//! `WatchBackups` is a call as long as it is being answered: then its stream begins, which has a bound of its own.
 //!
 //! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit, identity. What is cheap to refuse is
 //! refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,

@@ -1,4 +1,4 @@
-//! Page tokens of `ListBackups`: a place in a listing, bound to the listing it belongs to.
+//! Page tokens of `ListBackups` and `RetryBackups`: a place in a listing, bound to the listing it belongs to.
 //!
 //! A token is hex text of a digest and the queue's cursor. The digest covers tenant, filter and cursor, so a token that was
 //! changed, or is used with another filter, is refused instead of giving a page of something else. It is no secret and no
@@ -40,14 +40,22 @@ fn digest(query: &ListQuery, cursor: &str) -> [u8; DIGEST_BYTES] {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text);
     };
-    field("list/1");
+    field("list/2");
     field(&query.tenant);
     field(query.location.as_deref().unwrap_or_default());
+    field(query.bucket.as_deref().unwrap_or_default());
     field(&query.key_prefix);
     field(cursor);
     field(&query.states.len().to_string());
     for state in &query.states {
         field(super::present::state(*state).as_str_name());
+    }
+    field(&query.reasons.len().to_string());
+    for reason in &query.reasons {
+        field(super::present::reason(*reason).as_str_name());
+    }
+    for bound in [query.finished_from, query.finished_until] {
+        field(&bound.map(|at| at.to_string()).unwrap_or_default());
     }
     for (name, value) in &query.labels {
         field(name);
@@ -62,15 +70,19 @@ fn digest(query: &ListQuery, cursor: &str) -> [u8; DIGEST_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::TaskState;
+    use crate::queue::{TaskReason, TaskState, UnixMs};
 
     fn query() -> ListQuery {
         ListQuery {
             tenant: "web".into(),
             states: vec![TaskState::Done, TaskState::Dead],
+            reasons: vec![TaskReason::SourceGone],
             location: Some("uploads".into()),
+            bucket: Some("photos".into()),
             key_prefix: "users/".into(),
             labels: [("team".to_owned(), "a".to_owned())].into(),
+            finished_from: Some(UnixMs(5)),
+            finished_until: Some(UnixMs(9)),
             limit: 10,
             cursor: None,
         }
@@ -97,6 +109,10 @@ mod tests {
             ListQuery { states: vec![TaskState::Done], ..query() },
             ListQuery { states: vec![], ..query() },
             ListQuery { location: None, ..query() },
+            ListQuery { bucket: None, ..query() },
+            ListQuery { reasons: vec![], ..query() },
+            ListQuery { finished_from: None, finished_until: Some(UnixMs(5)), ..query() },
+            ListQuery { finished_until: None, ..query() },
             ListQuery { key_prefix: "users".into(), ..query() },
             ListQuery { labels: [("team".to_owned(), "b".to_owned())].into(), ..query() },
             ListQuery { labels: [].into(), ..query() },

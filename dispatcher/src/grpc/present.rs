@@ -112,7 +112,7 @@ fn receipt(record: &TaskRecord) -> Option<pb::Receipt> {
     pb::Receipt::decode(record.receipt.clone()).ok().filter(|r| r.backup.is_some())
 }
 
-fn object(object: ObjectRef) -> pb::ObjectRef {
+pub(crate) fn object(object: ObjectRef) -> pb::ObjectRef {
     pb::ObjectRef {
         location: object.location,
         bucket: object.bucket,
@@ -144,7 +144,7 @@ const fn priority(priority: Priority) -> pb::Priority {
     }
 }
 
-const fn reason(reason: TaskReason) -> pb::TaskReason {
+pub(crate) const fn reason(reason: TaskReason) -> pb::TaskReason {
     match reason {
         TaskReason::None => pb::TaskReason::Unspecified,
         TaskReason::BackingOff => pb::TaskReason::BackingOff,

@@ -3,7 +3,8 @@
 //! Codes, and no others: INVALID_ARGUMENT (the request can never work), NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED,
 //! FAILED_PRECONDITION, RESOURCE_EXHAUSTED (not processed, repeat later), UNAVAILABLE and DEADLINE_EXCEEDED (perhaps
 //! processed, repeat), INTERNAL. Programs go by the `reason` of the ErrorInfo, which never changes its meaning; texts may change.
-//! What went wrong inside is logged here and never sent: a caller can do nothing with it, and an attacker can.
+//! What went wrong inside is logged here and never sent: a caller can do nothing with it, and an attacker can. Only what an operator
+//! has to change about the store is told, because callers are whom it keeps waiting.
 
 use std::{borrow::Cow, collections::HashMap, error::Error as _, time::Duration};
 
@@ -13,13 +14,18 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::{identity::Unidentified, validate::Violations};
-use crate::queue::{QueueError, TaskId, TaskState};
+use crate::{
+    queue::{QueueError, TaskId, TaskState},
+    watch::WatchRefusal,
+};
 
 /// `ErrorInfo.domain` of every error.
 pub(crate) const DOMAIN: &str = "backhaul";
 
 /// How soon to repeat when the store of the queue cannot be reached or has not confirmed.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(1);
+/// How soon to repeat when the store must be changed first, or a replica has to come back.
+const RETRY_UNFIT: Duration = Duration::from_secs(5);
 /// How soon to repeat when a queue is full: tasks take seconds to leave it.
 const RETRY_FULL: Duration = Duration::from_secs(5);
 /// How soon to repeat when too many calls are in progress here.
@@ -49,6 +55,12 @@ pub(crate) enum ApiError {
     /// The task is finished, so it cannot be cancelled.
     #[error("the task is finished")]
     Finished { task: TaskId, state: TaskState },
+    /// The caller asked for what only an operator may see.
+    #[error("only operators may see all tenants")]
+    NotOperator,
+    /// Nobody may begin to watch now.
+    #[error(transparent)]
+    WatchRefused(#[from] WatchRefusal),
     /// The queue did not do it.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -116,6 +128,8 @@ impl ApiError {
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
             | Self::Finished { .. }
+            | Self::NotOperator
+            | Self::WatchRefused(_)
             | Self::Queue(_)
             | Self::Overloaded
             | Self::RateLimited { .. }
@@ -157,6 +171,23 @@ impl ApiError {
                     .resource("backhaul.v1.Backup", task.to_string())
                     .metadata("state", super::present::state(*state).as_str_name())
             }
+            Self::NotOperator => Answer::new(
+                Code::PermissionDenied,
+                "OPERATORS_ONLY",
+                "only an operator may see what all tenants have",
+            ),
+            Self::WatchRefused(WatchRefusal::TooMany) => Answer::new(
+                Code::ResourceExhausted,
+                "TOO_MANY_WATCHERS",
+                "this dispatcher has as many watchers as it takes",
+            )
+            .retry(RETRY_FULL),
+            Self::WatchRefused(WatchRefusal::Stopping) => Answer::new(
+                Code::Unavailable,
+                "STOPPING",
+                "the dispatcher is stopping; go on with the newest cursor at another",
+            )
+            .retry(RETRY_OVERLOADED),
             Self::Queue(error) => Self::queue(error),
             Self::Overloaded => Answer::new(
                 Code::ResourceExhausted,
@@ -226,6 +257,13 @@ impl ApiError {
                 "stored, but not confirmed as durable; repeat until it is",
             )
             .retry(RETRY_UNAVAILABLE),
+            // The one thing inside that a caller is told: nothing will be accepted until an operator has changed it.
+            QueueError::Unfit(why) => Answer::new(
+                Code::Unavailable,
+                "QUEUE_UNFIT",
+                format!("the queue's store is not fit for tasks: {why}; not stored, safe to retry"),
+            )
+            .retry(RETRY_UNFIT),
             QueueError::Corrupt { .. } | QueueError::Rejected(_) => Answer::internal(),
         }
     }
@@ -239,7 +277,9 @@ impl ApiError {
             Self::Queue(error @ QueueError::Rejected(source)) => {
                 tracing::error!(%error, source = %source, cause = ?source.source(), "queue store refused a request");
             }
-            Self::Queue(error @ (QueueError::Unavailable(_) | QueueError::NotDurable { .. })) => {
+            Self::Queue(
+                error @ (QueueError::Unavailable(_) | QueueError::NotDurable { .. } | QueueError::Unfit(_)),
+            ) => {
                 tracing::debug!(%error, source = ?error.source(), "queue store did not answer as needed");
             }
             Self::DamagedReceipt(task) => tracing::error!(%task, "stored receipt is damaged"),
@@ -252,6 +292,8 @@ impl ApiError {
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
             | Self::Finished { .. }
+            | Self::NotOperator
+            | Self::WatchRefused(_)
             | Self::Overloaded
             | Self::RateLimited { .. }
             | Self::DeadlineExceeded => {}

@@ -27,11 +27,12 @@ use super::{
     layers::{CallLimits, Guard, GuardLayer},
 };
 use crate::queue::{
-    CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, ObjectRef,
-    Priority, Progress, QueueClock, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement,
-    SubmitOutcome, Submitted, SweepReport, TaskId, TaskQueue, TaskReason, TaskRecord, TaskSpec, TaskState,
-    UnixMs,
+    CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery,
+    NewTask, ObjectRef, Priority, Progress, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal,
+    Requeue, RequeueOutcome, SettleOutcome, Settlement, StatsQuery, SubmitOutcome, Submitted, SweepReport,
+    TaskId, TaskQueue, TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs,
 };
+use crate::watch::Watches;
 
 /// `web` may read users/ in photos; `vault` is only a backup target.
 pub(crate) const LOCATIONS: &str = r#"
@@ -69,12 +70,22 @@ pub(crate) struct ScriptedQueue {
     pub(crate) submitted: Mutex<Vec<NewTask>>,
     /// What `get` finds.
     pub(crate) records: Mutex<Vec<TaskRecord>>,
+    /// Tasks that `get` cannot ask for: their part of the queue is away.
+    pub(crate) away: Mutex<Vec<TaskId>>,
     /// Pages of `list`; an empty last page when none is left.
     pub(crate) pages: Mutex<VecDeque<Result<ListPage, QueueError>>>,
     /// Queries handed to `list`.
     pub(crate) queries: Mutex<Vec<ListQuery>>,
     /// Answers of `cancel`; "unavailable" when none is left.
     pub(crate) cancels: Mutex<VecDeque<Result<CancelOutcome, QueueError>>>,
+    /// Answers of `requeue`, one per task; "requeued" when none is left.
+    pub(crate) requeues: Mutex<VecDeque<Result<RequeueOutcome, QueueError>>>,
+    /// Tasks handed to `requeue`.
+    pub(crate) requeued: Mutex<Vec<Requeue>>,
+    /// What `stats` answers.
+    pub(crate) stats: Mutex<QueueStats>,
+    /// What `stats` was asked for.
+    pub(crate) stats_asked: Mutex<Vec<StatsQuery>>,
     /// Answers of `check`; `Ok` when none is left.
     pub(crate) checks: Mutex<VecDeque<Result<(), QueueError>>>,
     /// Calls that never end: dropped calls are counted in `dropped`.
@@ -104,6 +115,7 @@ pub(crate) fn locations() -> Arc<Locations> {
 /// The API over any queue, for tenants as the request says.
 pub(crate) fn backups(queue: Arc<dyn TaskQueue>, copies: Arc<dyn StopCopies>) -> Backups {
     Backups {
+        watches: Watches::new(Arc::clone(&queue)),
         queue,
         copies,
         locations: locations(),
@@ -254,6 +266,9 @@ impl TaskQueue for ScriptedQueue {
     }
 
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError> {
+        if self.away.lock().unwrap().contains(id) {
+            return Err(unavailable());
+        }
         let found = self.records.lock().unwrap().iter().find(|r| r.id == *id).cloned();
         found.ok_or_else(|| QueueError::NotFound(id.clone()))
     }
@@ -285,6 +300,26 @@ impl TaskQueue for ScriptedQueue {
 
     async fn depths(&self) -> Result<Depths, QueueError> {
         Ok(Depths::default())
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        let mut answers = self.requeues.lock().unwrap();
+        let answer = |task: &Requeue| {
+            let requeued = RequeueOutcome::Requeued { run: task.run + 1 };
+            answers.pop_front().unwrap_or(Ok(requeued))
+        };
+        let answered = tasks.iter().map(answer).collect();
+        self.requeued.lock().unwrap().extend(tasks);
+        answered
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.stats_asked.lock().unwrap().push(query.clone());
+        Ok(self.stats.lock().unwrap().clone())
+    }
+
+    async fn events(&self, _: Option<&EventCursor>) -> Result<Events, QueueError> {
+        Err(unavailable())
     }
 
     async fn check(&self) -> Result<(), QueueError> {

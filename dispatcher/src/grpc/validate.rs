@@ -5,10 +5,12 @@
 //! that reads a name differently than the store does is a hole.
 
 pub(crate) mod list;
+pub(crate) mod retry;
 pub(crate) mod submit;
+pub(crate) mod watch;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     ops::RangeInclusive,
 };
@@ -20,6 +22,7 @@ use crate::queue::TaskId;
 const MAX_VIOLATIONS: usize = 32;
 const MAX_KEY_BYTES: usize = 1024;
 const MAX_LABELS: usize = 16;
+const MAX_IDS: usize = 1000;
 const LABEL_NAME_BYTES: RangeInclusive<usize> = 1..=63;
 const MAX_LABEL_VALUE_BYTES: usize = 255;
 
@@ -94,6 +97,23 @@ pub(crate) fn invalid(field: &str, description: &str) -> ApiError {
 /// Reads the id of a task.
 pub(crate) fn task_id(text: &str) -> Result<TaskId, ApiError> {
     TaskId::parse(text).map_err(|_| invalid("task_id", "must be an id as SubmitBackup gives it"))
+}
+
+/// Reads ids of tasks, each once, in their order.
+fn task_ids(texts: &[String], violations: &mut Violations) -> Vec<TaskId> {
+    if texts.len() > MAX_IDS {
+        violations.add("task_ids", "must be at most 1000 ids");
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    let mut ids = Vec::with_capacity(texts.len());
+    for (at, text) in texts.iter().enumerate() {
+        match TaskId::parse(text) {
+            Ok(id) => ids.extend(seen.insert(id.clone()).then_some(id)),
+            Err(_) => violations.add(format!("task_ids[{at}]"), "must be an id as SubmitBackup gives it"),
+        }
+    }
+    ids
 }
 
 /// Labels of a task or of a filter, in order of their names.

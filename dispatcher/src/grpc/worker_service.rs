@@ -2,7 +2,10 @@
 //!
 //! Every status a worker can see is made in [`crate::session::close`]. Nothing is decided here.
 
-use std::pin::Pin;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    pin::Pin,
+};
 
 use backhaul_proto::v1::{
     FromDispatcher, FromWorker,
@@ -15,6 +18,7 @@ use tracing::{Instrument as _, debug, field, info_span, warn};
 use crate::{
     dispatch::Dispatch,
     session::{self, CloseReason},
+    transport::Peer,
 };
 
 /// Largest message read from a worker: a Hello with ten thousand leases and as many ordinary results.
@@ -48,8 +52,11 @@ impl WorkerRpc for WorkerService {
         &self,
         request: Request<Streaming<FromWorker>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let peer = request.remote_addr().map(field::display);
-        let seat = self.dispatch.admit().map_err(|reason| {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        // Without an address, which only a network that is none can bring about, all count as one.
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+        let peer = peer.map(field::display);
+        let seat = self.dispatch.admit(address).map_err(|reason| {
             if reason == CloseReason::Stopping {
                 // Every worker of a dispatcher that ends comes by once.
                 debug!(peer, reason = %reason, "stream refused");

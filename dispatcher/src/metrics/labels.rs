@@ -8,7 +8,7 @@ use crate::queue::{
 };
 
 /// Moves that the scripts count.
-pub(super) const MOVES: [&str; 12] = [
+pub(super) const MOVES: [&str; 13] = [
     "created",
     "leased",
     "done",
@@ -18,6 +18,7 @@ pub(super) const MOVES: [&str; 12] = [
     "promoted",
     "run_again",
     "replaced",
+    "requeued",
     "reaped",
     "cancelled",
     "fixed",
@@ -36,6 +37,12 @@ labels! {
         ListBackups => "ListBackups",
         /// One task is not wanted any more.
         CancelBackup => "CancelBackup",
+        /// Dead tasks are to run again.
+        RetryBackups => "RetryBackups",
+        /// How much there is, and how old.
+        GetQueueStats => "GetQueueStats",
+        /// Changes as they happen.
+        WatchBackups => "WatchBackups",
         /// None of these.
         Unknown => "unknown",
     }
@@ -279,6 +286,12 @@ labels! {
         List => "list",
         /// Cancel a task.
         Cancel => "cancel",
+        /// Run dead tasks again.
+        Requeue => "requeue",
+        /// Count tasks.
+        Stats => "stats",
+        /// Read the log of changes.
+        Events => "events",
         /// Take tasks.
         Lease => "lease",
         /// Keep leases.
@@ -305,6 +318,8 @@ labels! {
         Unavailable => "unavailable",
         /// Not proved durable in time.
         NotDurable => "not_durable",
+        /// The server must not be given tasks as it is.
+        Unfit => "unfit",
         /// A damaged record.
         Corrupt => "corrupt",
         /// Refused by the store.
@@ -344,6 +359,7 @@ impl From<&QueueError> for Fault {
             QueueError::NotFound(_) => Self::NotFound,
             QueueError::Unavailable(_) => Self::Unavailable,
             QueueError::NotDurable { .. } => Self::NotDurable,
+            QueueError::Unfit(_) => Self::Unfit,
             QueueError::Corrupt { .. } => Self::Corrupt,
             QueueError::Rejected(_) => Self::Rejected,
         }
@@ -359,7 +375,9 @@ impl SubmitVerdict {
             Ok(SubmitOutcome::RunsAgain) => Self::RunsAgain,
             Err(QueueError::Full) => Self::Full,
             Err(QueueError::TenantFull) => Self::TenantFull,
-            Err(QueueError::Unavailable(_) | QueueError::NotDurable { .. }) => Self::Unconfirmed,
+            Err(QueueError::Unavailable(_) | QueueError::NotDurable { .. } | QueueError::Unfit(_)) => {
+                Self::Unconfirmed
+            }
             Err(QueueError::NotFound(_) | QueueError::Corrupt { .. } | QueueError::Rejected(_)) => {
                 Self::Refused
             }
@@ -388,7 +406,7 @@ impl Report {
                 FailureClass::Permanent => Self::Permanent,
                 FailureClass::SourceGone => Self::SourceGone,
             },
-            Outcome::HandedBack { .. } => Self::HandedBack,
+            Outcome::HandedBack { .. } | Outcome::NotSent { .. } => Self::HandedBack,
             Outcome::Cancelled => Self::Stopped,
         }
     }

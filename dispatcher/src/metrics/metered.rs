@@ -12,8 +12,9 @@ use super::{
     labels::{Check, Fault, Operation, RenewVerdict, Report, SubmitVerdict, Swept, Verdict},
 };
 use crate::queue::{
-    CancelOutcome, Depths, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask, QueueError, RenewOutcome,
-    Renewal, SettleOutcome, Settlement, Submitted, SweepReport, TaskId, TaskQueue, TaskRecord,
+    CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask,
+    QueueError, QueueStats, RenewOutcome, Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement,
+    StatsQuery, Submitted, SweepReport, TaskId, TaskQueue, TaskRecord,
 };
 
 /// A queue whose operations are counted.
@@ -93,6 +94,14 @@ impl TaskQueue for Metered {
         self.one(Operation::Cancel, self.queue.cancel(id)).await
     }
 
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        let answers = self.timed(Operation::Requeue, self.queue.requeue(tasks)).await;
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            self.note(Operation::Requeue, error);
+        }
+        answers
+    }
+
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError> {
         let leased = self.one(Operation::Lease, self.queue.lease(request)).await?;
         self.metrics.leases.add(leased.len() as u64);
@@ -139,6 +148,14 @@ impl TaskQueue for Metered {
 
     async fn depths(&self) -> Result<Depths, QueueError> {
         self.queue.depths().await
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.one(Operation::Stats, self.queue.stats(query)).await
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        self.one(Operation::Events, self.queue.events(cursor)).await
     }
 
     async fn check(&self) -> Result<(), QueueError> {

@@ -1,6 +1,6 @@
 //! What can go wrong when the queue is asked, and what the caller may rely on then.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, sync::Arc};
 
 use super::id::TaskId;
 
@@ -27,6 +27,10 @@ pub enum QueueError {
         /// Copies that must confirm.
         wanted: u32,
     },
+    /// Nothing was stored: the server that the change belongs to must not be trusted with tasks as it is. The source names what to
+    /// change; a later repeat can succeed then.
+    #[error("the queue store is not fit for tasks")]
+    Unfit(#[source] Arc<dyn StdError + Send + Sync>),
     /// What is stored cannot be understood; a person has to look. Nothing was changed.
     #[error("the stored record of task {task} is damaged: {what}")]
     Corrupt {
@@ -45,7 +49,11 @@ impl QueueError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Full | Self::TenantFull | Self::Unavailable(_) | Self::NotDurable { .. } => true,
+            Self::Full
+            | Self::TenantFull
+            | Self::Unavailable(_)
+            | Self::NotDurable { .. }
+            | Self::Unfit(_) => true,
             Self::NotFound(_) | Self::Corrupt { .. } | Self::Rejected(_) => false,
         }
     }

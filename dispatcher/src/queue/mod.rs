@@ -10,6 +10,7 @@
 //!                          DELAYED --+<-------------------+
 //!  SCHEDULED, PENDING, DELAYED --cancel--> CANCELLED;  WORKING --cancel--> flag, then CANCELLED when the copy has stopped
 //!  WORKING and dirty --success or final failure--> PENDING again (the object was asked for again while it was copied)
+//!  DEAD --requeue--> PENDING, as a new run
 //! ```
 //!
 //! [`TaskQueue`] is the contract. Two implementations keep it: `redis::RedisQueue`, one Lua script per move, and
@@ -18,7 +19,7 @@
 //!
 //! Invariants, named in tests: **Q-1** a task is in exactly one place; **Q-2** it has a current lease iff it is Working;
 //! **Q-3** a report with a stale token changes nothing; **Q-4** attempts never exceed the spec's bound, crashes never the policy's;
-//! **Q-5** finished tasks are left only by a new submit, a late success or the end of retention; **Q-6** nothing is lost when a
+//! **Q-5** finished tasks are left only by a new submit, a requeue, a late success or the end of retention; **Q-6** nothing is lost when a
 //! process dies between two calls; **Q-7** every call is bounded, and every call may be repeated after a lost answer.
 //!
 //! Nothing here may know protobuf, tonic or sessions.
@@ -27,16 +28,20 @@ pub mod clock;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 pub mod error;
+pub mod events;
 pub mod id;
+pub mod listing;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 pub mod policy;
 pub mod redis;
+pub mod redrive;
 pub mod snapshot;
 pub mod state;
+pub mod stats;
 pub mod task;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -45,7 +50,11 @@ use tokio::sync::Notify;
 pub use self::{
     clock::QueueClock,
     error::QueueError,
+    events::{EventCursor, Events},
     id::{InvalidTaskId, LeaseToken, TaskId},
+    listing::{ListCursor, ListPage, ListQuery},
+    redrive::{Requeue, RequeueOutcome},
+    stats::{Amount, Backlog, Depths, QueueStats, StatsQuery},
     task::{
         Failure, FailureClass, NewTask, ObjectRef, Priority, Progress, TaskReason, TaskRecord, TaskSpec,
         TaskState, UnixMs, VerifyLevel,
@@ -80,10 +89,14 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError>;
 
     /// Reads a page of tasks. Bounded in work, so a page may be short or empty before the last one. Following the cursor shows each
-    /// task that matches all the while exactly once, within a state by `created_at`, newest first.
+    /// task that matches all the while exactly once. Within a state they come by `created_at`, newest first, as long as the state has
+    /// few tasks (about 2,000 in all); with more, shard by shard, in each by the time that the state has (processing or retry time,
+    /// end of the lease, end of the task; of Pending: place in line), latest first.
+    ///
+    /// A page leaves out tasks of shards that cannot be asked, and says so.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`], [`QueueError::Rejected`] when the cursor is none of this queue.
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when the cursor is none of this queue.
     async fn list(&self, query: &ListQuery) -> Result<ListPage, QueueError>;
 
     /// Cancels a waiting task, or asks its running copy to stop. Repeating is harmless. It withdraws every request accepted before
@@ -92,6 +105,14 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// [`QueueError::NotFound`], [`QueueError::Unavailable`].
     async fn cancel(&self, id: &TaskId) -> Result<CancelOutcome, QueueError>;
+
+    /// Runs dead tasks again, each as a new run of the spec that it has, as durably as a submit: counters and failure at zero, at the end
+    /// of its tenant's line, every older lease fenced; only `upload_id` is kept. It needs room in the shard
+    /// ([`QueueError::Full`]) and takes the dead one's place in the tenant's count.
+    ///
+    /// Only the run that is named is followed by a new one, so a repeat, or a request that a submit was faster than, changes nothing and
+    /// is told so. [`QueueError::NotFound`] for an item whose task does not exist.
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>>;
 
     /// Takes the best pending tasks under new leases that end after [`QueueSettings::accept_within`]; the first
     /// [`TaskQueue::renew`] of a lease accepts it.
@@ -105,10 +126,10 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// hand-back without delay and a lease that was never accepted return to their old place. Tenants at their in-flight cap and
     /// tasks of other locations are passed over. The request ends at the first task that no longer fits its bytes.
     ///
-    /// A lease clears dirty: its copy serves the request.
+    /// A lease clears dirty: its copy serves the request. Shards that cannot be asked give nothing and hold up no others.
     ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked.
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError>;
 
     /// Accepts leases, and keeps them while they make progress.
@@ -135,15 +156,18 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<SettleOutcome, QueueError>>;
 
     /// One bounded pass over what is due, each list in the order of its time, then id: leases that ran out, scheduled tasks, delayed
-    /// tasks, finished tasks whose retention is over (done ones stay for the dedup window too). Safe to run on any number of
+    /// tasks, finished tasks whose retention is over (done ones stay for the dedup window too). Done and cancelled tasks above
+    /// [`QueueSettings::retain_bytes`] go before their time, the oldest first; dead ones never. Safe to run on any number of
     /// dispatchers at once; a pass sooner than [`QueueSettings::sweep_every`] after the last complete one answers an empty report.
     ///
     /// The first pass ever, and one later than [`QueueSettings::outage`] after the last, grants an amnesty of one lease from then on,
     /// in which no lease ends. Jitter of an expiry is `policy::spread` of the counters before it. An expiry leaves dirty set unless
     /// it began a new run, because a late success of that lease must not swallow the request.
     ///
+    /// A shard that cannot be asked now is counted in the report.
+    ///
     /// # Errors
-    /// [`QueueError::Unavailable`].
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when one refuses; all others were swept.
     async fn sweep(&self) -> Result<SweepReport, QueueError>;
 
     /// How much is in each queue.
@@ -151,6 +175,23 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// [`QueueError::Unavailable`].
     async fn depths(&self) -> Result<Depths, QueueError>;
+
+    /// How much there is, and how old the oldest of it is, in all and by tenant. Bounded in work whatever the queue holds: where not all
+    /// was looked at, the answer says so. Shards that cannot be asked are left out, and the answer says that too.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when no shard can be asked.
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError>;
+
+    /// Which tasks have changed since a place in the log of changes; without one, where the log ends now. Every change of a record but
+    /// its end of retention is told, once or more often. The log is kept only while somebody reads it, and for
+    /// [`events::KEPT`] after, and is bounded: what can no longer be told in full is told as missed, with a place to go on at.
+    /// Bounded in work; the places of one queue serve every process that uses it. A shard that cannot be asked keeps its place, and the
+    /// answer says so.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] when no shard can be asked, [`QueueError::Rejected`] when the cursor is none of this queue.
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError>;
 
     /// Whether the store can be trusted with tasks now. Used for readiness.
     ///
@@ -184,6 +225,8 @@ pub struct QueueSettings {
     pub retain_finished: Duration,
     /// How long dead tasks stay visible.
     pub retain_dead: Duration,
+    /// Most bytes of done and cancelled tasks per shard, as they are stored, receipts included.
+    pub retain_bytes: u64,
     /// Most unfinished tasks per shard.
     pub shard_cap: u64,
     /// Most unfinished and dead tasks per tenant and shard.
@@ -231,38 +274,6 @@ pub enum SubmitOutcome {
     Coalesced,
     /// "Latest" of an object that is being copied: it runs again.
     RunsAgain,
-}
-
-/// Which tasks to list. Newest first within a state.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ListQuery {
-    /// Only of this tenant.
-    pub tenant: String,
-    /// Only in these states; all when empty.
-    pub states: Vec<TaskState>,
-    /// Only of this location.
-    pub location: Option<String>,
-    /// Only keys that start with this.
-    pub key_prefix: String,
-    /// Only with all of these labels.
-    pub labels: BTreeMap<String, String>,
-    /// Most tasks to return, at least 1.
-    pub limit: u32,
-    /// Where to go on; from the previous page.
-    pub cursor: Option<ListCursor>,
-}
-
-/// A place in a listing: an opaque text of the implementation, at most 256 bytes of printable ASCII.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListCursor(pub String);
-
-/// A page of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ListPage {
-    /// The tasks.
-    pub tasks: Vec<TaskRecord>,
-    /// Where the next page starts; `None` on the last one.
-    pub next: Option<ListCursor>,
 }
 
 /// What a cancel did.
@@ -367,7 +378,12 @@ pub enum Outcome {
         /// Uniform in [0, 1): the jitter of the wait, so that the decision itself stays pure.
         jitter: f64,
     },
-    /// The worker gives it back unfinished, or never took it. Costs nothing, within `max_returns`.
+    /// It was never sent to a worker. Costs nothing, however often.
+    NotSent {
+        /// Wait at least this long before the next lease; zero puts it back at its old place in pending.
+        delay: Duration,
+    },
+    /// The worker gives it back unfinished, or did not take it. Costs nothing, within `max_returns`.
     HandedBack {
         /// Multipart upload left behind; empty when none.
         upload_id: String,
@@ -416,25 +432,8 @@ pub struct SweepReport {
     pub next_due: Option<Duration>,
     /// Leases are spared, because nobody could renew for a while.
     pub amnesty: bool,
-}
-
-/// How much is in each queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Depths {
-    /// In pending.
-    pub pending: u64,
-    /// In working under a lease.
-    pub working: u64,
-    /// In working until their processing time.
-    pub scheduled: u64,
-    /// In delay.
-    pub delayed: u64,
-    /// Done and still visible.
-    pub done: u64,
-    /// Dead.
-    pub dead: u64,
-    /// Cancelled and still visible.
-    pub cancelled: u64,
+    /// Shards that could not be swept. The others were.
+    pub unswept: u64,
 }
 
 /// Bytes that a task without a size hint counts for: one part.

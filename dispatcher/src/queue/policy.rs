@@ -125,6 +125,20 @@ pub fn after_return(
     }
 }
 
+/// It was leased and never sent, because no worker had room: nothing happened that could be held against the task. `delay` is the
+/// least wait.
+#[must_use]
+pub fn after_no_room(counters: Counters, delay: Duration) -> Verdict {
+    let delay = whole_ms(delay);
+    Verdict {
+        state: if delay.is_zero() { TaskState::Pending } else { TaskState::Delayed },
+        reason: TaskReason::HandedBack,
+        counters,
+        delay,
+        runs_again: false,
+    }
+}
+
 /// The lease ran out. Accepted: the worker vanished, a crash. Not accepted: nothing had begun, a return.
 #[must_use]
 pub fn after_expiry(

@@ -96,6 +96,9 @@ pub enum Excess {
     /// No room for another stream.
     #[error("this dispatcher has as many streams as it may")]
     Streams,
+    /// No room for another stream from there.
+    #[error("this dispatcher has as many streams from that address as it may")]
+    StreamsOfAddress,
 }
 
 impl CloseReason {
@@ -143,7 +146,7 @@ impl CloseReason {
                 | Violation::HeartbeatOrder
                 | Violation::Undecodable,
             ) => "PROTOCOL_VIOLATION",
-            Self::TooMuch(Excess::Streams) => "TOO_MANY_STREAMS",
+            Self::TooMuch(Excess::Streams | Excess::StreamsOfAddress) => "TOO_MANY_STREAMS",
             Self::TooMuch(
                 Excess::Count { .. } | Excess::Messages(_) | Excess::MessageSize | Excess::NotReading,
             ) => "LIMIT_EXCEEDED",
@@ -163,7 +166,7 @@ impl CloseReason {
                 (Code::DeadlineExceeded, false)
             }
             Self::Broken(_) => (Code::InvalidArgument, false),
-            Self::TooMuch(Excess::Streams) => (Code::ResourceExhausted, true),
+            Self::TooMuch(Excess::Streams | Excess::StreamsOfAddress) => (Code::ResourceExhausted, true),
             Self::TooMuch(
                 Excess::Count { .. } | Excess::Messages(_) | Excess::MessageSize | Excess::NotReading,
             ) => (Code::ResourceExhausted, false),
@@ -194,6 +197,7 @@ mod tests {
             (Violation::Protocol(2).into(), Some(Code::InvalidArgument)),
             (Excess::Messages(100).into(), Some(Code::ResourceExhausted)),
             (Excess::Streams.into(), Some(Code::ResourceExhausted)),
+            (Excess::StreamsOfAddress.into(), Some(Code::ResourceExhausted)),
             (CloseReason::Superseded, Some(Code::Aborted)),
             (CloseReason::Drained(DrainReason::Shutdown), Some(Code::Unavailable)),
             (CloseReason::Stopping, Some(Code::Unavailable)),

@@ -7,6 +7,7 @@
 
 use std::{
     future::pending,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -15,7 +16,7 @@ use std::{
 use backhaul_proto::v1 as pb;
 use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,10 @@ use super::{
     state::Session,
     wire,
 };
-use crate::queue::{QueueError, Renewal, Settlement, TaskQueue};
+use crate::{
+    census::Place,
+    queue::{QueueError, Renewal, Settlement, TaskQueue},
+};
 
 /// Messages composed ahead of what the connection takes. Few, so that later ones are composed together.
 const SEND_AHEAD: usize = 4;
@@ -51,7 +55,7 @@ pub(crate) struct Seat {
     /// Ends the stream at once.
     pub(crate) stop: CancellationToken,
     /// Counts the stream, as long as it lives, against the most there may be.
-    pub(crate) _permit: OwnedSemaphorePermit,
+    pub(crate) _place: Place<IpAddr>,
 }
 
 /// Runs one stream until it is over.
@@ -354,6 +358,7 @@ fn answers<T>(
         | QueueError::TenantFull
         | QueueError::Unavailable(_)
         | QueueError::NotDurable { .. }
+        | QueueError::Unfit(_)
         | QueueError::Rejected(_) => Some(QueueFault::Failed(with_sources(error))),
     });
     (answers, fault)

@@ -50,7 +50,7 @@ pub struct TestEnv {
     workers: Vec<Worker>,
     dispatcher: Process,
     dispatcher_port: Port,
-    /// Further dispatchers on the same Redis, which nobody is sent to.
+    /// Dispatchers besides the first one, on the same Redis.
     others: Vec<(Process, Port)>,
     redis: RedisServer,
     origin: Behind<Store>,
@@ -99,16 +99,17 @@ impl TestEnv {
         let target = vault.as_ref().unwrap_or(&origin).location();
         let locations = locations::write(folder.path(), &origin.location(), &target, &options.reads)?;
         let dispatcher_port = Port::lease()?;
-        let dispatcher =
-            launch_dispatcher(&options, folder.path(), &locations, &redis.url(), dispatcher_port.number())?;
-        let workers = Vec::new();
+        let url = redis.url();
+        let port = dispatcher_port.number();
+        let dispatcher = launch_dispatcher(&options, folder.path(), &locations, &url, port, "dispatcher")?;
+        let (workers, others) = (Vec::new(), Vec::new());
         let finished = false;
         let mut env = Self {
             options,
             workers,
             dispatcher,
             dispatcher_port,
-            others: Vec::new(),
+            others,
             redis,
             origin,
             vault,
@@ -135,6 +136,37 @@ impl TestEnv {
     /// When the URL is not one.
     pub fn backups(&self) -> anyhow::Result<BackupServiceClient<Channel>> {
         Ok(BackupServiceClient::new(self.channel()?))
+    }
+
+    /// Starts one more dispatcher on the same Redis, with these flags set otherwise than for the first, waits until it serves, and
+    /// gives its address.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub async fn add_dispatcher(&mut self, flags: &[(&str, &str)]) -> anyhow::Result<String> {
+        let mut options = self.options.clone();
+        for (name, value) in flags {
+            options = options.dispatcher_flag(name, value);
+        }
+        let port = Port::lease()?;
+        let name = format!("dispatcher-{}", self.others.len() + 1);
+        let (folder, url) = (self.folder.path(), self.redis.url());
+        let process = launch_dispatcher(&options, folder, &self.locations, &url, port.number(), &name)?;
+        let address = format!("127.0.0.1:{}", port.number());
+        let file = address_file(folder, &name);
+        self.others.push((process, port));
+        let process = &mut self.others.last_mut().context("one was added")?.0;
+        until_serving(process, &file).await?;
+        Ok(address)
+    }
+
+    /// A client of a dispatcher that was added.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn backups_at(address: &str) -> anyhow::Result<BackupServiceClient<Channel>> {
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
+        Ok(BackupServiceClient::new(channel))
     }
 
     /// A client that pretends to be a worker.
@@ -244,24 +276,6 @@ impl TestEnv {
         &self.workers[number].gate
     }
 
-    /// Starts one more dispatcher on the same Redis, with these flags set otherwise than for the first.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn add_dispatcher(&mut self, flags: &[(&str, &str)]) -> anyhow::Result<()> {
-        let mut options = self.options.clone();
-        for (name, value) in flags {
-            options = options.dispatcher_flag(name, value);
-        }
-        let folder = self.folder.path().join(format!("other-{}", self.others.len()));
-        fs::create_dir(&folder)?;
-        let port = Port::lease()?;
-        let process =
-            launch_dispatcher(&options, &folder, &self.locations, &self.redis.url(), port.number())?;
-        self.others.push((process, port));
-        Ok(())
-    }
-
     /// The dispatcher's process, to be signalled.
     pub fn dispatcher(&mut self) -> &mut Process {
         &mut self.dispatcher
@@ -273,10 +287,10 @@ impl TestEnv {
     /// When it does not serve.
     pub async fn restart_dispatcher(&mut self) -> anyhow::Result<()> {
         ensure!(!self.dispatcher.is_running()?, "the dispatcher still runs");
-        let _absent = fs::remove_file(address_file(self.folder.path()));
-        let port = self.dispatcher_port.number();
-        self.dispatcher =
-            launch_dispatcher(&self.options, self.folder.path(), &self.locations, &self.redis.url(), port)?;
+        let (folder, name) = (self.folder.path(), "dispatcher");
+        let _absent = fs::remove_file(address_file(folder, name));
+        let (port, url) = (self.dispatcher_port.number(), self.redis.url());
+        self.dispatcher = launch_dispatcher(&self.options, folder, &self.locations, &url, port, name)?;
         self.until_serving().await
     }
 
@@ -300,15 +314,8 @@ impl TestEnv {
     }
 
     async fn until_serving(&mut self) -> anyhow::Result<()> {
-        let file = address_file(self.folder.path());
-        eventually("the dispatcher serves", async || {
-            if let Err(ended) = self.dispatcher.ensure_running() {
-                return Ok(Err(ended));
-            }
-            ensure!(!fs::read_to_string(&file)?.trim().is_empty(), "it has not written its address");
-            Ok(Ok(()))
-        })
-        .await?
+        let file = address_file(self.folder.path(), "dispatcher");
+        until_serving(&mut self.dispatcher, &file).await
     }
 }
 
@@ -316,6 +323,9 @@ impl Drop for TestEnv {
     fn drop(&mut self) {
         if !self.finished {
             self.dispatcher.show_log();
+            for (process, _) in &mut self.others {
+                process.show_log();
+            }
             for worker in &mut self.workers {
                 worker.process.show_log();
             }
@@ -350,6 +360,7 @@ fn launch_dispatcher(
     locations: &Path,
     redis_url: &str,
     port: u16,
+    name: &str,
 ) -> anyhow::Result<Process> {
     let mut command = program("backhaul-dispatcher")?;
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--redis-url", redis_url]);
@@ -357,10 +368,21 @@ fn launch_dispatcher(
     if !options.dispatcher_flags.iter().any(|(name, _)| name == "log") {
         command.args(["--log", LOG_FILTER]);
     }
-    command.arg("--address-file").arg(address_file(folder));
+    command.arg("--address-file").arg(address_file(folder, name));
     command.arg("--locations").arg(locations);
     add_flags(&mut command, &options.dispatcher_flags);
-    Process::start("dispatcher", &mut command, &folder.join("dispatcher.log"))
+    Process::start(name, &mut command, &folder.join(format!("{name}.log")))
+}
+
+async fn until_serving(dispatcher: &mut Process, address_file: &Path) -> anyhow::Result<()> {
+    eventually("the dispatcher serves", async || {
+        if let Err(ended) = dispatcher.ensure_running() {
+            return Ok(Err(ended));
+        }
+        ensure!(!fs::read_to_string(address_file)?.trim().is_empty(), "it has not written its address");
+        Ok(Ok(()))
+    })
+    .await?
 }
 
 fn add_flags(command: &mut Command, flags: &[(String, String)]) {
@@ -369,8 +391,8 @@ fn add_flags(command: &mut Command, flags: &[(String, String)]) {
     }
 }
 
-fn address_file(folder: &Path) -> PathBuf {
-    folder.join("dispatcher.address")
+fn address_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.address"))
 }
 
 /// The exit status and the log of a program that was asked to end.

@@ -134,7 +134,7 @@ async fn nothing_accepted_is_lost_when_the_dispatcher_is_killed() -> anyhow::Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_kills_its_workers_is_put_aside() -> anyhow::Result<()> {
-    let (mut env, id, _) = in_mid_copy(EnvOptions::default().dispatcher_flag("lease", "1s")).await?;
+    let (mut env, id, _) = in_mid_copy(EnvOptions::default().dispatcher_flag("lease", "1500ms")).await?;
     env.worker(0).kill()?;
     for crashes in 1..3 {
         eventually("the crash is counted", async || {

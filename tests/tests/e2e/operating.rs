@@ -77,7 +77,7 @@ async fn a_scaler_that_asks_another_dispatcher_hears_of_a_submit_and_never_of_no
     let (first, second) = (OpsPort::lease()?, OpsPort::lease()?);
     let options = EnvOptions::default().workers(0).dispatcher_flag("ops-listen", &first.address());
     let mut env = TestEnv::start(options).await?;
-    env.add_dispatcher(&[("ops-listen", &second.address())])?;
+    env.add_dispatcher(&[("ops-listen", &second.address())]).await?;
     let mut scaler = ExternalScalerClient::new(second.channel()?);
     let mut pushed = eventually("the second dispatcher answers", async || {
         Ok(scaler.clone().stream_is_active(ScaledObjectRef::default()).await?.into_inner())

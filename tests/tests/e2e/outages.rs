@@ -75,7 +75,7 @@ async fn without_redis_a_submit_is_refused_and_may_be_repeated() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_stands_still_longer_than_a_lease_costs_no_crash() -> anyhow::Result<()> {
-    let options = EnvOptions::default().dispatcher_flag("lease", "1s");
+    let options = EnvOptions::default().dispatcher_flag("lease", "1500ms");
     let mut env = TestEnv::start(options).await?;
     let written = env.uploads().put_random(ORIGIN_BUCKET, "photo", 1_000_000).await?;
     env.vault_gate().shut();

@@ -41,7 +41,8 @@ impl Worker {
         link.retry_after = Duration::from_millis(20);
         adjust(&mut link);
         let runner = Runner::new(runner_settings(&settings), copier as Arc<dyn Copier>);
-        let dialer = Dialer::new(settings.dispatchers.clone(), Duration::from_secs(5), 1);
+        let dialer =
+            Dialer::new(settings.dispatchers.clone(), Arc::new(TcpConnector), Duration::from_secs(5), 1);
         let driver = LinkDriver::new(link, dialer, runner, settings.drain_within);
         let stop = CancellationToken::new();
         let mut runs = JoinSet::new();

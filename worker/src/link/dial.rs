@@ -14,8 +14,11 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, join_all};
-use tokio::time::Instant;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::connector::Connector;
 
 /// Where dispatchers are: `http://host:port`. The host may be a name with several addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,7 @@ pub enum DispatcherUrlError {
 #[derive(Debug)]
 pub struct Dialer {
     urls: Arc<[DispatcherUrl]>,
+    connector: Arc<dyn Connector>,
     connect_within: Duration,
     avoided: HashMap<SocketAddr, Instant>,
     rng: fastrand::Rng,
@@ -85,9 +89,14 @@ impl Dialer {
 
     /// A dialer for any of `urls`. `seed` decides which address is picked.
     #[must_use]
-    pub fn new(urls: Vec<DispatcherUrl>, connect_within: Duration, seed: u64) -> Self {
+    pub fn new(
+        urls: Vec<DispatcherUrl>,
+        connector: Arc<dyn Connector>,
+        connect_within: Duration,
+        seed: u64,
+    ) -> Self {
         let rng = fastrand::Rng::with_seed(seed);
-        Self { urls: urls.into(), connect_within, avoided: HashMap::new(), rng }
+        Self { urls: urls.into(), connector, connect_within, avoided: HashMap::new(), rng }
     }
 
     /// Avoids an address for a while.
@@ -100,13 +109,22 @@ impl Dialer {
     pub(crate) fn dial(&mut self, now: Instant) -> BoxFuture<'static, Result<Dialled, DialError>> {
         self.avoided.retain(|_, since| now.duration_since(*since) < Self::AVOID_FOR);
         let (urls, avoided, mut rng) = (Arc::clone(&self.urls), self.avoided.clone(), self.rng.fork());
-        let connect_within = self.connect_within;
+        let (connector, connect_within) = (Arc::clone(&self.connector), self.connect_within);
         Box::pin(async move {
-            let addresses = resolve(&urls).await?;
+            // A name server that does not answer is no reason to wait longer than for a dispatcher that does not.
+            let addresses = timeout(connect_within, resolve(&urls, &*connector))
+                .await
+                .map_err(|elapsed| DialError::NoAddress { source: Some(elapsed.into()) })??;
             let known: Vec<_> = addresses.keys().copied().collect();
             let address = pick(&known, &avoided, &mut rng).ok_or(DialError::NoAddress { source: None })?;
             let connected = match addresses.get(&address) {
-                Some(url) => endpoint(url, address, connect_within)?.connect().await,
+                Some(url) => {
+                    let connect = tower::service_fn(move |_: Uri| {
+                        let connecting = connector.connect(address);
+                        async move { connecting.await.map(TokioIo::new) }
+                    });
+                    endpoint(url, address, connect_within)?.connect_with_connector(connect).await
+                }
                 None => return Err(DialError::NoAddress { source: None }),
             };
             let channel = connected.map_err(|source| DialError::Connect { address, source })?;
@@ -116,15 +134,17 @@ impl Dialer {
 }
 
 /// All addresses of all names, each with a URL that led to it. A name that cannot be resolved does not hide the others.
-async fn resolve(urls: &[DispatcherUrl]) -> Result<BTreeMap<SocketAddr, DispatcherUrl>, DialError> {
-    let lookups = urls
-        .iter()
-        .map(|url| async move { (url, tokio::net::lookup_host((url.host.as_str(), url.port)).await) });
+async fn resolve(
+    urls: &[DispatcherUrl],
+    connector: &dyn Connector,
+) -> Result<BTreeMap<SocketAddr, DispatcherUrl>, DialError> {
+    let lookups =
+        urls.iter().map(|url| async move { (url, connector.resolve(url.host.clone(), url.port).await) });
     let mut addresses = BTreeMap::new();
     let mut refused = None;
     for (url, looked_up) in join_all(lookups).await {
         match looked_up {
-            Ok(found) => addresses.extend(found.map(|address| (address, url.clone()))),
+            Ok(found) => addresses.extend(found.into_iter().map(|address| (address, url.clone()))),
             Err(source) => refused = Some(source),
         }
     }
@@ -157,9 +177,8 @@ fn endpoint(
         // The name, not the address, is what the dispatcher and proxies before it are asked for.
         .origin(url.uri.clone())
         .connect_timeout(connect_within)
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(20)))
-        .http2_keep_alive_interval(Duration::from_secs(20))
+        // A dispatcher that vanished without a word is noticed within 30 s.
+        .http2_keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_OF_STREAM)
@@ -193,43 +212,4 @@ impl fmt::Display for DispatcherUrl {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
-    }
-
-    #[test]
-    fn a_dispatcher_is_a_plain_url_with_a_port() {
-        let url: DispatcherUrl = "http://dispatcher.backhaul.svc:7070".parse().expect("it is well formed");
-        assert_eq!((url.host.as_str(), url.port), ("dispatcher.backhaul.svc", 7070));
-        let url: DispatcherUrl = "http://[::1]:7070/".parse().expect("it is well formed");
-        assert_eq!((url.host.as_str(), url.port), ("::1", 7070));
-        for (text, problem) in [
-            ("", DispatcherUrlError::Malformed),
-            ("dispatcher:7070", DispatcherUrlError::Malformed),
-            ("https://dispatcher:7070", DispatcherUrlError::Scheme),
-            ("http://dispatcher", DispatcherUrlError::Port),
-            ("http://dispatcher:7070/v1", DispatcherUrlError::Rest),
-            ("http://user:secret@dispatcher:7070", DispatcherUrlError::Rest),
-        ] {
-            assert_eq!(text.parse::<DispatcherUrl>(), Err(problem), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_avoided_address_is_picked_only_when_there_is_no_other() {
-        let now = Instant::now();
-        let mut rng = fastrand::Rng::with_seed(1);
-        let known = [address(1), address(2), address(3)];
-        let mut avoided = HashMap::from([(address(2), now)]);
-        let picked: std::collections::HashSet<_> =
-            (0..100).filter_map(|_| pick(&known, &avoided, &mut rng)).collect();
-        assert_eq!(picked, [address(1), address(3)].into());
-        avoided.insert(address(1), now + Duration::from_secs(1));
-        avoided.insert(address(3), now + Duration::from_secs(2));
-        assert_eq!(pick(&known, &avoided, &mut rng), Some(address(2)));
-        assert_eq!(pick(&[], &avoided, &mut rng), None);
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@
 //! the confirmations and leaves, connecting again meanwhile if it must.
 
 mod backoff;
+mod connector;
 mod credit;
 mod dial;
 mod driver;
@@ -29,6 +30,7 @@ mod wire;
 mod workload;
 
 pub use backoff::{Backoff, BackoffError};
+pub use connector::{Connector, Io, TcpConnector};
 pub use credit::CreditLimit;
 pub use dial::{Dialer, DispatcherUrl, DispatcherUrlError};
 pub use driver::LinkDriver;

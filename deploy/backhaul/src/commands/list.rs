@@ -29,6 +29,9 @@ pub(crate) async fn run(args: ListArgs) -> anyhow::Result<Verdict> {
         for task in &page.backups {
             output.item(|| view::json(task), || view::line(task))?;
         }
+        if page.incomplete {
+            output.note("(a part of the queue could not be asked: tasks may be missing; try again later)")?;
+        }
         if page.next_page_token.is_empty() {
             return Ok(Verdict::Good);
         }

@@ -3,6 +3,8 @@
 
 pub(crate) mod cancel;
 pub(crate) mod list;
+pub(crate) mod retry;
+pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod watch;

@@ -3,7 +3,6 @@
 use std::{
     io::{self, BufRead as _},
     thread,
-    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, bail};
@@ -15,6 +14,7 @@ use super::{Verdict, watch};
 use crate::{
     cli::SubmitArgs,
     client::Client,
+    instant,
     object::{self, ObjectArg},
     output::Output,
     view,
@@ -166,7 +166,7 @@ fn print_refused(output: Output, object: &v1::ObjectRef, error: &v1::SubmitError
 }
 
 fn options(args: &SubmitArgs) -> anyhow::Result<v1::SubmitOptions> {
-    let process_at = args.at.as_deref().map(instant).transpose()?;
+    let process_at = args.at.as_deref().map(|at| instant::parse("--at", at)).transpose()?;
     Ok(v1::SubmitOptions {
         priority: v1::Priority::from(args.priority).into(),
         process_at,
@@ -176,39 +176,4 @@ fn options(args: &SubmitArgs) -> anyhow::Result<v1::SubmitOptions> {
         verify: args.verify.map_or(v1::VerifyLevel::Unspecified, Into::into).into(),
         processing_timeout: None,
     })
-}
-
-/// `+10m` from now, or an RFC 3339 instant.
-fn instant(text: &str) -> anyhow::Result<prost_types::Timestamp> {
-    #[expect(clippy::disallowed_methods, reason = "the edge: what the caller means by `from now`")]
-    let now = SystemTime::now();
-    parse_instant(text, now)
-}
-
-fn parse_instant(text: &str, now: SystemTime) -> anyhow::Result<prost_types::Timestamp> {
-    let at = match text.strip_prefix('+') {
-        Some(wait) => {
-            let wait: Duration = humantime::parse_duration(wait)
-                .with_context(|| format!("--at {text:?}: expected +DURATION"))?;
-            now.checked_add(wait).with_context(|| format!("--at {text:?} is too far ahead"))?
-        }
-        None => humantime::parse_rfc3339(text)
-            .with_context(|| format!("--at {text:?}: expected an instant or +DURATION"))?,
-    };
-    Ok(at.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_instant_is_absolute_or_from_now() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        assert_eq!(parse_instant("+10m", now).unwrap().seconds, 1_600);
-        assert_eq!(parse_instant("1970-01-01T01:00:00Z", now).unwrap().seconds, 3_600);
-        for bad in ["", "10m", "+", "+10", "tomorrow"] {
-            assert!(parse_instant(bad, now).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -142,6 +142,8 @@ async fn story(args: &DemoArgs, folder: &Path, stage: &Stage, output: Output) ->
             .await
             .with_context(|| format!("the copy of {:?}", file.key))?;
     }
+    // Asked for again while a second attempt was under way, it has a new run, which counts from zero.
+    let retried = retried.max(failed.attempts);
     ensure!(retried >= 1, "the failure that was made left no attempt behind");
     show_receipt(&client, &tasks[unlucky], output).await?;
     output.note(&format!(

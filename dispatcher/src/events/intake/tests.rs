@@ -48,7 +48,7 @@ async fn ten_thousand_records_a_hundred_repeats_and_any_order_give_one_task_for_
 async fn a_removal_before_its_upload_and_a_day_late_removes_nothing() {
     let kit = Kit::new();
     let late = record("ObjectRemoved:Delete", "users/a").replace("2026-01-01", "1999-12-31");
-    let taken = kit.intake.take(&source(Form::S3), &body(&[late.clone()])).await.unwrap();
+    let taken = kit.intake.take(&source(Form::S3), &body(std::slice::from_ref(&late))).await.unwrap();
     assert_eq!(taken, Taken { removals: 1, ..Taken::default() });
     let upload = record("ObjectCreated:Put", "users/a").replace("2026-01-01", "1999-12-31");
     kit.intake.take(&source(Form::S3), &body(&[upload, late])).await.unwrap();

@@ -7,24 +7,30 @@
 use std::{fmt::Write as _, time::Duration};
 
 use async_trait::async_trait;
-use redis::{Client, Cmd, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
 
 use super::{Message, PullError, PullSource};
-use crate::events::{quarantine::connect, sources::StreamOptions};
+use crate::{
+    events::sources::StreamOptions,
+    queue::redis::{Timeouts, connect_to},
+};
 
 /// Entries of a batch.
 const BATCH: usize = 16;
 /// How long the server is asked to wait for entries.
 const BLOCK: Duration = Duration::from_secs(2);
+/// How long to wait for the server.
+const TIMEOUTS: Timeouts = Timeouts { connect: Duration::from_secs(5), response: Duration::from_secs(7) };
 /// Idle time after which an entry is taken from its consumer.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
 /// Fields and values of an entry; none when it was deleted from the stream.
 type Fields = Option<Vec<Vec<u8>>>;
+/// An entry's id, and what it holds.
+type Entry = (String, Fields);
 
 /// A reader of a stream.
 pub struct RedisStream {
-    client: Client,
     options: StreamOptions,
     consumer: String,
     abandoned_after: Duration,
@@ -33,17 +39,10 @@ pub struct RedisStream {
 
 impl RedisStream {
     /// Connects when it is first asked.
-    ///
-    /// # Errors
-    /// When the URL is none.
-    pub fn new(options: StreamOptions, abandoned_after: Duration) -> RedisResult<Self> {
-        Ok(Self {
-            client: Client::open(options.url.as_str())?,
-            options,
-            consumer: format!("backhaul-{:016x}", fastrand::u64(..)),
-            abandoned_after,
-            connection: None,
-        })
+    #[must_use]
+    pub fn new(options: StreamOptions, abandoned_after: Duration) -> Self {
+        let consumer = format!("backhaul-{:016x}", fastrand::u64(..));
+        Self { options, consumer, abandoned_after, connection: None }
     }
 
     /// A connection, and the group on the server behind it.
@@ -51,7 +50,7 @@ impl RedisStream {
         if let Some(connection) = &self.connection {
             return Ok(connection.clone());
         }
-        let mut connection = connect(&self.client, BLOCK + Duration::from_secs(5)).await?;
+        let mut connection = connect_to(&self.options.url, TIMEOUTS).await?;
         // From the first entry, so that what was written before the first dispatcher came is read.
         let created = redis::cmd("XGROUP")
             .arg("CREATE")
@@ -81,22 +80,21 @@ impl RedisStream {
         })
     }
 
-    async fn abandoned(&mut self) -> Result<Vec<(String, Fields)>, PullError> {
+    async fn abandoned(&mut self) -> Result<Vec<Entry>, PullError> {
         let mut claim = redis::cmd("XAUTOCLAIM");
         claim.arg(&self.options.stream).arg(&self.options.group).arg(&self.consumer);
         claim.arg(u64::try_from(self.abandoned_after.as_millis()).unwrap_or(u64::MAX));
         claim.arg("0-0").arg("COUNT").arg(BATCH);
-        let (_next, entries, _deleted): (String, Vec<(String, Fields)>, Vec<String>) =
-            self.ask(claim).await?;
+        let (_next, entries, _deleted): (String, Vec<Entry>, Vec<String>) = self.ask(claim).await?;
         Ok(entries)
     }
 
-    async fn new_ones(&mut self) -> Result<Vec<(String, Fields)>, PullError> {
+    async fn new_ones(&mut self) -> Result<Vec<Entry>, PullError> {
         let mut read = redis::cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.options.group).arg(&self.consumer).arg("COUNT").arg(BATCH);
         read.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX));
         read.arg("STREAMS").arg(&self.options.stream).arg(">");
-        let streams: Option<Vec<(String, Vec<(String, Fields)>)>> = self.ask(read).await?;
+        let streams: Option<Vec<(String, Vec<Entry>)>> = self.ask(read).await?;
         Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).collect())
     }
 }

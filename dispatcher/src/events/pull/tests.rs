@@ -39,7 +39,7 @@ impl Stream {
             group: "backhaul".into(),
             field: "event".into(),
         };
-        Box::new(RedisStream::new(options, abandoned_after).unwrap())
+        Box::new(RedisStream::new(options, abandoned_after))
     }
 
     /// Entries that were delivered and not acknowledged, and consumers of the group.

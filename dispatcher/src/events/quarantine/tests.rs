@@ -1,9 +1,18 @@
 //! One suite for both places, the one in Redis on a real server.
 
+use std::time::Duration;
+
 use super::*;
 use crate::{
     events::{parse::Form, testing::source},
-    queue::redis::tests::server::Server,
+    queue::{
+        QueueClock,
+        redis::{
+            fsck::{FsckOptions, fsck},
+            keys::{QUARANTINE, QUARANTINE_ORDER},
+            tests::{patient, server::Server, settings},
+        },
+    },
 };
 
 async fn keeps_once(quarantine: &dyn Quarantine) {
@@ -31,21 +40,36 @@ async fn memory_keeps_once_and_forgets_the_oldest() {
 #[tokio::test]
 async fn redis_keeps_once_forgets_the_oldest_and_survives_a_crash() {
     let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let quarantine = RedisQuarantine::new(&server.url(0), Durability::Local).unwrap();
-    keeps_once(&quarantine).await;
+    let queue = RedisQueue::connect(patient(server.url(0)), settings(), QueueClock::Server).await.unwrap();
+    keeps_once(&queue).await;
+    let late = || Oddity::new(&source(Form::S3), "odd", b"late");
     server.kill();
-    assert!(quarantine.keep(Oddity::new(&source(Form::S3), "odd", b"late")).await.is_err());
+    assert!(queue.keep(late()).await.is_err());
     server.restart();
     let mut client = server.client().await;
     let (bodies, order): (usize, Vec<String>) = (
-        redis::cmd("HLEN").arg(BODIES).query_async(&mut client).await.unwrap(),
-        redis::cmd("LRANGE").arg(ORDER).arg(0).arg(-1).query_async(&mut client).await.unwrap(),
+        redis::cmd("HLEN").arg(QUARANTINE).query_async(&mut client).await.unwrap(),
+        redis::cmd("LRANGE").arg(QUARANTINE_ORDER).arg(0).arg(-1).query_async(&mut client).await.unwrap(),
     );
     assert_eq!((bodies, order.len()), (MOST_KEPT, MOST_KEPT));
     let oldest: String =
-        redis::cmd("HGET").arg(BODIES).arg(&order[0]).query_async(&mut client).await.unwrap();
+        redis::cmd("HGET").arg(QUARANTINE).arg(&order[0]).query_async(&mut client).await.unwrap();
     assert!(oldest.contains("\"body\":\"0\""), "{oldest}");
-    assert!(quarantine.keep(Oddity::new(&source(Form::S3), "odd", b"late")).await.unwrap());
+    // The queue finds the way back by itself.
+    let is_new = async {
+        loop {
+            match queue.keep(late()).await {
+                Ok(is_new) => return is_new,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(120), is_new).await.unwrap());
+    queue.shutdown().await;
+    // Nothing that the audit would call a stranger.
+    let options = FsckOptions { repair: false, orphan_grace: Duration::ZERO, examples: 5 };
+    let report = fsck(&patient(server.url(0)), options).await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Tests of the calls over a queue that answers as it is told: exact statuses, nothing stored by what is refused.
 
+mod operating;
+
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -33,7 +35,7 @@ fn errors(response: pb::SubmitBackupsResponse) -> Vec<Option<pb::SubmitError>> {
 }
 
 fn page(tasks: Vec<TaskRecord>, next: Option<&str>) -> Result<ListPage, QueueError> {
-    Ok(ListPage { tasks, next: next.map(|n| ListCursor(n.to_owned())) })
+    Ok(ListPage { tasks, next: next.map(|n| ListCursor(n.to_owned())), incomplete: false })
 }
 
 #[tokio::test]
@@ -221,6 +223,15 @@ async fn a_damaged_receipt_fails_get_and_leaves_a_gap_in_a_list() {
     assert_eq!(told(&status), (Code::Internal, "INTERNAL".into()));
     let listed = client.list_backups(pb::ListBackupsRequest::default()).await.unwrap().into_inner();
     assert_eq!(listed.backups.len(), 2);
+}
+
+#[tokio::test]
+async fn a_page_says_when_a_part_of_the_queue_could_not_be_asked() {
+    let queue = queue();
+    let away = page(vec![], Some("b")).map(|page| ListPage { incomplete: true, ..page });
+    queue.pages.lock().unwrap().extend([away, page(vec![record("users/1")], None)]);
+    let answer = client(&queue).list_backups(pb::ListBackupsRequest::default()).await.unwrap().into_inner();
+    assert_eq!((answer.backups.len(), answer.incomplete), (1, true));
 }
 
 #[tokio::test]

@@ -9,6 +9,13 @@ fn task() -> TaskId {
     TaskId::parse("00f-0123456789abcdef0123456789abcdef").unwrap()
 }
 
+fn unfit() -> QueueError {
+    QueueError::Unfit(std::sync::Arc::new(crate::queue::redis::Unfit::TooFewReplicas {
+        connected: 0,
+        wanted: 1,
+    }))
+}
+
 fn all() -> Vec<(ApiError, Code, &'static str, bool)> {
     let secret = || "redis://user:hunter2@10.0.0.1 said WRONGTYPE".into();
     let refused = |refusal| ApiError::Refused { refusal, location: "uploads".into() };
@@ -31,6 +38,7 @@ fn all() -> Vec<(ApiError, Code, &'static str, bool)> {
         (QueueError::TenantFull.into(), Code::ResourceExhausted, "TENANT_QUEUE_FULL", true),
         (QueueError::NotFound(task()).into(), Code::NotFound, "TASK_NOT_FOUND", false),
         (QueueError::Unavailable(secret()).into(), Code::Unavailable, "QUEUE_UNAVAILABLE", true),
+        (unfit().into(), Code::Unavailable, "QUEUE_UNFIT", true),
         (QueueError::NotDurable { reached: 1, wanted: 2 }.into(), Code::Unavailable, "NOT_DURABLE", true),
         (
             QueueError::Corrupt { task: "hunter2".into(), what: "hunter2" }.into(),
@@ -94,4 +102,10 @@ fn the_worst_request_has_an_answer_that_fits_into_a_clients_headers() {
     let headers = ApiError::Invalid(violations).into_status().into_http::<()>();
     let size: usize = headers.headers().iter().map(|(k, v)| k.as_str().len() + v.len() + 32).sum();
     assert!(size < 16 * 1024, "{size} bytes");
+}
+
+#[test]
+fn a_caller_is_told_what_has_to_change_before_its_task_can_be_kept() {
+    let status = ApiError::from(unfit()).into_status();
+    assert!(status.message().contains("0 replicas are connected, 1 must confirm"), "{status:?}");
 }

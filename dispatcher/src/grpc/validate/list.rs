@@ -40,7 +40,7 @@ pub(crate) fn query(tenant: &str, request: pb::ListBackupsRequest) -> Result<Lis
         key_prefix: request.key_prefix,
         labels: labels("labels", request.labels, &mut violations),
         limit: if request.page_size == 0 { DEFAULT_PAGE_SIZE } else { request.page_size },
-        cursor: None,
+        ..ListQuery::default()
     };
     if !request.page_token.is_empty() {
         query.cursor = page_token::decode(&query, &request.page_token);

@@ -16,9 +16,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::queue::{
-    Depths, Failure, FailureClass, LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress,
-    QueueClock, QueueError, QueueSettings, RenewOutcome, Renewal, RetryPolicy, SettleOutcome, Settlement,
-    Submitted, SweepReport, TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState, UnixMs, VerifyLevel,
+    CancelOutcome, Depths, Failure, FailureClass, LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome,
+    Priority, Progress, QueueClock, QueueError, QueueSettings, RenewOutcome, Renewal, RetryPolicy,
+    SettleOutcome, Settlement, Submitted, SweepReport, TaskId, TaskQueue, TaskRecord, TaskSpec, TaskState,
+    UnixMs, VerifyLevel,
 };
 
 /// When every harness begins.
@@ -60,6 +61,7 @@ pub fn test_settings() -> QueueSettings {
         dedup_window: s(2 * 3600),
         retain_finished: s(3600),
         retain_dead: s(4 * 3600),
+        retain_bytes: 1 << 50,
         shard_cap: 100_000,
         tenant_cap: 100_000,
         tenant_in_flight_cap: 100_000,
@@ -200,6 +202,11 @@ impl Harness {
         answers.remove(0)
     }
 
+    /// Cancels a task that exists.
+    pub async fn cancel(&self, id: &TaskId) -> CancelOutcome {
+        self.queue.cancel(id).await.unwrap_or_else(|error| panic!("cancel: {error}"))
+    }
+
     /// Reads a task that exists.
     pub async fn get(&self, id: &TaskId) -> TaskRecord {
         self.queue.get(id).await.unwrap_or_else(|error| panic!("get: {error}"))
@@ -297,6 +304,7 @@ impl Harness {
                 more: false,
                 next_due: one.next_due,
                 amnesty: all.amnesty || one.amnesty,
+                unswept: all.unswept + one.unswept,
             };
             if !one.more {
                 return all;

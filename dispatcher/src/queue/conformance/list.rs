@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harness::{Factory, Harness, done, exact, failed, latest, s};
-use crate::queue::{FailureClass, ListCursor, ListQuery, QueueError, TaskRecord, TaskState};
+use crate::queue::{FailureClass, ListCursor, ListQuery, QueueError, TaskReason, TaskRecord, TaskState};
 
 pub(super) async fn a_listing_shows_only_the_tenants_own_tasks(make: Factory) {
     let h = make.start().await;
@@ -135,6 +135,53 @@ pub(super) async fn a_cursor_of_nobody_is_refused(make: Factory) {
         let query = ListQuery { cursor: Some(ListCursor(text.into())), ..of("t") };
         let answer = h.queue.list(&query).await;
         assert!(matches!(answer, Err(QueueError::Rejected(_))), "{text:?}: {answer:?}");
+    }
+}
+
+pub(super) async fn dead_tasks_are_found_by_bucket_reason_and_the_time_of_their_end(make: Factory) {
+    let h = make.start_with(|settings| settings.max_crashes = 1).await;
+    let begin = h.now();
+    for (key, bucket, class) in [
+        ("a", "photos", Some(FailureClass::Permanent)),
+        ("b", "videos", None),
+        ("c", "photos", Some(FailureClass::Permanent)),
+    ] {
+        let mut task = exact("t", key);
+        task.spec.object.bucket = bucket.into();
+        let leased = h.work_on(task).await;
+        match class {
+            Some(class) => drop(h.settle(&leased, failed(class)).await),
+            None => h.lose(&leased).await,
+        }
+        h.clock.advance(s(10));
+    }
+    h.submit(exact("t", "waits")).await;
+    let dead = ListQuery { states: vec![TaskState::Dead], ..of("t") };
+    let died = |key: &str| {
+        let key = key.to_owned();
+        let dead = dead.clone();
+        let h = &h;
+        async move {
+            let found = all(h, &ListQuery { key_prefix: key, ..dead }).await;
+            found[0].finished_at
+        }
+    };
+    let (of_b, of_c) = (died("b").await, died("c").await);
+    let crashed = vec![TaskReason::CrashedTooOften];
+    for (query, expected) in [
+        (dead.clone(), vec!["a", "b", "c"]),
+        (ListQuery { bucket: Some("photos".into()), ..dead.clone() }, vec!["a", "c"]),
+        (ListQuery { bucket: Some("photo".into()), ..dead.clone() }, vec![]),
+        (ListQuery { reasons: crashed.clone(), ..dead.clone() }, vec!["b"]),
+        (ListQuery { reasons: crashed, ..of("t") }, vec!["b"]),
+        (ListQuery { finished_from: of_b, ..dead.clone() }, vec!["b", "c"]),
+        (ListQuery { finished_until: of_b, ..dead.clone() }, vec!["a"]),
+        (ListQuery { finished_from: of_b, finished_until: of_c, ..of("t") }, vec!["b"]),
+        (ListQuery { finished_until: Some(begin), ..of("t") }, vec![]),
+    ] {
+        let mut found = keys(&all(&h, &query).await);
+        found.sort_unstable();
+        assert_eq!(found, expected, "{query:?}");
     }
 }
 

@@ -8,14 +8,17 @@
 //! ```
 
 mod cancel;
+mod events;
 mod harness;
 mod lease;
 mod limits;
 mod list;
 mod order;
 mod random;
+mod redrive;
 mod renew;
 mod settle;
+mod stats;
 mod submit;
 mod sweep;
 
@@ -184,6 +187,7 @@ macro_rules! for_each_conformance_case {
             settle::throttling_costs_no_attempt_and_waits_as_long_as_the_store_asked,
             settle::coming_back_too_often_without_progress_costs_attempts,
             settle::a_hand_back_costs_nothing_and_waits_as_long_as_asked,
+            settle::a_task_that_was_never_sent_comes_back_at_no_cost_however_often,
             settle::a_hand_back_too_many_backs_off_by_its_spread,
             settle::a_report_on_a_lease_that_was_never_accepted_counts,
             settle::a_copy_that_stopped_without_a_cancel_is_handed_back,
@@ -227,6 +231,30 @@ macro_rules! for_each_conformance_case {
             list::pages_show_every_task_once_and_the_newest_first,
             list::tasks_that_come_and_go_disturb_no_others_on_later_pages,
             list::a_cursor_of_nobody_is_refused,
+            list::dead_tasks_are_found_by_bucket_reason_and_the_time_of_their_end,
+            redrive::a_dead_task_runs_again_as_a_new_run_of_the_same_spec,
+            redrive::a_repeated_requeue_begins_no_second_run,
+            redrive::a_task_that_was_submitted_again_meanwhile_is_left_alone,
+            redrive::only_dead_tasks_are_requeued,
+            redrive::a_late_success_of_the_run_that_died_is_fenced_after_a_requeue,
+            redrive::a_requeued_task_waits_behind_what_waits_already,
+            redrive::a_requeue_needs_room_in_the_shard_and_none_in_the_tenants_count,
+            redrive::requeues_are_answered_one_by_one_in_order,
+            redrive::a_requeue_wakes_whoever_waits_for_tasks,
+            redrive::a_task_that_dies_again_can_be_requeued_again,
+            stats::an_empty_queue_has_nothing_of_any_age,
+            stats::every_queue_tells_how_much_it_has_and_since_when,
+            stats::priorities_are_told_apart,
+            stats::a_tenant_sees_its_own_share,
+            stats::the_tenants_with_most_come_first_and_what_is_left_out_is_said,
+            stats::the_age_of_pending_tasks_is_that_of_the_first_in_line,
+            events::every_move_of_a_task_is_told_in_order,
+            events::a_reader_goes_on_where_another_has_stopped,
+            events::what_nobody_read_in_time_is_told_as_missed,
+            events::more_changes_than_are_kept_are_told_as_missed,
+            events::a_cursor_of_nobody_is_refused_by_the_log,
+            events::many_changes_are_read_in_bounded_pieces,
+            sweep::too_many_bytes_of_finished_tasks_go_oldest_first_and_dead_ones_stay,
         }
     };
 }

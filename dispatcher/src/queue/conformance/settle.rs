@@ -263,6 +263,31 @@ pub(super) async fn a_hand_back_costs_nothing_and_waits_as_long_as_asked(make: F
     assert_eq!(record.upload_id, "left");
 }
 
+pub(super) async fn a_task_that_was_never_sent_comes_back_at_no_cost_however_often(make: Factory) {
+    let h = make.start_with(|settings| settings.max_returns = 0).await;
+    let id = h.submit(exact("t", "a")).await.id;
+    let known = Outcome::HandedBack { upload_id: "left".into(), delay: Duration::ZERO };
+    for _ in 0..3 {
+        let leased = h.lease_next().await;
+        let outcome = Outcome::NotSent { delay: Duration::ZERO };
+        let stored = SettleOutcome::Stored(TaskState::Pending);
+        assert_eq!(h.settle(&leased, outcome.clone()).await, stored);
+        assert_eq!(h.settle(&leased, outcome).await, SettleOutcome::Duplicate);
+    }
+    let leased = h.lease_next().await;
+    let outcome = Outcome::NotSent { delay: s(9) };
+    assert_eq!(h.settle(&leased, outcome).await, SettleOutcome::Stored(TaskState::Delayed));
+    let record = h.get(&id).await;
+    assert_eq!((record.reason, record.process_at), (TaskReason::HandedBack, h.at(s(9))));
+    assert_eq!((record.attempts, record.crashes, record.returns), (0, 0, 0));
+
+    h.await_due(&id).await;
+    h.settle(&h.lease_next().await, known).await;
+    h.await_due(&id).await;
+    h.settle(&h.lease_next().await, Outcome::NotSent { delay: Duration::ZERO }).await;
+    assert_eq!(h.get(&id).await.upload_id, "left", "it says nothing of an upload, so what is known stays");
+}
+
 pub(super) async fn a_hand_back_too_many_backs_off_by_its_spread(make: Factory) {
     let h = make.start_with(|settings| settings.max_returns = 0).await;
     let leased = h.work_on(exact("t", "a")).await;

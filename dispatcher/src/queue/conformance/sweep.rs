@@ -217,6 +217,32 @@ pub(super) async fn a_new_run_is_not_reaped_for_the_end_of_the_old_one(make: Fac
     assert_eq!(h.state(&leased.id).await, TaskState::Pending);
 }
 
+pub(super) async fn too_many_bytes_of_finished_tasks_go_oldest_first_and_dead_ones_stay(make: Factory) {
+    let h = make.start_with(|settings| settings.retain_bytes = 3_000).await;
+    let buried = h.work_on(exact("t", "dead")).await;
+    h.settle(&buried, failed(FailureClass::Permanent)).await;
+    let mut finished = Vec::new();
+    for n in 0..30 {
+        let leased = h.work_on(exact("t", &n.to_string())).await;
+        let outcome = if n % 3 == 0 { failed(FailureClass::SourceGone) } else { done() };
+        h.settle(&leased, outcome).await;
+        finished.push(leased.id);
+        h.clock.advance(s(1));
+    }
+    let mut reaped = 0;
+    while let more @ 1.. = h.sweep_after(s(1)).await.reaped {
+        reaped += more;
+    }
+    let depths = h.depths().await;
+    assert_eq!((depths.done + depths.cancelled, depths.dead), (30 - reaped, 1));
+    assert!((1..30).contains(&reaped), "{reaped}");
+    for (n, id) in finished.iter().enumerate() {
+        let is_there = h.queue.get(id).await.is_ok();
+        assert_eq!(is_there, n as u64 >= reaped, "task {n}, {reaped} went");
+    }
+    assert_eq!(h.submit(exact("t", "1")).await.run, 1, "what is forgotten is new again");
+}
+
 pub(super) async fn depths_count_every_state(make: Factory) {
     let h = make.start().await;
     h.submit(NewTask { process_at: h.at(s(60)), ..exact("t", "scheduled") }).await;

@@ -23,7 +23,7 @@ pub(super) fn page(shards: &[Shard], query: &ListQuery) -> Result<ListPage, Queu
     };
     let records = shards.iter().flat_map(Shard::tasks).map(|task| &task.record);
     let mut found: Vec<_> = records
-        .filter(|record| matches(query, record))
+        .filter(|record| query.matches(record))
         .map(|record| (position(record), record))
         .filter(|(position, _)| after.as_ref().is_none_or(|after| position > after))
         .collect();
@@ -32,16 +32,8 @@ pub(super) fn page(shards: &[Shard], query: &ListQuery) -> Result<ListPage, Queu
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(position, _)| format(position));
-    Ok(ListPage { tasks: found.into_iter().map(|(_, record)| record.clone()).collect(), next })
-}
-
-fn matches(query: &ListQuery, record: &TaskRecord) -> bool {
-    let spec = &record.spec;
-    spec.tenant == query.tenant
-        && (query.states.is_empty() || query.states.contains(&record.state))
-        && query.location.as_ref().is_none_or(|location| *location == spec.object.location)
-        && spec.object.key.starts_with(&query.key_prefix)
-        && query.labels.iter().all(|(name, value)| spec.labels.get(name) == Some(value))
+    let tasks = found.into_iter().map(|(_, record)| record.clone()).collect();
+    Ok(ListPage { tasks, next, incomplete: false })
 }
 
 fn position(record: &TaskRecord) -> Position {

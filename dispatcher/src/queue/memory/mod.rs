@@ -7,8 +7,11 @@
 mod lease;
 mod lines;
 mod list;
+mod log;
+mod redrive;
 mod settle;
 mod shard;
+mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -23,9 +26,10 @@ use tokio::sync::Notify;
 
 use self::{lease::Memo, shard::Shard};
 use super::{
-    CancelOutcome, Depths, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask, QueueClock, QueueError,
-    QueueSettings, RenewOutcome, Renewal, SettleOutcome, Settlement, Submitted, SweepReport, TaskId,
-    TaskQueue, TaskRecord, UnixMs, id::MAX_SHARDS,
+    CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask,
+    QueueClock, QueueError, QueueSettings, QueueStats, RenewOutcome, Renewal, Requeue, RequeueOutcome,
+    SettleOutcome, Settlement, StatsQuery, Submitted, SweepReport, TaskId, TaskQueue, TaskRecord, UnixMs,
+    id::MAX_SHARDS,
 };
 
 /// A queue in memory. Clones are the same queue.
@@ -116,6 +120,18 @@ impl TaskQueue for MemoryQueue {
         outcome.ok_or_else(|| QueueError::NotFound(id.clone()))
     }
 
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        let mut state = self.lock();
+        let now = state.now;
+        let requeue = |task: Requeue| match state.shard(&task.id) {
+            Some(shard) => shard.requeue(&self.settings, now, &task),
+            None => Err(QueueError::NotFound(task.id)),
+        };
+        let answers = tasks.into_iter().map(requeue).collect();
+        self.ready.notify_one();
+        answers
+    }
+
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError> {
         self.lock().lease(&self.settings, request)
     }
@@ -161,6 +177,17 @@ impl TaskQueue for MemoryQueue {
             dead: all.dead + one.dead,
             cancelled: all.cancelled + one.cancelled,
         }))
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        let state = self.lock();
+        Ok(stats::of(&state.shards, state.now, query))
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        let mut state = self.lock();
+        let now = state.now;
+        log::read(state.shards.iter_mut().map(|shard| &mut shard.log).collect(), now, cursor)
     }
 
     async fn check(&self) -> Result<(), QueueError> {

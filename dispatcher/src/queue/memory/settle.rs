@@ -113,6 +113,7 @@ fn judge(task: &Task, settings: &QueueSettings, outcome: &Outcome) -> Verdict {
         )
         .given(requests),
         Outcome::HandedBack { delay, .. } => returned(*delay),
+        Outcome::NotSent { delay } => policy::after_no_room(counters, *delay).given(requests),
         Outcome::Cancelled => returned(std::time::Duration::ZERO),
     }
 }
@@ -127,6 +128,7 @@ impl Task {
             }
             Outcome::Failed { failure, .. } => self.record.last_failure = Some(failure),
             Outcome::HandedBack { upload_id, .. } if upload_id.is_empty() => {}
+            Outcome::NotSent { .. } => {}
             Outcome::HandedBack { upload_id, .. } => self.record.upload_id = upload_id,
             Outcome::Cancelled => self.record.upload_id.clear(),
         }
@@ -166,7 +168,7 @@ impl Kind {
         match outcome {
             Outcome::Done { .. } => Self::Done,
             Outcome::Failed { .. } => Self::Failed,
-            Outcome::HandedBack { .. } => Self::HandedBack,
+            Outcome::HandedBack { .. } | Outcome::NotSent { .. } => Self::HandedBack,
             Outcome::Cancelled => Self::Cancelled,
         }
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use super::{lines::Lines, settle::Kind};
+use super::{lines::Lines, log::Log, settle::Kind};
 use crate::queue::{
     CancelOutcome, Depths, LeaseToken, NewTask, Priority, Progress, QueueError, QueueSettings, SubmitOutcome,
     Submitted, TaskId, TaskReason, TaskRecord, TaskSpec, TaskState, UnixMs,
@@ -81,6 +81,8 @@ pub(super) struct Shard {
     pub(super) swept: Option<(UnixMs, bool)>,
     /// Until then no lease ends.
     pub(super) amnesty_until: UnixMs,
+    /// What has changed.
+    pub(super) log: Log,
 }
 
 /// What is counted for a tenant.
@@ -113,6 +115,7 @@ impl Shard {
             self.leave(&task, before);
             self.enter(&task);
         }
+        self.log.append(&task.record);
         self.tasks.insert(id.clone(), task);
         Some(answer)
     }
@@ -262,6 +265,7 @@ impl Shard {
             let mut task = Task::before_first_run(id.clone(), spec);
             begin(&mut task);
             self.enter(&task);
+            self.log.append(&task.record);
             self.tasks.insert(id.clone(), task);
         }
         Ok(SubmitOutcome::Created)

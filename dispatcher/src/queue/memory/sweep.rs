@@ -8,7 +8,7 @@ use super::{
     State,
     shard::{ByTime, Shard},
 };
-use crate::queue::{QueueSettings, SweepReport, TaskId, UnixMs};
+use crate::queue::{QueueSettings, SweepReport, TaskId, TaskRecord, UnixMs};
 
 /// Tasks of each list that one pass over a shard handles at most.
 pub(super) const SWEEP_BATCH: usize = 128;
@@ -31,6 +31,7 @@ impl State {
             more: all.more || one.more,
             next_due: all.next_due.into_iter().chain(one.next_due).min(),
             amnesty: all.amnesty || one.amnesty,
+            unswept: all.unswept + one.unswept,
         })
     }
 }
@@ -76,6 +77,7 @@ impl Shard {
         for id in over {
             report.reaped += u64::from(self.remove(&id).is_some());
         }
+        report.reaped += self.reap_above(settings.retain_bytes);
         for lines in &mut self.lines {
             lines.forget_absent();
         }
@@ -84,12 +86,34 @@ impl Shard {
         report
     }
 
+    /// Forgets the oldest done and cancelled tasks while there are too many bytes of them, as far as one pass goes.
+    fn reap_above(&mut self, most_bytes: u64) -> u64 {
+        let size = |shard: &Self, id: &TaskId| shard.task(id).map_or(0, |task| stored_bytes(&task.record));
+        let all = self.done.iter().chain(&self.cancelled);
+        let mut bytes: u64 = all.map(|(_, id)| size(self, id)).sum();
+        let mut reaped = 0;
+        while bytes > most_bytes && reaped < SWEEP_BATCH as u64 {
+            let oldest =
+                self.done.first().into_iter().chain(self.cancelled.first()).min_by_key(|(at, _)| *at);
+            let Some((_, id)) = oldest.cloned() else { break };
+            bytes -= size(self, &id);
+            self.remove(&id);
+            reaped += 1;
+        }
+        reaped
+    }
+
     fn next_due(&self, settings: &QueueSettings, now: UnixMs, amnesty: bool) -> Option<Duration> {
         let leases = (!amnesty).then_some(&self.leases);
         let lists = leases.into_iter().chain([&self.scheduled, &self.delayed]);
         let next = lists.filter_map(|list| list.first()).map(|(at, _)| at.since(now)).min()?;
         (!next.is_zero() && next < settings.sweep_every).then_some(next)
     }
+}
+
+/// About what a store would need for a record.
+fn stored_bytes(record: &TaskRecord) -> u64 {
+    100 + (record.receipt.len() + record.spec.object.key.len()) as u64
 }
 
 /// The first tasks of a list whose time has come; notes when there may be more.

@@ -16,6 +16,7 @@ fn settings() -> QueueSettings {
         dedup_window: secs(3600),
         retain_finished: secs(3600),
         retain_dead: secs(7200),
+        retain_bytes: 1 << 40,
         shard_cap: 100,
         tenant_cap: 100,
         tenant_in_flight_cap: 100,

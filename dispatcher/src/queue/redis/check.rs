@@ -8,15 +8,17 @@ use std::collections::HashMap;
 use redis::{Cmd, RedisResult, Value};
 
 use super::{
-    connection::Link,
     error, keys,
+    link::{Answers, Link, Opened, pipeline},
+    nodes::Nodes,
     options::Durability,
+    primary::WriterSettings,
     value::{list, text},
 };
 use crate::queue::QueueError;
 
 /// Version of the layout of keys and records.
-pub(super) const SCHEMA: &str = "1";
+pub(super) const SCHEMA: &str = "2";
 
 /// Why a server must not be trusted with tasks, and what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,12 @@ pub enum Unfit {
     /// Writes go elsewhere.
     #[error("it is a {0}, not the primary; connect to the primary")]
     NotPrimary(String),
+    /// It answers only for its part of the data.
+    #[error("it is a node of a cluster; say that it is one (--redis-cluster)")]
+    InCluster,
+    /// It is not what the settings say.
+    #[error("it is no node of a cluster; leave out --redis-cluster")]
+    NoCluster,
     /// Scripts need flags that came with 7.0.
     #[error("it is version {0}; Redis 7.0 or Valkey is needed")]
     TooOld(String),
@@ -81,24 +89,42 @@ pub(super) enum Barrier {
     Wait(u32),
 }
 
-/// Looks at the server. `Ok(Err(_))` when it answers and is unfit.
+/// Looks at the server at the other end of a connection. `Ok(Err(_))` when it answers and is unfit.
+///
+/// A server that has all the data is also asked whose it is; in a cluster that is one question to all, [`created_as`].
 pub(super) async fn inspect(
     link: &Link,
-    durability: Durability,
-    shards: u16,
+    opened: &Opened,
+    settings: &WriterSettings,
 ) -> Result<Result<Barrier, Unfit>, QueueError> {
+    let limit = settings.endpoint.timeouts.response;
     let mut config_get = redis::cmd("CONFIG");
     config_get.arg("GET").arg("appendfsync");
-    let answers = link.send(vec![redis::cmd("INFO"), config_get]).await.map_err(error::from_redis)?;
+    let questions = pipeline([redis::cmd("INFO"), config_get]);
+    let answers = link.send_on(opened, &questions, None, limit).await.map_err(error::from_redis)?;
     let [info, fsync] = two(answers)?;
     let info = info.map_err(error::from_redis)?;
     let info = parse(&text(&info));
     // Refused by servers that lock CONFIG away; needed only before 7.2.
     let fsync = fsync.ok().as_ref().and_then(config_value);
-    let barrier = match judge(&info, fsync.as_deref(), durability) {
+    let barrier = match judge(&info, fsync.as_deref(), settings.durability, settings.in_cluster) {
         Ok(barrier) => barrier,
         Err(unfit) => return Ok(Err(unfit)),
     };
+    if settings.in_cluster {
+        return Ok(Ok(barrier));
+    }
+    let creation = pipeline(creation(settings.shards));
+    let answers = link.send_on(opened, &creation, None, limit).await.map_err(error::from_redis)?;
+    Ok(read_creation(answers, settings.shards)?.map(|()| barrier))
+}
+
+/// Looks what the data was created as, and creates it if there is none.
+pub(super) async fn created_as(nodes: &Nodes, shards: u16) -> Result<Result<(), Unfit>, QueueError> {
+    read_creation(nodes.send(creation(shards)).await, shards)
+}
+
+fn creation(shards: u16) -> Vec<Cmd> {
     let set = |field: &str, value: String| -> Cmd {
         let mut command = redis::cmd("HSETNX");
         command.arg(keys::CONFIG).arg(field).arg(value);
@@ -106,8 +132,10 @@ pub(super) async fn inspect(
     };
     let mut read = redis::cmd("HMGET");
     read.arg(keys::CONFIG).arg("schema").arg("shards");
-    let calls = vec![set("schema", SCHEMA.to_owned()), set("shards", shards.to_string()), read];
-    let mut answers = link.send(calls).await.map_err(error::from_redis)?;
+    vec![set("schema", SCHEMA.to_owned()), set("shards", shards.to_string()), read]
+}
+
+fn read_creation(mut answers: Answers, shards: u16) -> Result<Result<(), Unfit>, QueueError> {
     let config = answers.pop().ok_or_else(|| error::unexpected("no answer"))?.map_err(error::from_redis)?;
     let [schema, found]: [String; 2] = list(config)
         .unwrap_or_default()
@@ -119,7 +147,7 @@ pub(super) async fn inspect(
     Ok(if schema != SCHEMA {
         Err(Unfit::OtherSchema(schema))
     } else if found == shards.to_string() {
-        Ok(barrier)
+        Ok(())
     } else {
         Err(Unfit::OtherShards { found, wanted: shards })
     })
@@ -129,6 +157,7 @@ fn judge(
     info: &HashMap<String, String>,
     fsync: Option<&str>,
     durability: Durability,
+    in_cluster: bool,
 ) -> Result<Barrier, Unfit> {
     let get = |name: &'static str| info.get(name).map(String::as_str).ok_or(Unfit::NoInfo(name));
     let version = get("redis_version")?;
@@ -140,6 +169,11 @@ fn judge(
     let role = get("role")?;
     if role != "master" {
         return Err(Unfit::NotPrimary(role.to_owned()));
+    }
+    match (in_cluster, info.get("cluster_enabled").map(String::as_str)) {
+        (true, Some("0")) => return Err(Unfit::NoCluster),
+        (false, Some("1")) => return Err(Unfit::InCluster),
+        (true | false, _) => {}
     }
     let policy = get("maxmemory_policy")?;
     if policy != "noeviction" {
@@ -207,25 +241,32 @@ mod tests {
 
     #[test]
     fn each_danger_is_refused_by_its_name() {
-        let local = |changes: &[_]| judge(&server(changes), Some("always"), Durability::Local);
+        let local = |changes: &[_]| judge(&server(changes), Some("always"), Durability::Local, false);
         assert_eq!(local(&[]), Ok(Barrier::Answer));
         assert_eq!(local(&[("redis_version", "6.2.14")]), Err(Unfit::TooOld("6.2.14".into())));
         assert_eq!(local(&[("role", "slave")]), Err(Unfit::NotPrimary("slave".into())));
         assert_eq!(local(&[("maxmemory_policy", "allkeys-lru")]), Err(Unfit::Evicts("allkeys-lru".into())));
         assert_eq!(local(&[("aof_enabled", "0")]), Err(Unfit::NoAof));
         assert_eq!(local(&[("aof_last_write_status", "err")]), Err(Unfit::AofFailing("err".into())));
-        assert_eq!(judge(&HashMap::new(), None, Durability::None), Err(Unfit::NoInfo("redis_version")));
         assert_eq!(
-            judge(&server(&[]), Some("everysec"), Durability::Local),
+            judge(&HashMap::new(), None, Durability::None, false),
+            Err(Unfit::NoInfo("redis_version"))
+        );
+        assert_eq!(
+            judge(&server(&[]), Some("everysec"), Durability::Local, false),
             Err(Unfit::FsyncTooLate("everysec".into()))
         );
-        assert_eq!(judge(&server(&[]), None, Durability::Local), Err(Unfit::FsyncUnknown));
+        assert_eq!(judge(&server(&[]), None, Durability::Local, false), Err(Unfit::FsyncUnknown));
+        assert_eq!(local(&[("cluster_enabled", "1")]), Err(Unfit::InCluster));
+        let node = server(&[("cluster_enabled", "0")]);
+        assert_eq!(judge(&node, Some("always"), Durability::Local, true), Err(Unfit::NoCluster));
     }
 
     #[test]
     fn the_barrier_is_the_strongest_that_the_server_knows() {
-        let with =
-            |version, durability| judge(&server(&[("redis_version", version)]), Some("everysec"), durability);
+        let with = |version, durability| {
+            judge(&server(&[("redis_version", version)]), Some("everysec"), durability, false)
+        };
         assert_eq!(with("7.2.4", Durability::Local), Ok(Barrier::WaitAof(0)));
         assert_eq!(with("8.2.3", Durability::Replicas(1)), Ok(Barrier::WaitAof(1)));
         assert_eq!(with("7.0.15", Durability::Replicas(1)), Ok(Barrier::Wait(1)));

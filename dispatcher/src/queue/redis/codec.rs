@@ -284,10 +284,10 @@ pub(super) fn flags(record: &TaskRecord) -> u8 {
 
 /// Pending tasks by band in a shard's `meta`, which `lua/_shard.lua` lays out; `None` when it is something else.
 pub(super) fn pending(mut meta: &[u8]) -> Option<[u64; 3]> {
-    if meta.len() != 2 * 6 + 8 * 7 {
+    if meta.len() != 3 * 6 + 9 * 7 {
         return None;
     }
-    meta.advance(2 * 6 + 2 * 7);
+    meta.advance(3 * 6 + 2 * 7);
     Some([meta.get_uint(7), meta.get_uint(7), meta.get_uint(7)])
 }
 

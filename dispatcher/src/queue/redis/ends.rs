@@ -191,10 +191,7 @@ impl Shared {
             }
             command
         });
-        let answers = match self.send(calls.collect()).await {
-            Ok(answers) => answers,
-            Err(failure) => return items.iter().map(|&at| (at, Err(error::same(&failure)))).collect(),
-        };
+        let answers = self.send(calls.collect()).await;
         let mut records = Vec::with_capacity(items.len());
         for (piece, answer) in pieces.iter().zip(answers) {
             let values = match answer {
@@ -237,11 +234,13 @@ impl Shared {
                 (verdict.given(requests), 2)
             }
             Outcome::HandedBack { delay, .. } => (returned(*delay), 3),
+            Outcome::NotSent { delay } => (policy::after_no_room(counters, *delay).given(requests), 3),
             Outcome::Cancelled => (returned(Duration::ZERO), 4),
         };
         let (failure, upload_id, upload_changes) = match &settlement.outcome {
             Outcome::Failed { failure, .. } => (codec::encode_failure(failure), String::new(), false),
             Outcome::HandedBack { upload_id, .. } => (Vec::new(), upload_id.clone(), !upload_id.is_empty()),
+            Outcome::NotSent { .. } => (Vec::new(), String::new(), false),
             Outcome::Done { .. } | Outcome::Cancelled => (Vec::new(), String::new(), true),
         };
         let verdict = pack(settlement.lease, record, &verdict, kind, upload_changes);
@@ -258,24 +257,18 @@ impl Shared {
         pack(lease, record, &verdict.given(requests(record)), 0, false)
     }
 
-    /// Sends one call for each piece; when the connection fails, every piece has the failure.
+    /// Sends one call for each piece.
     async fn send_pieces(&self, calls: Vec<Cmd>, pieces: &[Piece]) -> Vec<Result<Answer, QueueError>> {
-        match self.send(calls).await {
-            Ok(answers) => pieces
-                .iter()
-                .zip(answers)
-                .map(|(piece, answer)| {
-                    let answer = answer.and_then(Answer::read)?;
-                    self.hints.set(piece.shard, answer.pending);
-                    if answer.pending.iter().any(|&pending| pending > 0) {
-                        // A task came back, or a tenant may have one more lease.
-                        self.hints.wake();
-                    }
-                    Ok(answer)
-                })
-                .collect(),
-            Err(failure) => pieces.iter().map(|_| Err(error::same(&failure))).collect(),
-        }
+        let read = |(piece, answer): (&Piece, Result<redis::Value, QueueError>)| {
+            let answer = answer.and_then(Answer::read)?;
+            self.hints.set(piece.shard, answer.pending);
+            if answer.pending.iter().any(|&pending| pending > 0) {
+                // A task came back, or a tenant may have one more lease.
+                self.hints.wake();
+            }
+            Ok(answer)
+        };
+        pieces.iter().zip(self.send(calls).await).map(read).collect()
     }
 }
 
@@ -347,7 +340,7 @@ fn too_long(settlement: &Settlement) -> Option<QueueError> {
             codec::fits("failure", failure.code.len() + failure.message.len(), 0xff00)
         }
         Outcome::HandedBack { upload_id, .. } => codec::fits("upload id", upload_id.len(), 0xffff),
-        Outcome::Cancelled => Ok(0),
+        Outcome::NotSent { .. } | Outcome::Cancelled => Ok(0),
     };
     fits.err().map(|too_long| QueueError::Rejected(Box::new(too_long)))
 }

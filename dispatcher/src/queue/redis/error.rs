@@ -2,6 +2,8 @@
 //!
 //! One place, so that every call agrees. Nothing here may retry anything.
 
+use std::sync::Arc;
+
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::queue::QueueError;
@@ -33,15 +35,22 @@ pub(super) fn same(failure: &QueueError) -> QueueError {
     let of_redis = |source: &(dyn std::error::Error + Send + Sync + 'static)| {
         source.downcast_ref::<RedisError>().cloned()
     };
-    let source = match failure {
-        QueueError::Unavailable(source) | QueueError::Rejected(source) => of_redis(source.as_ref()),
+    match failure {
+        QueueError::Unfit(unfit) => QueueError::Unfit(Arc::clone(unfit)),
+        QueueError::Unavailable(source) => match of_redis(source.as_ref()) {
+            Some(error) => QueueError::Unavailable(Box::new(error)),
+            None => QueueError::Unavailable(source.to_string().into()),
+        },
+        QueueError::Rejected(source) => match of_redis(source.as_ref()) {
+            Some(error) => QueueError::Rejected(Box::new(error)),
+            None => QueueError::Rejected(source.to_string().into()),
+        },
         QueueError::Full
         | QueueError::TenantFull
         | QueueError::NotFound(_)
         | QueueError::NotDurable { .. }
-        | QueueError::Corrupt { .. } => None,
-    };
-    source.map_or_else(|| unexpected("the call that this was part of failed"), from_redis)
+        | QueueError::Corrupt { .. } => unexpected("the call that this was part of failed"),
+    }
 }
 
 /// True when a key holds another type than the command is for.
@@ -55,6 +64,7 @@ pub(super) fn is_wrong_type(error: &QueueError) -> bool {
         | QueueError::NotFound(_)
         | QueueError::Unavailable(_)
         | QueueError::NotDurable { .. }
+        | QueueError::Unfit(_)
         | QueueError::Corrupt { .. } => false,
     }
 }

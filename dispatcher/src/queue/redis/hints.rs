@@ -12,13 +12,19 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
+use redis::RedisResult;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    connection::{Endpoint, backoff},
+    endpoint::{Endpoint, within},
     keys,
+    link::backoff,
+    nodes::Nodes,
 };
+
+/// How often to ask whether the server that is listened to is still there.
+const LISTENS: Duration = Duration::from_secs(10);
 
 /// Pending tasks as last heard.
 #[derive(Debug)]
@@ -72,32 +78,18 @@ impl Hints {
     }
 
     /// Listens to what other dispatchers announce, until `stop`. Announcements made while the connection is down are lost; the
-    /// caller's poll finds those tasks.
-    pub(super) async fn listen(&self, endpoint: &Endpoint, stop: &CancellationToken) {
+    /// caller's poll finds those tasks. Any node of a cluster tells what is announced at another.
+    pub(super) async fn listen(&self, nodes: &Nodes, endpoint: &Endpoint, stop: &CancellationToken) {
         let mut failures = 0;
         while !stop.is_cancelled() {
-            let subscribed = tokio::select! {
-                subscribed = endpoint.subscribe(keys::READY_CHANNEL) => subscribed,
+            let heard = tokio::select! {
+                heard = self.listen_once(nodes, endpoint) => heard,
                 () = stop.cancelled() => return,
             };
-            match subscribed {
-                Ok(mut connection) => {
-                    failures = 0;
-                    let mut messages = connection.on_message();
-                    loop {
-                        let message = tokio::select! {
-                            message = messages.next() => message,
-                            () = stop.cancelled() => return,
-                        };
-                        let Some(message) = message else { break };
-                        if let Some((shard, pending)) = parse(message.get_payload_bytes()) {
-                            self.raise(shard, pending);
-                        }
-                    }
-                    tracing::debug!("the connection for ready hints was closed");
-                }
+            match heard {
+                Ok(()) => failures = 0,
                 Err(error) => {
-                    tracing::debug!(%error, "cannot subscribe to ready hints");
+                    tracing::debug!(%error, "cannot hear ready hints");
                     failures += 1;
                 }
             }
@@ -105,6 +97,28 @@ impl Hints {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Listens at one of the servers until its connection breaks or it is no primary any more.
+    async fn listen_once(&self, nodes: &Nodes, endpoint: &Endpoint) -> RedisResult<()> {
+        let primaries = nodes.primaries();
+        let Some(primary) = fastrand::choice(&primaries) else { return Ok(()) };
+        let address = primary.address.clone();
+        let (mut sink, mut messages) = endpoint.subscribe(&address, keys::READY_CHANNEL).await?.split();
+        // Nobody says when a server has fallen silent.
+        let mut pings = tokio::time::interval(LISTENS);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let Some(message) = message else { return Ok(()) };
+                    if let Some((shard, pending)) = parse(message.get_payload_bytes()) {
+                        self.raise(shard, pending);
+                    }
+                }
+                _ = pings.tick() => within(endpoint.timeouts.response, sink.ping::<redis::Value>()).await.map(drop)?,
+                () = nodes.until_gone(&address) => return Ok(()),
             }
         }
     }

@@ -15,17 +15,27 @@
 //! | `working:scheduled` | ZSET | tasks that wait for their processing time (ms) |
 //! | `delay` | ZSET | tasks that wait for their retry time (ms) |
 //! | `done`, `dead`, `cancelled` | ZSET | finished tasks, by when (ms) |
-//! | `tenants` | HASH | by tenant: unfinished and dead tasks, leases, pending tasks of each band; packed |
+//! | `tenants` | HASH | by tenant: unfinished and dead tasks, leases, pending tasks of each band, scheduled, delayed, dead; packed |
 //! | `damaged` | ZSET | tasks taken out of an index because their record cannot be decoded, by when (ms) |
-//! | `meta` | STRING | clock, newest place in line, tasks unfinished and pending, time of each band; packed |
+//! | `meta` | STRING | clock, until when changes are logged, newest place in line, tasks unfinished and pending, time of each band, bytes of done and cancelled records; packed |
+//! | `events` | STREAM | log of changes, while somebody watches: an entry for each script call, by tenant the tasks it changed |
 //! | `sweep` | HASH | when the shard was swept, whether that was all, until when no lease ends |
 //! | `stats` | HASH | moves of each kind since the data was created |
 //! | `memo:<session>` | STRING | the last lease request of a session and what it got |
 
+use redis::{Arg, Cmd};
+
 use crate::queue::{TaskId, TaskState};
 
-/// What this deployment was created with: schema and shard count. The only key without a shard.
+/// Slots of a cluster.
+pub(super) const SLOTS: u16 = 16_384;
+
+/// What this deployment was created with: schema and shard count. The only key of the queue without a shard.
 pub(super) const CONFIG: &str = "bh:config";
+/// Bodies that nobody understands, by digest, and their digests in order. Outside of the shards: they are no part of the queue.
+pub(crate) const QUARANTINE: &str = "{bh:quarantine}:bodies";
+/// See [`QUARANTINE`].
+pub(crate) const QUARANTINE_ORDER: &str = "{bh:quarantine}:order";
 /// Channel on which a shard announces that a tenant waits anew; the message is the shard and what is pending there by band.
 pub(super) const READY_CHANNEL: &str = "bh:ready";
 
@@ -68,9 +78,52 @@ pub(super) const fn index(state: TaskState) -> Option<&'static str> {
     }
 }
 
+/// The slot of the first key of a command: the first argument, or of a script the third.
+pub(super) fn slot_of(command: &Cmd) -> u16 {
+    let bytes = |argument| if let Arg::Simple(bytes) = argument { bytes } else { [].as_slice() };
+    let mut arguments = command.args_iter().map(bytes);
+    let key = match arguments.next() {
+        Some(b"EVALSHA") => arguments.nth(2),
+        Some(_) | None => arguments.next(),
+    };
+    slot(key.unwrap_or_default())
+}
+
+/// The slot of a key: a checksum of its hash tag, or of all of it when it has none.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    let open = key.iter().position(|&byte| byte == b'{');
+    let tag = open.and_then(|open| {
+        let rest = &key[open + 1..];
+        let close = rest.iter().position(|&byte| byte == b'}')?;
+        (close > 0).then_some(&rest[..close])
+    });
+    let sum = tag.unwrap_or(key).iter().fold(0_u16, |sum, &byte| {
+        (0..8).fold(
+            sum ^ u16::from(byte) << 8,
+            |sum, _| if sum & 0x8000 == 0 { sum << 1 } else { sum << 1 ^ 0x1021 },
+        )
+    });
+    sum % SLOTS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_those_of_a_cluster() {
+        // As CLUSTER KEYSLOT says.
+        assert_eq!(slot(b"123456789"), 12_739);
+        assert_eq!(slot(b"{bh:000}:meta"), 15_752);
+        assert_eq!(slot(b"{bh:000}:anything"), slot(b"bh:000"));
+        assert_eq!((slot(b"foo{}{bar}"), slot(b"foo{{bar}}zap")), (8_363, 4_015));
+        let mut call = redis::cmd("EVALSHA");
+        call.arg("sha").arg(1).arg("{bh:000}:meta").arg("x");
+        assert_eq!(slot_of(&call), 15_752);
+        let mut get = redis::cmd("GET");
+        get.arg("123456789");
+        assert_eq!(slot_of(&get), 12_739);
+    }
 
     #[test]
     fn all_keys_of_a_shard_share_its_hash_tag() {

@@ -12,7 +12,9 @@ use std::{
 use redis::{Cmd, Value};
 
 use super::{
-    Shared, codec, error, keys, millis,
+    Shared, codec, error,
+    failures::Failures,
+    keys, millis,
     scripts::{Answer, BATCH, Call, Script},
     value,
 };
@@ -111,17 +113,22 @@ impl Shared {
         sessions.forget(&request.session);
         let mut round = Round::new(request, self.hints.rotate(), self.settings.shards);
         let mut probed = false;
+        let mut failures = Failures::default();
         while round.tasks > 0 && !round.over && !round.locations.is_empty() {
             let targets = round.targets(|shard, band| self.hints.pending(shard, band));
             if targets.is_empty() {
                 if probed || !round.leased.is_empty() {
                     break;
                 }
-                self.probe().await?;
+                self.probe(&mut failures).await;
                 probed = true;
                 continue;
             }
-            self.ask_targets(&mut round, &targets).await?;
+            self.ask_targets(&mut round, &targets, &mut failures).await?;
+        }
+        if failures.any() {
+            // Leases that were given and not told run out by themselves; a repeat asks all shards again.
+            return failures.unless_all_failed(round.leased);
         }
         let mut shards: Vec<u16> = round.leased.iter().map(|task| task.id.shard()).collect();
         shards.sort_unstable();
@@ -139,10 +146,13 @@ impl Shared {
             command.arg(memo_key(shard, session)).arg(0).arg(7);
             command
         });
-        let answers = self.send(calls.collect()).await?;
+        let answers = self.send(calls.collect()).await;
         let mut newest: Option<(u64, Vec<u16>)> = None;
+        let mut failures = Failures::default();
         for (shard, answer) in (0..self.settings.shards).zip(answers) {
-            let Some(head) = value::bytes(answer?) else { continue };
+            // What a shard that cannot be asked would have said runs out by itself.
+            let Some(answer) = failures.note(answer) else { continue };
+            let Some(head) = value::bytes(answer) else { continue };
             let Ok(head) = <[u8; 8]>::try_from(head) else { continue };
             let number = u64::from_be_bytes(head);
             match &mut newest {
@@ -151,7 +161,7 @@ impl Shared {
                 Some(_) | None => newest = Some((number, vec![shard])),
             }
         }
-        Ok(newest)
+        failures.unless_all_failed(newest)
     }
 
     /// The leases that these shards remember for the request and that still hold.
@@ -165,50 +175,58 @@ impl Shared {
         for target in &targets {
             calls.push(self.lease_call(&round, target)?);
         }
-        for (target, answer) in targets.iter().zip(self.send(calls).await?) {
-            let (_, leased) = self.read_leases(target, answer?)?;
-            round.leased.extend(leased);
+        let mut failures = Failures::default();
+        for (target, answer) in targets.iter().zip(self.send(calls).await) {
+            let answer = answer.and_then(|answer| self.read_leases(target, answer));
+            if let Some((_, leased)) = failures.note(answer) {
+                round.leased.extend(leased);
+            }
         }
-        Ok(round.leased)
+        failures.unless_all_failed(round.leased)
     }
 
     /// Asks every shard what it has.
-    async fn probe(&self) -> Result<(), QueueError> {
-        for (shard, pending) in (0..).zip(self.pending().await?) {
-            self.hints.set(shard, pending);
+    async fn probe(&self, failures: &mut Failures) {
+        for (shard, pending) in (0..).zip(self.pending().await) {
+            if let Some(pending) = failures.note(pending) {
+                self.hints.set(shard, pending);
+            }
         }
-        Ok(())
     }
 
     /// Pending tasks of each shard by band.
-    pub(super) async fn pending(&self) -> Result<Vec<[u64; 3]>, QueueError> {
+    pub(super) async fn pending(&self) -> Vec<Result<[u64; 3], QueueError>> {
         let calls = (0..self.settings.shards).map(|shard| {
             let mut command = redis::cmd("GET");
             command.arg(keys::meta(shard));
             command
         });
-        let mut all = Vec::with_capacity(usize::from(self.settings.shards));
-        for answer in self.send(calls.collect()).await? {
+        let read = |answer: Result<Value, QueueError>| {
             let meta = value::bytes(answer?);
             let bands = meta.map_or(Some([0; 3]), |meta| codec::pending(&meta));
-            all.push(bands.ok_or_else(|| error::unexpected("the counters of a shard are damaged"))?);
-        }
-        Ok(all)
+            bands.ok_or_else(|| error::unexpected("the counters of a shard are damaged"))
+        };
+        self.send(calls.collect()).await.into_iter().map(read).collect()
     }
 
-    async fn ask_targets(&self, round: &mut Round<'_>, targets: &[Target]) -> Result<(), QueueError> {
+    async fn ask_targets(
+        &self,
+        round: &mut Round<'_>,
+        targets: &[Target],
+        failures: &mut Failures,
+    ) -> Result<(), QueueError> {
         let mut calls = Vec::with_capacity(targets.len());
         for target in targets {
             calls.push(self.lease_call(round, target)?);
         }
-        let mut failure = None;
-        for (target, answer) in targets.iter().zip(self.send(calls).await?) {
-            match answer.and_then(|value| self.read_leases(target, value)) {
-                Ok((ended, leased)) => round.note(target, ended, leased, targets.len() == 1),
-                Err(error) => failure = Some(error),
+        for (target, answer) in targets.iter().zip(self.send(calls).await) {
+            match failures.note(answer.and_then(|value| self.read_leases(target, value))) {
+                Some((ended, leased)) => round.note(target, ended, leased, targets.len() == 1),
+                // Others have tasks too; this one is for the next request.
+                None => round.empty[usize::from(target.shard)] = [true; 3],
             }
         }
-        failure.map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn lease_call(&self, round: &Round<'_>, target: &Target) -> Result<Cmd, QueueError> {
@@ -264,7 +282,7 @@ impl Shared {
     }
 }
 
-fn memo_key(shard: u16, session: &str) -> String {
+pub(super) fn memo_key(shard: u16, session: &str) -> String {
     keys::of_shard(shard, &format!("memo:{session}"))
 }
 

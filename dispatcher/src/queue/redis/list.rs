@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use redis::{Cmd, Value};
 
 use self::cursor::Cursor;
-use super::{Shared, codec, error, keys, scripts::BATCH, value};
+use super::{Shared, codec, counts::TenantCounts, error, failures::Failures, keys, scripts::BATCH, value};
 use crate::queue::{ListPage, ListQuery, QueueError, TaskId, TaskRecord, TaskState, UnixMs};
 
 /// Most candidates of a state, over all shards, for a listing in exact order to begin.
@@ -44,21 +44,23 @@ impl Shared {
         let begin = cursor.as_ref().map_or(TaskState::ALL[0], Cursor::state);
         let wanted = |state: &TaskState| query.states.is_empty() || query.states.contains(state);
         let mut page = ListPage::default();
+        let mut failures = Failures::default();
         for state in TaskState::ALL.into_iter().filter(|state| *state >= begin && wanted(state)) {
             let from = cursor.take().filter(|cursor| cursor.state() == state);
-            let count = self.candidates(query, state).await?;
+            let count = self.candidates(query, state, &mut failures).await?;
             let next = match from {
                 Some(Cursor::Indexed { shard, place, .. }) => {
-                    self.along(query, state, (shard, Some(place)), limit, &mut page.tasks).await?
+                    self.along(query, state, (shard, Some(place)), limit, &mut page.tasks, &mut failures)
+                        .await?
                 }
                 Some(Cursor::Ordered { .. }) if count > STILL_ORDERED => {
                     return Err(QueueError::Rejected(Box::new(Outgrown)));
                 }
                 None if count > ORDERED => {
-                    self.along(query, state, (0, None), limit, &mut page.tasks).await?
+                    self.along(query, state, (0, None), limit, &mut page.tasks, &mut failures).await?
                 }
                 from @ (Some(Cursor::Ordered { .. }) | None) => {
-                    self.in_order(query, state, from, limit, &mut page.tasks).await?
+                    self.in_order(query, state, from, limit, &mut page.tasks, &mut failures).await?
                 }
             };
             if let Some(next) = next {
@@ -66,18 +68,24 @@ impl Shared {
                 break;
             }
         }
-        Ok(page)
+        page.incomplete = failures.any();
+        failures.unless_all_failed(page)
     }
 
     /// How many tasks a state has that could be the tenant's.
-    async fn candidates(&self, query: &ListQuery, state: TaskState) -> Result<u64, QueueError> {
+    async fn candidates(
+        &self,
+        query: &ListQuery,
+        state: TaskState,
+        failures: &mut Failures,
+    ) -> Result<u64, QueueError> {
         let calls = (0..self.settings.shards).map(|shard| match keys::index(state) {
             Some(index) => command("ZCARD", keys::of_shard(shard, index)),
             None => waiting(shard, &query.tenant),
         });
         let mut count = 0;
-        for answer in self.send(calls.collect()).await? {
-            let answer = answer?;
+        for answer in self.send(calls.collect()).await {
+            let Some(answer) = failures.unless_away(answer)? else { continue };
             count += match value::integer(&answer) {
                 Some(entries) => u64::try_from(entries).unwrap_or_default(),
                 None => counts(answer)?.iter().sum(),
@@ -94,20 +102,12 @@ impl Shared {
         from: Option<Cursor>,
         limit: usize,
         tasks: &mut Vec<TaskRecord>,
+        failures: &mut Failures,
     ) -> Result<Option<Cursor>, QueueError> {
         let mut found = Vec::new();
         for shard in 0..self.settings.shards {
-            let calls: Vec<Cmd> = self
-                .indexes(query, state, shard)
-                .await?
-                .into_iter()
-                .map(|index| range("ZRANGE", index, 0, -1))
-                .collect();
-            let mut ids = Vec::new();
-            for answer in self.send(calls).await? {
-                ids.extend(texts(answer?)?.iter().filter_map(|hash| keys::id(shard, hash)));
-            }
-            found.extend(self.matching(query, state, &ids).await?);
+            let of_shard = self.whole(query, state, shard).await;
+            found.extend(failures.unless_away(of_shard)?.unwrap_or_default());
         }
         let position = |record: &TaskRecord| (Reverse(record.created_at), record.id.clone());
         if let Some(Cursor::Ordered { created_at, id, .. }) = from {
@@ -133,6 +133,22 @@ impl Shared {
         })
     }
 
+    /// All tasks of a state in a shard that match.
+    async fn whole(
+        &self,
+        query: &ListQuery,
+        state: TaskState,
+        shard: u16,
+    ) -> Result<Vec<TaskRecord>, QueueError> {
+        let indexes = self.indexes(query, state, shard).await?;
+        let calls = indexes.into_iter().map(|index| range("ZRANGE", index, 0, -1));
+        let mut ids = Vec::new();
+        for answer in self.send(calls.collect()).await {
+            ids.extend(texts(answer?)?.iter().filter_map(|hash| keys::id(shard, hash)));
+        }
+        self.matching(query, state, &ids).await
+    }
+
     /// Walks a state along its index, shard by shard, and gives the place to go on at.
     async fn along(
         &self,
@@ -141,17 +157,21 @@ impl Shared {
         from: (u16, Option<Place>),
         limit: usize,
         tasks: &mut Vec<TaskRecord>,
+        failures: &mut Failures,
     ) -> Result<Option<Cursor>, QueueError> {
         let (first, mut after) = from;
         let mut reads = 0;
         for shard in first..self.settings.shards {
             loop {
-                let entries = self.entries(query, state, shard, after.as_ref()).await?;
+                let entries = self.entries(query, state, shard, after.as_ref()).await;
+                let Some(entries) = failures.unless_away(entries)? else { break };
                 let Some(last) = entries.last().cloned() else { break };
                 let ids: Vec<TaskId> =
                     entries.iter().filter_map(|place| keys::id(shard, place.hash.as_bytes())).collect();
                 reads += entries.len();
-                for record in self.matching(query, state, &ids).await? {
+                let matching = self.matching(query, state, &ids).await;
+                let Some(matching) = failures.unless_away(matching)? else { break };
+                for record in matching {
                     tasks.push(record);
                     if tasks.len() == limit {
                         let shown = tasks.last().map(|record| keys::hash(&record.id).to_owned());
@@ -186,7 +206,7 @@ impl Shared {
                 rank.arg(&after.hash);
                 let mut above = command("ZCOUNT", index.clone());
                 above.arg(format!("({}", after.score)).arg("+inf");
-                let mut answers = self.send(vec![rank, above]).await?.into_iter();
+                let mut answers = self.send(vec![rank, above]).await.into_iter();
                 let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
                 let (rank, above) = (value::integer(&next()?), value::integer(&next()?));
                 from = rank.map(|rank| rank + 1).or(above).unwrap_or_default();
@@ -226,7 +246,7 @@ impl Shared {
         }
         let calls =
             vec![waiting(shard, &query.tenant), command("SMEMBERS", keys::of_shard(shard, "locations"))];
-        let mut answers = self.send(calls).await?.into_iter();
+        let mut answers = self.send(calls).await.into_iter();
         let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
         let (waiting, mut locations) = (counts(next()?)?, texts(next()?)?);
         locations
@@ -252,12 +272,12 @@ impl Shared {
             command
         });
         let mut found = Vec::new();
-        for (ids, answer) in ids.chunks(BATCH).zip(self.send(calls.collect()).await?) {
+        for (ids, answer) in ids.chunks(BATCH).zip(self.send(calls.collect()).await) {
             let values = value::list(answer?).ok_or_else(|| error::unexpected("MGET gave no list"))?;
             for (id, value) in ids.iter().zip(values) {
                 let Some(raw) = value::bytes(value) else { continue };
                 match codec::decode(id, &raw) {
-                    Ok(record) if record.state == state && matches(query, &record) => found.push(record),
+                    Ok(record) if record.state == state && query.matches(&record) => found.push(record),
                     Ok(_) => {}
                     // One damaged record must not hide the others; reading it by itself tells.
                     Err(damage) => tracing::warn!(error = %damage, "left a damaged record out of a listing"),
@@ -266,14 +286,6 @@ impl Shared {
         }
         Ok(found)
     }
-}
-
-fn matches(query: &ListQuery, record: &TaskRecord) -> bool {
-    let spec = &record.spec;
-    spec.tenant == query.tenant
-        && query.location.as_ref().is_none_or(|location| *location == spec.object.location)
-        && spec.object.key.starts_with(&query.key_prefix)
-        && query.labels.iter().all(|(name, value)| spec.labels.get(name) == Some(value))
 }
 
 impl Place {
@@ -301,14 +313,14 @@ fn waiting(shard: u16, tenant: &str) -> Cmd {
     command
 }
 
-/// A tenant's pending tasks by band: the last three of five counts, of five bytes each.
+/// A tenant's pending tasks by band.
 fn counts(answer: Value) -> Result<[u64; 3], QueueError> {
-    let Some(packed) = value::bytes(answer) else { return Ok([0; 3]) };
-    if packed.len() != 26 {
-        return Err(error::unexpected("a tenant's counts are damaged"));
+    match value::bytes(answer) {
+        None => Ok([0; 3]),
+        Some(packed) => TenantCounts::read(&packed)
+            .map(|counts| counts.pending)
+            .ok_or_else(|| error::unexpected("a tenant's counts are damaged")),
     }
-    let count = |at: usize| packed[at..at + 5].iter().fold(0, |count, byte| count << 8 | u64::from(*byte));
-    Ok([count(10), count(15), count(20)])
 }
 
 fn texts(answer: Value) -> Result<Vec<Vec<u8>>, QueueError> {

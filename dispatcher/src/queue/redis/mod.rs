@@ -4,64 +4,77 @@
 //! scripts check and move. Where to look:
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
-//! - `writer`: submits and cancels, behind a durability barrier. `lease`, `ends`, `sweep`, `list`: the other calls. `snapshot`: the
-//!   look at all tasks together.
-//! - `fsck`: the audit of all that.
-//! - `hints`: where tasks are believed to be. `connection`: the seam to the server. `check`, `options`: may we use it at all.
+//! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
+//!   other calls. `snapshot`: the look at all tasks together.
+//! - `fsck`: the audit of all that. `quarantine`: what is kept beside it.
+//! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
+//! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
+//!   key; `link` keeps a connection, which `endpoint` makes and `access` logs in; `trouble` is what calls the scout.
 //!
 //! Every call may be repeated after a lost answer: the scripts recognise what they have done.
 
+mod access;
 mod batch;
 mod check;
 mod codec;
-mod connection;
+mod counts;
+mod endpoint;
 mod ends;
 mod error;
+mod events;
+mod failures;
 pub mod fsck;
 mod hints;
-mod keys;
+pub(crate) mod keys;
 mod lease;
+mod link;
 mod list;
+mod map;
+mod nodes;
 mod options;
+mod primary;
+mod quarantine;
+mod redrive;
+mod scout;
 mod scripts;
 mod snapshot;
+mod stats;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
+mod trouble;
 mod value;
 mod writer;
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{Cmd, Value};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{
-    check::Barrier,
-    connection::{Endpoint, Link},
-    hints::Hints,
-    lease::Sessions,
-    writer::{Write, Writer, Written, writer},
-};
 pub use self::{
     check::Unfit,
-    connection::Timeouts,
-    options::{ConnectError, Durability, RedisOptions},
+    endpoint::{connect_to, is_server},
+    options::{ConnectError, Durability, Layout, Login, RedisOptions, Timeouts, TlsFiles},
     writer::BarrierStats,
 };
+use self::{
+    hints::Hints,
+    lease::Sessions,
+    nodes::{Maker, Nodes},
+    primary::{Primary, WriterSettings},
+    quarantine::Quarantine,
+    scout::Scout,
+    trouble::Trouble,
+    writer::{Context, Outcomes, Write, Written},
+};
 use super::{
-    CancelOutcome, Depths, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery, NewTask, QueueClock,
-    QueueError, QueueSettings, RenewOutcome, Renewal, SettleOutcome, Settlement, SubmitOutcome, Submitted,
-    SweepReport, TaskId, TaskQueue, TaskRecord, TaskState,
+    CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery,
+    NewTask, QueueClock, QueueError, QueueSettings, QueueStats, RenewOutcome, Renewal, Requeue,
+    RequeueOutcome, SettleOutcome, Settlement, StatsQuery, SubmitOutcome, Submitted, SweepReport, TaskId,
+    TaskQueue, TaskRecord, TaskState,
 };
 
 /// Writes that one submit gives to a writer at a time.
@@ -70,10 +83,9 @@ const JOB_WRITES: usize = 500;
 /// The queue in Redis. Owns its connections and tasks; [`RedisQueue::shutdown`] ends them in order.
 pub struct RedisQueue {
     shared: Arc<Shared>,
-    writers: Vec<Writer>,
-    next_writer: AtomicUsize,
-    durability: Durability,
+    writing: WriterSettings,
     sessions: Sessions,
+    quarantine: Quarantine,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -81,65 +93,61 @@ pub struct RedisQueue {
 /// What the parts of one queue have in common.
 #[derive(Debug)]
 struct Shared {
-    settings: QueueSettings,
-    clock: QueueClock,
-    link: Link,
-    hints: Hints,
-    barriers: Arc<BarrierStats>,
-    /// `None` since the server was found unfit: nothing is accepted until it is fit again.
-    barrier: Mutex<Option<Barrier>>,
+    context: Arc<Context>,
+    nodes: Arc<Nodes>,
 }
 
 impl RedisQueue {
-    /// Connects, looks whether the server is fit for tasks, and makes the data's first entry if there is none.
+    /// Finds the servers, looks whether they are fit for tasks, and makes the data's first entry if there is none.
+    ///
+    /// Of several primaries one that is fit is enough: what belongs to the others is refused until they are fit too.
     ///
     /// # Errors
-    /// [`ConnectError`], which says whether the settings, the server's reachability or its configuration is at fault.
+    /// [`ConnectError`], which says whether the settings, the servers' reachability or their configuration is at fault.
     pub async fn connect(
         options: RedisOptions,
         settings: QueueSettings,
         clock: QueueClock,
     ) -> Result<Self, ConnectError> {
         settings.validate().map_err(ConnectError::Settings)?;
-        let open = |timeouts| Endpoint::new(&options, timeouts).map(Arc::new).map_err(ConnectError::Url);
-        let endpoint = open(options.timeouts)?;
-        // A barrier is waited for on top of everything else.
-        let patient = connection::Timeouts {
-            response: options.timeouts.response + options.durability_timeout,
-            ..options.timeouts
+        let (seeds, asking, data) = options.servers().map_err(ConnectError::Url)?;
+        let data = Arc::new(data);
+        let mut scout = Scout::new(options.layout.clone(), asking, seeds);
+        let map = scout.look(&[]).await.map_err(|error| ConnectError::Server(error::from_redis(error)))?;
+        let writing = WriterSettings {
+            count: options.writers,
+            endpoint: Arc::clone(&data),
+            durability: options.durability,
+            patience: options.durability_timeout,
+            in_cluster: options.layout == Layout::Cluster,
+            shards: settings.shards,
         };
-        let writing = open(patient)?;
-        let link = Link::new(Arc::clone(&endpoint));
-        let barrier = check::inspect(&link, options.durability, settings.shards)
-            .await
-            .map_err(ConnectError::Server)?
-            .map_err(ConnectError::Unfit)?;
         let hints = Hints::new(settings.shards);
-        let barriers = Arc::default();
-        let barrier = Mutex::new(Some(barrier));
-        let shared = Arc::new(Shared { settings, clock, link, hints, barriers, barrier });
+        let context = Arc::new(Context { settings, clock, hints, barriers: Arc::default() });
+        let trouble = Arc::new(Trouble::default());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let writers = (0..options.writers.max(1))
-            .map(|_| {
-                let link = Link::new(Arc::clone(&writing));
-                let (writer, work) = writer(link, Arc::clone(&shared), options.durability_timeout);
-                tasks.spawn(work.run(stop.clone()));
-                writer
-            })
-            .collect();
+        // From here on, whatever ends this ends the tasks.
+        let guard = stop.clone().drop_guard();
+        let nodes = Arc::new(Nodes::new(
+            map,
+            Maker {
+                endpoint: Arc::clone(&data),
+                trouble: Arc::clone(&trouble),
+                tasks: tasks.clone(),
+                stop: stop.clone(),
+                writers: Some((Arc::clone(&context), writing.clone())),
+            },
+        ));
+        first_look(&nodes, &writing).await?;
+        tasks.spawn(scout.run(Arc::clone(&nodes), trouble, options.look_every, stop.clone()));
+        let shared = Arc::new(Shared { context, nodes });
         tasks.spawn({
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
-            async move { shared.hints.listen(&endpoint, &stop).await }
+            async move { shared.hints.listen(&shared.nodes, &data, &stop).await }
         });
-        Ok(Self {
-            shared,
-            writers,
-            next_writer: AtomicUsize::new(0),
-            durability: options.durability,
-            sessions: Sessions::default(),
-            stop,
-            tasks,
-        })
+        guard.disarm();
+        let (sessions, quarantine) = (Sessions::default(), Quarantine::default());
+        Ok(Self { shared, writing, sessions, quarantine, stop, tasks })
     }
 
     /// Ends the queue's own tasks: writes that are waiting are finished, new ones answer [`QueueError::Unavailable`].
@@ -155,10 +163,81 @@ impl RedisQueue {
         Arc::clone(&self.shared.barriers)
     }
 
-    fn writer(&self) -> &Writer {
-        let next = self.next_writer.fetch_add(1, Ordering::Relaxed);
-        &self.writers[next % self.writers.len()]
+    /// Has the writes of each primary made by one of its writers, in their order, and gives each its own answer.
+    async fn write(&self, writes: Vec<Write>) -> Outcomes {
+        let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
+        let mut parts: BTreeMap<u16, (Vec<usize>, Vec<Write>)> = BTreeMap::new();
+        for (at, write) in writes.into_iter().enumerate() {
+            let (places, part) = parts.entry(write.id().shard()).or_default();
+            places.push(at);
+            part.push(write);
+        }
+        let mut jobs: Vec<(Arc<Primary>, Vec<usize>, Vec<Write>)> = Vec::new();
+        for (shard, (places, part)) in parts {
+            match self.shared.nodes.of_slot(keys::slot(keys::meta(shard).as_bytes())) {
+                Ok(primary) => match jobs.iter_mut().find(|(known, ..)| Arc::ptr_eq(known, &primary)) {
+                    Some((_, all_places, all)) => {
+                        all_places.extend(places);
+                        all.extend(part);
+                    }
+                    None => jobs.push((primary, places, part)),
+                },
+                Err(nobody) => {
+                    for at in places {
+                        outcomes[at] = Some(Err(error::from_redis(nobody.clone())));
+                    }
+                }
+            }
+        }
+        // One writer for all that one primary is given, or tasks would not join their lines in order.
+        let written = jobs.into_iter().map(|(primary, places, writes)| async move {
+            let mut written = Vec::with_capacity(places.len());
+            let mut writes = writes.into_iter();
+            let writer = primary.writer();
+            loop {
+                let job: Vec<Write> = writes.by_ref().take(JOB_WRITES).collect();
+                let Some(writer) = writer.filter(|_| !job.is_empty()) else { break };
+                written.extend(writer.write(job).await);
+            }
+            places.into_iter().zip(written).collect::<Vec<_>>()
+        });
+        for (at, outcome) in join_all(written).await.into_iter().flatten() {
+            outcomes[at] = Some(outcome);
+        }
+        let missing = || Err(error::unexpected("no answer"));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
     }
+}
+
+/// Looks at all primaries for the first time.
+async fn first_look(nodes: &Nodes, settings: &WriterSettings) -> Result<(), ConnectError> {
+    let primaries = nodes.primaries();
+    let mut fit = false;
+    let (mut unfit, mut unreachable) = (None, None);
+    for found in look_at(&primaries, settings).await {
+        match found {
+            Ok(Ok(_)) => fit = true,
+            Ok(Err(reason)) => unfit = Some(reason),
+            Err(error) => unreachable = Some(error),
+        }
+    }
+    match (fit, unfit, unreachable) {
+        (false, Some(unfit), _) => return Err(ConnectError::Unfit(unfit)),
+        (false, None, Some(error)) => return Err(ConnectError::Server(error)),
+        (..) => {}
+    }
+    if settings.in_cluster {
+        let created = check::created_as(nodes, settings.shards).await;
+        created.map_err(ConnectError::Server)?.map_err(ConnectError::Unfit)?;
+    }
+    Ok(())
+}
+
+async fn look_at(
+    primaries: &[Arc<Primary>],
+    settings: &WriterSettings,
+) -> Vec<Result<Result<check::Barrier, Unfit>, QueueError>> {
+    join_all(primaries.iter().map(|primary| primary.check(settings))).await
 }
 
 impl Drop for RedisQueue {
@@ -171,35 +250,34 @@ impl fmt::Debug for RedisQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisQueue")
             .field("settings", &self.shared.settings)
-            .field("durability", &self.durability)
+            .field("writing", &self.writing)
             .finish_non_exhaustive()
     }
 }
 
+impl Deref for Shared {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
 impl Shared {
-    /// The time to give to a script: 0 for the server's own.
-    fn now(&self) -> u64 {
-        self.clock.virtual_now().map_or(0, |now| codec::exact_ms(now.0).max(1))
-    }
-
-    fn barrier(&self) -> Option<Barrier> {
-        *self.barrier.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the id names a shard of this queue; another deployment's may not.
-    const fn has_shard_of(&self, shard: u16) -> bool {
+    fn has_shard_of(&self, shard: u16) -> bool {
         shard < self.settings.shards
     }
 
-    /// Sends calls in one go; each has its own answer.
-    async fn send(&self, calls: Vec<Cmd>) -> Result<Vec<Result<Value, QueueError>>, QueueError> {
-        let answers = self.link.send(calls).await.map_err(error::from_redis)?;
-        Ok(answers.into_iter().map(|answer| answer.map_err(error::from_redis)).collect())
+    /// Sends calls, each to the primary that has its key, in one go for each; each has its own answer.
+    async fn send(&self, calls: Vec<Cmd>) -> Vec<Result<Value, QueueError>> {
+        let answers = self.nodes.send(calls).await;
+        answers.into_iter().map(|answer| answer.map_err(error::from_redis)).collect()
     }
 
     /// Sends one command.
     async fn ask(&self, command: Cmd) -> Result<Value, QueueError> {
-        let answer = self.send(vec![command]).await?.pop();
+        let answer = self.send(vec![command]).await.pop();
         answer.unwrap_or_else(|| Err(error::unexpected("a command was not answered")))
     }
 }
@@ -226,17 +304,7 @@ impl TaskQueue for RedisQueue {
                 Err(unstorable) => answers.push(Some(Err(QueueError::Rejected(Box::new(unstorable))))),
             }
         }
-        // One writer for all of them, or they would not join their lines in order.
-        let writer = self.writer();
-        let mut writes = writes.into_iter();
-        let mut written = Vec::with_capacity(positions.len());
-        loop {
-            let job: Vec<Write> = writes.by_ref().take(JOB_WRITES).collect();
-            if job.is_empty() {
-                break;
-            }
-            written.extend(writer.write(job).await);
-        }
+        let written = self.write(writes).await;
         for ((at, id), outcome) in positions.into_iter().zip(written) {
             answers[at] = Some(outcome.and_then(|written| submitted(id, &written)));
         }
@@ -270,11 +338,17 @@ impl TaskQueue for RedisQueue {
         if !self.shared.has_shard_of(id.shard()) {
             return Err(QueueError::NotFound(id.clone()));
         }
-        let outcome = self.writer().write(vec![Write::Cancel(id.clone())]).await.pop();
+        let outcome = self.write(vec![Write::Cancel(id.clone())]).await.pop();
         match outcome.unwrap_or_else(|| Err(error::unexpected("no answer")))? {
             Written::Cancel(code, token, session) => cancelled(id, code, &token, session),
-            Written::Submit(_) => Err(error::unexpected("a cancel was answered as a submit")),
+            Written::Submit(_) | Written::Requeue(_) => {
+                Err(error::unexpected("a cancel was answered as another write"))
+            }
         }
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        redrive::requeue(self, &tasks).await
     }
 
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<LeasedTask>, QueueError> {
@@ -297,14 +371,38 @@ impl TaskQueue for RedisQueue {
         self.shared.depths().await
     }
 
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        self.shared.stats(query).await
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        self.shared.events(cursor).await
+    }
+
     async fn check(&self) -> Result<(), QueueError> {
-        let fit = check::inspect(&self.shared.link, self.durability, self.shared.settings.shards).await?;
-        let (barrier, answer) = match fit {
-            Ok(barrier) => (Some(barrier), Ok(())),
-            Err(unfit) => (None, Err(QueueError::Rejected(Box::new(unfit)))),
-        };
-        *self.shared.barrier.lock().unwrap_or_else(PoisonError::into_inner) = barrier;
-        answer
+        let primaries = self.shared.nodes.primaries();
+        let found = look_at(&primaries, &self.writing).await;
+        let mut failure = None;
+        let mut fit = 0;
+        for found in found {
+            match found {
+                Ok(Ok(_)) => fit += 1,
+                Ok(Err(unfit)) => failure = Some(QueueError::Rejected(Box::new(unfit))),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        // What belongs to the others is refused, with the reason; what belongs to this one goes on.
+        if fit == 0 {
+            return Err(failure.unwrap_or_else(|| error::unexpected("no server is known")));
+        }
+        if self.writing.in_cluster {
+            // Where the one server that could say is away, nothing is said.
+            let created = check::created_as(&self.shared.nodes, self.writing.shards).await;
+            if let Ok(Err(unfit)) = created {
+                return Err(QueueError::Rejected(Box::new(unfit)));
+            }
+        }
+        Ok(())
     }
 
     fn ready(&self) -> Arc<Notify> {
@@ -314,7 +412,7 @@ impl TaskQueue for RedisQueue {
 
 fn submitted(id: TaskId, written: &Written) -> Result<Submitted, QueueError> {
     let Written::Submit([code, state, run]) = *written else {
-        return Err(error::unexpected("a submit was answered as a cancel"));
+        return Err(error::unexpected("a submit was answered as another write"));
     };
     let outcome = match code {
         1 => SubmitOutcome::Created,

@@ -2,9 +2,11 @@
 //!
 //! Each file in `lua/` is one move; the files that begin with an underscore are what several share, put before each by `text`. What the integers in an answer mean is in the script's header and in the module that calls it.
 
+#[cfg(test)]
+mod mutants;
 mod text;
 
-use std::sync::LazyLock;
+use std::{borrow::Cow, sync::LazyLock};
 
 use redis::{Cmd, ToRedisArgs, Value};
 
@@ -23,10 +25,13 @@ pub(super) enum Script {
     Complete,
     Fail,
     Cancel,
+    Requeue,
     Gate,
     Expire,
     Promote,
     Reap,
+    Stats,
+    Events,
     FsckTasks,
     FsckLines,
     FsckCounters,
@@ -59,17 +64,20 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
         Self::Complete,
         Self::Fail,
         Self::Cancel,
+        Self::Requeue,
         Self::Gate,
         Self::Expire,
         Self::Promote,
         Self::Reap,
+        Self::Stats,
+        Self::Events,
         Self::FsckTasks,
         Self::FsckLines,
         Self::FsckCounters,
@@ -80,41 +88,80 @@ impl Script {
         &LOADED[self as usize].text
     }
 
-    /// The file.
-    const fn source(self) -> &'static str {
+    /// The file: its name, and what is in it.
+    const fn file(self) -> (&'static str, &'static str) {
         match self {
-            Self::Submit => include_str!("lua/submit.lua"),
-            Self::Lease => include_str!("lua/lease.lua"),
-            Self::Renew => include_str!("lua/renew.lua"),
-            Self::Complete => include_str!("lua/complete.lua"),
-            Self::Fail => include_str!("lua/fail.lua"),
-            Self::Cancel => include_str!("lua/cancel.lua"),
-            Self::Gate => include_str!("lua/gate.lua"),
-            Self::Expire => include_str!("lua/expire.lua"),
-            Self::Promote => include_str!("lua/promote.lua"),
-            Self::Reap => include_str!("lua/reap.lua"),
-            Self::FsckTasks => include_str!("lua/fsck_tasks.lua"),
-            Self::FsckLines => include_str!("lua/fsck_lines.lua"),
-            Self::FsckCounters => include_str!("lua/fsck_counters.lua"),
+            Self::Submit => ("submit.lua", include_str!("lua/submit.lua")),
+            Self::Lease => ("lease.lua", include_str!("lua/lease.lua")),
+            Self::Renew => ("renew.lua", include_str!("lua/renew.lua")),
+            Self::Complete => ("complete.lua", include_str!("lua/complete.lua")),
+            Self::Fail => ("fail.lua", include_str!("lua/fail.lua")),
+            Self::Cancel => ("cancel.lua", include_str!("lua/cancel.lua")),
+            Self::Requeue => ("requeue.lua", include_str!("lua/requeue.lua")),
+            Self::Gate => ("gate.lua", include_str!("lua/gate.lua")),
+            Self::Expire => ("expire.lua", include_str!("lua/expire.lua")),
+            Self::Promote => ("promote.lua", include_str!("lua/promote.lua")),
+            Self::Reap => ("reap.lua", include_str!("lua/reap.lua")),
+            Self::Stats => ("stats.lua", include_str!("lua/stats.lua")),
+            Self::Events => ("events.lua", include_str!("lua/events.lua")),
+            Self::FsckTasks => ("fsck_tasks.lua", include_str!("lua/fsck_tasks.lua")),
+            Self::FsckLines => ("fsck_lines.lua", include_str!("lua/fsck_lines.lua")),
+            Self::FsckCounters => ("fsck_counters.lua", include_str!("lua/fsck_counters.lua")),
         }
     }
 
     fn assemble(self) -> String {
-        let (flags, body) = self.source().split_once('\n').unwrap_or((self.source(), ""));
-        let ends = match self {
-            Self::Complete | Self::Fail | Self::Expire => include_str!("lua/_ends.lua"),
+        let shared = match self {
+            Self::Complete | Self::Fail | Self::Expire => &SHARED[..],
             Self::Submit
             | Self::Lease
             | Self::Renew
             | Self::Cancel
+            | Self::Requeue
             | Self::Gate
             | Self::Promote
             | Self::Reap
+            | Self::Stats
+            | Self::Events
             | Self::FsckTasks
             | Self::FsckLines
-            | Self::FsckCounters => "",
+            | Self::FsckCounters => &SHARED[..2],
         };
-        text::assemble(flags, &[include_str!("lua/_record.lua"), include_str!("lua/_shard.lua"), ends, body])
+        let source = loaded(self.file());
+        let (flags, body) = source.split_once('\n').unwrap_or((&source, ""));
+        let shared: Vec<_> = shared.iter().copied().map(loaded).collect();
+        let parts: Vec<&str> = shared.iter().map(AsRef::as_ref).chain([body]).collect();
+        text::assemble(flags, &parts)
+    }
+}
+
+/// What is put before scripts: the first two before all, the last before those that end a lease.
+const SHARED: [(&str, &str); 3] = [
+    ("_record.lua", include_str!("lua/_record.lua")),
+    ("_shard.lua", include_str!("lua/_shard.lua")),
+    ("_ends.lua", include_str!("lua/_ends.lua")),
+];
+
+#[cfg(not(test))]
+fn loaded((_, text): (&'static str, &'static str)) -> Cow<'static, str> {
+    Cow::Borrowed(text)
+}
+
+/// As outside tests, unless the environment asks for a fault.
+#[cfg(test)]
+fn loaded((file, text): (&'static str, &'static str)) -> Cow<'static, str> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever runs the tests once for each fault says which it is"
+    )]
+    let asked = std::env::var(mutants::SWITCH).ok();
+    let mutant = asked.map(|name| {
+        let known = mutants::MUTANTS.iter().find(|mutant| mutant.name == name);
+        known.unwrap_or_else(|| panic!("{}={name}: no mutant has this name", mutants::SWITCH))
+    });
+    match mutant.filter(|mutant| mutant.file == file) {
+        Some(mutant) => Cow::Owned(mutants::applied(mutant, file, text).expect("the mutant fits its file")),
+        None => Cow::Borrowed(text),
     }
 }
 
@@ -217,9 +264,9 @@ mod tests {
     fn every_script_says_what_it_takes_and_what_it_answers() {
         for script in Script::ALL {
             let header: String =
-                script.source().lines().take_while(|line| line.starts_with(['-', '#'])).collect();
+                script.file().1.lines().take_while(|line| line.starts_with(['-', '#'])).collect();
             let body =
-                script.source().lines().skip_while(|line| line.starts_with(['-', '#'])).collect::<String>();
+                script.file().1.lines().skip_while(|line| line.starts_with(['-', '#'])).collect::<String>();
             assert!(header.contains("Returns"), "{script:?} does not say what it returns");
             assert!(
                 header.contains("Keeps:") || header.contains("Decides nothing"),
@@ -247,5 +294,38 @@ mod tests {
             assert!(!script.text().contains("table.sort"), "{script:?}");
             assert!(!script.text().contains("tostring("), "{script:?}: 14 digits are not enough");
         }
+    }
+
+    fn file(name: &str) -> &'static str {
+        let files = Script::ALL.map(Script::file).into_iter().chain(SHARED);
+        files.into_iter().find(|(file, _)| *file == name).unwrap_or_else(|| panic!("there is no {name}")).1
+    }
+
+    #[test]
+    fn every_mutant_has_a_name_of_its_own_and_fits_its_file_in_one_place() {
+        let mut names = BTreeSet::new();
+        for mutant in mutants::MUTANTS {
+            let mutated = mutants::applied(mutant, mutant.file, file(mutant.file));
+            assert!(mutated.is_some_and(|text| text != file(mutant.file)), "{mutant:?}");
+            assert!(names.insert(mutant.name), "two mutants: {}", mutant.name);
+        }
+    }
+
+    #[test]
+    fn every_file_has_a_mutant() {
+        for (name, _) in Script::ALL.map(Script::file).into_iter().chain(SHARED) {
+            // What the layout of a record is has no fault that leaves a record.
+            let has = name == "_record.lua" || mutants::MUTANTS.iter().any(|mutant| mutant.file == name);
+            assert!(has, "{name} has no mutant: nothing shows that a test would notice a fault in it");
+        }
+    }
+
+    #[test]
+    fn a_mutant_of_another_file_or_without_its_place_is_not_applied() {
+        let mutant = &mutants::MUTANTS[0];
+        assert_eq!(mutants::applied(mutant, "other.lua", mutant.find), None);
+        assert_eq!(mutants::applied(mutant, mutant.file, ""), None);
+        assert_eq!(mutants::applied(mutant, mutant.file, &mutant.find.repeat(2)), None);
+        assert_eq!(mutants::applied(mutant, mutant.file, mutant.find).as_deref(), Some(mutant.replace));
     }
 }

@@ -42,10 +42,14 @@ impl Shared {
     async fn load(&self) -> Result<Load, QueueError> {
         let leased = (0..self.settings.shards).map(|shard| key("ZCARD", of(shard, TaskState::Working)));
         let mut working = 0;
-        for answer in self.send(leased.collect()).await? {
+        for answer in self.send(leased.collect()).await {
             working += count(&answer?)?;
         }
-        Ok(Load { pending: self.pending().await?.iter().flatten().sum(), working })
+        let mut pending = 0;
+        for bands in self.pending().await {
+            pending += bands?.iter().sum::<u64>();
+        }
+        Ok(Load { pending, working })
     }
 
     async fn snapshot(&self) -> Result<Snapshot, QueueError> {
@@ -75,7 +79,7 @@ impl Shared {
             first(of(shard, TaskState::Delayed), HEADS),
             key("SMEMBERS", keys::of_shard(shard, "locations")),
         ];
-        let mut answers = self.send(calls).await?.into_iter();
+        let mut answers = self.send(calls).await.into_iter();
         let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
         let moves: Vec<(String, u64)> =
             redis::from_redis_value(next()?).map_err(|_| error::unexpected("stats are no counters"))?;
@@ -102,7 +106,7 @@ impl Shared {
             .take(LINES)
             .map(|ring| first(keys::of_shard(shard, &format!("pending:ring:{ring}")), HEADS));
         let mut lines = Vec::new();
-        for (ring, tenants) in rings.iter().zip(self.send(calls.collect()).await?) {
+        for (ring, tenants) in rings.iter().zip(self.send(calls.collect()).await) {
             for tenant in texts(tenants?)? {
                 lines.push(keys::of_shard(shard, &format!("pending:{ring}:{tenant}")));
             }
@@ -110,7 +114,7 @@ impl Shared {
         lines.truncate(LINES);
         let heads = lines.into_iter().map(|line| first(line, 1)).collect();
         let mut found = Vec::new();
-        for head in self.send(heads).await? {
+        for head in self.send(heads).await {
             found.extend(tasks(shard, head?)?);
         }
         Ok(found)
@@ -125,7 +129,7 @@ impl Shared {
             range
         });
         let mut first: Option<u64> = None;
-        for answer in self.send(calls.collect()).await? {
+        for answer in self.send(calls.collect()).await {
             // A key that holds something else than a record is the audit's to tell.
             let Some(created) = answer.ok().and_then(value::bytes).as_deref().and_then(codec::created_ms)
             else {

@@ -3,7 +3,7 @@
 //! One pass is two round trips for all shards together: the gate of each says what is due, then bounded calls act on it and check
 //! again. An idle pass is one.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use redis::{Cmd, Value};
 
@@ -41,20 +41,21 @@ impl Shared {
             }
         };
         let (mut calls, mut acted) = (Vec::new(), Vec::new());
-        // What a gate has let in must be acted on: a shard that fails is told of at the end, and holds up no other.
-        let mut failure = None;
-        for (shard, answer) in (0..).zip(self.send(self.gates()).await?) {
+        // What a gate has let in must be acted on: a shard that fails is counted, and holds up no other.
+        let (mut failure, mut failed) = (None, BTreeSet::new());
+        for (shard, answer) in (0..).zip(self.send(self.gates()).await) {
             let due = match answer.and_then(|answer| self.read_gate(shard, answer)) {
                 Ok(Some(due)) => due,
                 Ok(None) => continue,
                 Err(error) => {
+                    failed.insert(shard);
                     failure.get_or_insert(error);
                     continue;
                 }
             };
             report.amnesty |= due.amnesty;
             report.more |= due.more;
-            report.fixed += self.drop_strangers(&due).await?;
+            report.fixed += self.drop_strangers(&due).await;
             let before = calls.len();
             self.act(&due, &mut calls, &mut acted);
             if calls.len() == before {
@@ -62,23 +63,33 @@ impl Shared {
             }
         }
         if !calls.is_empty() {
-            for ((shard, script), answer) in acted.into_iter().zip(self.send(calls).await?) {
+            for ((shard, script), answer) in acted.into_iter().zip(self.send(calls).await) {
                 let noted = answer.and_then(|answer| self.note_act(shard, script, answer, &mut report));
                 match noted {
                     Ok(next_ms) => note_next(next_ms),
                     Err(error) => {
+                        failed.insert(shard);
                         failure.get_or_insert(error);
                     }
                 }
             }
         }
+        report.unswept = failed.len() as u64;
         let every_ms = millis(self.settings.sweep_every);
         let next = next.and_then(|left_ms| u64::try_from(left_ms).ok());
         report.next_due = next.filter(|left_ms| (1..every_ms).contains(left_ms)).map(Duration::from_millis);
         if report.expired + report.unaccepted + report.promoted > 0 {
             self.hints.wake();
         }
-        failure.map_or(Ok(report), Err)
+        match failure {
+            // Away, and others are not: it is told, and not taken for a failure of all. What does not pass by itself is.
+            Some(error) if error.is_retryable() && report.unswept < u64::from(self.settings.shards) => {
+                tracing::debug!(%error, unswept = report.unswept, "some shards could not be swept");
+                Ok(report)
+            }
+            Some(error) => Err(error),
+            None => Ok(report),
+        }
     }
 
     /// Counts what a call has done. Answers the time until the next thing is due in the shard, negative when it does not say.
@@ -117,6 +128,9 @@ impl Shared {
             | Script::Complete
             | Script::Fail
             | Script::Cancel
+            | Script::Requeue
+            | Script::Stats
+            | Script::Events
             | Script::Gate
             | Script::FsckTasks
             | Script::FsckLines
@@ -137,6 +151,7 @@ impl Shared {
                 .arg(self.retention_ms(TaskState::Cancelled))
                 .arg(self.retention_ms(TaskState::Dead))
                 .arg(BATCH)
+                .arg(codec::exact(settings.retain_bytes))
                 .into_command()
         };
         (0..settings.shards).map(gate).collect()
@@ -191,7 +206,7 @@ impl Shared {
     }
 
     /// Takes entries out of indexes that no task can have made.
-    async fn drop_strangers(&self, due: &Due) -> Result<u64, QueueError> {
+    async fn drop_strangers(&self, due: &Due) -> u64 {
         let mut calls = Vec::new();
         for (state, entry) in &due.strangers {
             let Some(index) = keys::index(*state) else { continue };
@@ -199,11 +214,11 @@ impl Shared {
             command.arg(keys::of_shard(due.shard, index)).arg(entry.as_slice());
             calls.push(command);
         }
-        let dropped = self.send(calls).await?.len();
+        let dropped = self.send(calls).await.iter().filter(|dropped| dropped.is_ok()).count();
         if dropped > 0 {
             tracing::warn!(shard = due.shard, dropped, "dropped index entries that are no tasks");
         }
-        Ok(dropped as u64)
+        dropped as u64
     }
 
     /// Adds the calls that a shard needs, in the order in which they have to happen.
@@ -230,6 +245,7 @@ impl Shared {
                     .arg(self.now())
                     .arg(codec::state_code(*state))
                     .arg(self.retention_ms(*state))
+                    .arg(codec::exact(self.settings.retain_bytes))
             })
             .collect();
         if due.leases.is_empty() && due.scheduled.is_empty() && due.delayed.is_empty() && reap.is_empty() {
@@ -261,7 +277,7 @@ impl Shared {
             }
         }
         let mut depths = Depths::default();
-        let answers = self.send(calls).await?;
+        let answers = self.send(calls).await;
         for ((state, _), answer) in indexed.iter().cycle().zip(answers) {
             let count = value::integer(&answer?).ok_or_else(|| error::unexpected("ZCARD gave no integer"))?;
             *match state {
@@ -274,7 +290,9 @@ impl Shared {
                 TaskState::Cancelled => &mut depths.cancelled,
             } += u64::try_from(count).unwrap_or_default();
         }
-        depths.pending = self.pending().await?.iter().flatten().sum();
+        for pending in self.pending().await {
+            depths.pending += pending?.iter().sum::<u64>();
+        }
         Ok(depths)
     }
 }

@@ -1,12 +1,18 @@
 //! The Redis queue on a real redis-server: the conformance suite, and what only Redis can do to it.
 
+mod cluster;
+mod clustered;
 mod damage;
 mod durability;
+mod failover;
 mod faults;
 mod fsck;
+mod log;
 mod races;
 mod scale;
+mod secure;
 pub(crate) mod server;
+mod silence;
 mod size;
 mod snapshot;
 
@@ -21,21 +27,27 @@ use std::{
 use bytes::Bytes;
 
 use self::server::Server;
-use super::{Durability, RedisOptions, RedisQueue};
+use super::{Durability, RedisOptions, RedisQueue, Timeouts};
 use crate::queue::{
-    LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress, QueueClock, QueueSettings,
-    Renewal, Settlement, TaskQueue, TaskSpec,
+    Failure, FailureClass, LeaseRequest, LeasedTask, NewTask, ObjectRef, Outcome, Priority, Progress,
+    QueueClock, QueueSettings, Renewal, Settlement, TaskQueue, TaskSpec,
     conformance::{Factory, random_history, test_settings},
 };
 
 /// Settings without caps that a test could meet by chance.
-fn settings() -> QueueSettings {
+pub(crate) fn settings() -> QueueSettings {
     QueueSettings { shard_cap: 1 << 40, tenant_cap: 1 << 40, ..test_settings() }
 }
 
 /// Options for a queue on database `db` of `server`, as fast as it goes.
 fn options(server: &Server, db: u32) -> RedisOptions {
-    RedisOptions { durability: Durability::None, writers: 2, ..RedisOptions::new(server.url(db)) }
+    RedisOptions { durability: Durability::None, writers: 2, ..patient(server.url(db)) }
+}
+
+/// Options that take no busy machine for a silent server.
+pub(crate) fn patient(url: impl Into<String>) -> RedisOptions {
+    let long = Duration::from_secs(60);
+    RedisOptions { timeouts: Timeouts { connect: long, response: long }, ..RedisOptions::new(url) }
 }
 
 /// A queue on database 0.
@@ -67,13 +79,6 @@ async fn a_history_in_which_every_call_is_sent_twice_is_the_same_history() {
     for seed in 101..105 {
         random_history(&factory, seed).await;
     }
-}
-
-#[tokio::test]
-async fn every_script_stays_within_one_slot_of_a_cluster() {
-    // A node that owns all slots still refuses a script that touches two.
-    let server = Server::start_cluster_node().await;
-    random_history(&factory(server, |_| {}), 201).await;
 }
 
 /// A task that is due now.
@@ -110,6 +115,18 @@ fn request(session: &str, request: u64, max_tasks: u32) -> LeaseRequest {
 
 fn done(leased: &LeasedTask) -> Settlement {
     let outcome = Outcome::Done { receipt: Bytes::from_static(b"receipt") };
+    Settlement { id: leased.id.clone(), lease: leased.lease, outcome }
+}
+
+/// A report after which the task is dead.
+fn hopeless(leased: &LeasedTask) -> Settlement {
+    let failure = Failure {
+        class: FailureClass::Permanent,
+        code: "denied".into(),
+        message: String::new(),
+        retry_after: Duration::ZERO,
+    };
+    let outcome = Outcome::Failed { failure, jitter: 0.5 };
     Settlement { id: leased.id.clone(), lease: leased.lease, outcome }
 }
 

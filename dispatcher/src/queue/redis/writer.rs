@@ -1,4 +1,4 @@
-//! The write path of submits and cancels: what comes while one batch is on its way makes up the next, and one barrier proves a
+//! The write path of submits, cancels and requeues: what comes while one batch is on its way makes up the next, and one barrier proves a
 //! whole batch durable.
 //!
 //! A barrier (`WAITAOF`, `WAIT`) covers earlier writes of its own connection and blocks it, so each [`Writer`] owns one. It adds no
@@ -15,16 +15,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
     batch::{Piece, cut},
-    check::Barrier,
+    check::{Barrier, Unfit, inspect},
     codec::{self, NewRecord},
-    connection::Link,
     error,
+    hints::Hints,
+    link::{Link, Opened, pipeline},
+    primary::{Fitness, WriterSettings},
     scripts::{Answer, Call, Script},
     value,
 };
-use crate::queue::{QueueError, TaskId, TaskState};
+use crate::queue::{QueueClock, QueueError, QueueSettings, TaskId, TaskState};
 
 /// Jobs that may wait for one writer; more make their callers wait.
 const WAITING_JOBS: usize = 256;
@@ -33,6 +34,18 @@ const BATCH_WRITES: usize = 2_000;
 /// Bytes after which a batch takes no further job.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// How long a server that was found unfit is given nothing before it is looked at again.
+const UNFIT_FOR: Duration = Duration::from_millis(500);
+
+/// What all writers and calls of one queue have in common.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) settings: QueueSettings,
+    pub(super) clock: QueueClock,
+    pub(super) hints: Hints,
+    pub(super) barriers: Arc<BarrierStats>,
+}
+
 /// One write.
 #[derive(Debug)]
 pub(super) enum Write {
@@ -40,6 +53,8 @@ pub(super) enum Write {
     Submit(TaskId, NewRecord),
     /// A cancel.
     Cancel(TaskId),
+    /// A new run of the run that died.
+    Requeue(TaskId, u32),
 }
 
 /// What a script said about one write.
@@ -49,6 +64,8 @@ pub(super) enum Written {
     Submit([i64; 3]),
     /// What came of a cancel, the lease's token, its session.
     Cancel(i64, Vec<u8>, Vec<u8>),
+    /// What came of a requeue, the task's state, its run.
+    Requeue([i64; 3]),
 }
 
 /// A writer's answer to a job: one entry for each write, in order.
@@ -64,9 +81,24 @@ pub(super) struct Writer {
 #[derive(Debug)]
 pub(super) struct WriterLoop {
     jobs: mpsc::Receiver<Job>,
+    /// Its own, because a barrier covers earlier writes of its connection and blocks it.
     link: Link,
-    shared: Arc<Shared>,
-    patience: Duration,
+    /// Another one to the same server, to ask whether it is still there.
+    main: Arc<Link>,
+    fitness: Arc<Fitness>,
+    checked: Option<Checked>,
+    context: Arc<Context>,
+    settings: WriterSettings,
+    retired: CancellationToken,
+}
+
+/// What the server at the other end of a connection is like.
+#[derive(Debug)]
+struct Checked {
+    generation: u64,
+    version: u64,
+    at: Instant,
+    found: Result<Barrier, Unfit>,
 }
 
 /// What barriers have cost.
@@ -84,19 +116,21 @@ struct Job {
     reply: oneshot::Sender<Outcomes>,
 }
 
-/// The queue is being shut down.
+/// The writer has ended.
 #[derive(Debug, thiserror::Error)]
-#[error("the queue is shutting down")]
-struct ShuttingDown;
+#[error("the queue is shutting down, or another server has become the primary")]
+pub(super) struct Ended;
 
-/// The last look at the server found that it must not be trusted with tasks.
+/// The server was the primary when it was asked, and is not any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the server is not fit for tasks")]
-struct NotFit;
+#[error("another server has become the primary")]
+struct Retired;
 
-pub(super) fn writer(link: Link, shared: Arc<Shared>, patience: Duration) -> (Writer, WriterLoop) {
-    let (sender, jobs) = mpsc::channel(WAITING_JOBS);
-    (Writer { jobs: sender }, WriterLoop { jobs, link, shared, patience })
+impl Context {
+    /// The time to give to a script: 0 for the server's own.
+    pub(super) fn now(&self) -> u64 {
+        self.clock.virtual_now().map_or(0, |now| codec::exact_ms(now.0).max(1))
+    }
 }
 
 impl Writer {
@@ -107,20 +141,38 @@ impl Writer {
         let sent = self.jobs.send(Job { writes, reply }).await.is_ok();
         match outcomes.await {
             Ok(outcomes) if sent => outcomes,
-            Ok(_) | Err(_) => {
-                (0..count).map(|_| Err(QueueError::Unavailable(Box::new(ShuttingDown)))).collect()
-            }
+            Ok(_) | Err(_) => (0..count).map(|_| Err(QueueError::Unavailable(Box::new(Ended)))).collect(),
         }
     }
 }
 
 impl WriterLoop {
-    /// Serves jobs until `stop`, then those that are waiting already.
+    pub(super) fn new(
+        link: Link,
+        main: Arc<Link>,
+        fitness: Arc<Fitness>,
+        context: Arc<Context>,
+        settings: WriterSettings,
+        retired: CancellationToken,
+    ) -> (Writer, Self) {
+        let (sender, jobs) = mpsc::channel(WAITING_JOBS);
+        let checked = None;
+        (Writer { jobs: sender }, Self { jobs, link, main, fitness, checked, context, settings, retired })
+    }
+
+    /// Serves jobs until `stop` or until the server is retired, then those that are waiting already.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let retired = self.retired.clone();
+        let ended = async || {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = retired.cancelled() => {}
+            }
+        };
         loop {
             let first = tokio::select! {
                 job = self.jobs.recv() => job,
-                () = stop.cancelled() => {
+                () = ended() => {
                     self.jobs.close();
                     self.jobs.recv().await
                 }
@@ -139,7 +191,7 @@ impl WriterLoop {
         }
     }
 
-    async fn serve(&self, batch: Vec<Job>) {
+    async fn serve(&mut self, batch: Vec<Job>) {
         let mut ends = Vec::with_capacity(batch.len());
         let mut writes = Vec::new();
         let mut replies = Vec::with_capacity(batch.len());
@@ -157,56 +209,110 @@ impl WriterLoop {
         }
     }
 
-    async fn write(&self, writes: &[Write]) -> Outcomes {
-        let Some(barrier) = self.shared.barrier() else {
-            // Callers keep their connections when readiness goes: what the server would lose must not be accepted.
-            return writes.iter().map(|_| Err(QueueError::Unavailable(Box::new(NotFit)))).collect();
+    async fn write(&mut self, writes: &[Write]) -> Outcomes {
+        let refused = |failure: QueueError| writes.iter().map(|_| Err(error::same(&failure))).collect();
+        let (opened, barrier) = match self.barrier().await {
+            Ok(found) => found,
+            Err(failure) => return refused(failure),
         };
         let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.script())));
-        let calls = pieces.iter().map(|piece| self.call(writes, piece)).collect();
-        let command = self.barrier_command(barrier);
+        let calls = pipeline(pieces.iter().map(|piece| self.call(writes, piece)));
+        let command = barrier_command(barrier, self.settings.patience);
+        let limit = self.settings.endpoint.timeouts.response
+            + command.as_ref().map_or(Duration::ZERO, |_| self.settings.patience);
         let sent = Instant::now();
-        match self.link.send_before(calls, command.as_ref()).await {
-            Ok(mut answers) => {
-                let proof = if command.is_some() { proven(barrier, answers.pop()) } else { Proof::Met };
-                match proof {
-                    Proof::Met => self.shared.barriers.took.observe(sent.elapsed()),
-                    Proof::Missed { .. } | Proof::Unknown(_) => self.shared.barriers.missed.inc(),
-                }
-                let mut outcomes: Vec<Option<Result<Written, QueueError>>> =
-                    writes.iter().map(|_| None).collect();
-                for (piece, answer) in pieces.iter().zip(answers) {
-                    let decoded =
-                        answer.map_err(error::from_redis).and_then(|value| self.read(writes, piece, value));
-                    match decoded {
-                        Ok(written) => {
-                            for (&at, one) in piece.items.iter().zip(written) {
-                                outcomes[at] = Some(proof.apply(one));
-                            }
-                        }
-                        Err(failure) => {
-                            let (first, rest) = (piece.items[0], &piece.items[1..]);
-                            for &at in rest {
-                                outcomes[at] = Some(Err(error::same(&failure)));
-                            }
-                            outcomes[first] = Some(Err(failure));
-                        }
+        let exchanged = tokio::select! {
+            biased;
+            exchanged = self.link.send_on(&opened, &calls, command.as_ref(), limit) => exchanged,
+            silent = self.silence() => {
+                self.link.give_up(&opened);
+                Err(silent)
+            }
+        };
+        let mut answers = match exchanged {
+            Ok(answers) => answers,
+            Err(failure) => {
+                self.context.barriers.missed.inc();
+                return refused(error::from_redis(failure));
+            }
+        };
+        let proof = if self.retired.is_cancelled() {
+            Proof::Void
+        } else if command.is_some() {
+            proven(barrier, answers.pop())
+        } else {
+            Proof::Met
+        };
+        match proof {
+            Proof::Met => self.context.barriers.took.observe(sent.elapsed()),
+            Proof::Missed { .. } | Proof::Unknown(_) | Proof::Void => self.context.barriers.missed.inc(),
+        }
+        let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
+        for (piece, answer) in pieces.iter().zip(answers) {
+            let decoded = answer.map_err(error::from_redis).and_then(|value| self.read(writes, piece, value));
+            match decoded {
+                Ok(written) => {
+                    for (&at, one) in piece.items.iter().zip(written) {
+                        outcomes[at] = Some(proof.apply(one));
                     }
                 }
-                let missing = || Err(error::unexpected("a write was not answered"));
-                outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+                Err(failure) => {
+                    for &at in &piece.items {
+                        outcomes[at] = Some(Err(error::same(&failure)));
+                    }
+                }
             }
-            Err(failure) => {
-                self.shared.barriers.missed.inc();
-                writes.iter().map(|_| Err(error::from_redis(failure.clone()))).collect()
+        }
+        let missing = || Err(error::unexpected("a write was not answered"));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+    }
+
+    /// A connection whose server was looked at over this very connection, and how to learn that writes on it are durable.
+    async fn barrier(&mut self) -> Result<(Opened, Barrier), QueueError> {
+        if self.retired.is_cancelled() {
+            return Err(QueueError::Unavailable(Box::new(Retired)));
+        }
+        let opened = self.link.opened().await.map_err(error::from_redis)?;
+        let is_known = |checked: &&Checked| {
+            checked.generation == opened.generation
+                && checked.version == self.fitness.version()
+                && (checked.found.is_ok() || checked.at.elapsed() < UNFIT_FOR)
+        };
+        let found = match self.checked.as_ref().filter(is_known) {
+            Some(checked) => checked.found.clone(),
+            None => {
+                let found = inspect(&self.link, &opened, &self.settings).await?;
+                self.fitness.note(found.clone());
+                self.checked = Some(Checked {
+                    generation: opened.generation,
+                    version: self.fitness.version(),
+                    at: Instant::now(),
+                    found: found.clone(),
+                });
+                found
+            }
+        };
+        match found {
+            Ok(barrier) => Ok((opened, barrier)),
+            Err(unfit) => Err(QueueError::Unfit(Arc::new(unfit))),
+        }
+    }
+
+    /// Ends when the server does not answer others either. A barrier may take its time, a server that is there may not.
+    async fn silence(&self) -> RedisError {
+        let half = self.settings.endpoint.timeouts.response / 2;
+        loop {
+            tokio::time::sleep(half).await;
+            if let Err(silent) = self.main.ping(half).await {
+                return silent;
             }
         }
     }
 
     fn call(&self, writes: &[Write], piece: &Piece<Script>) -> Cmd {
-        let settings = &self.shared.settings;
+        let settings = &self.context.settings;
         let ids: Vec<&TaskId> = piece.items.iter().map(|&at| writes[at].id()).collect();
-        let mut call = Call::about(piece.kind, piece.shard, ids.into_iter()).arg(self.shared.now());
+        let mut call = Call::about(piece.kind, piece.shard, ids.into_iter()).arg(self.context.now());
         if piece.kind == Script::Submit {
             call.push(settings.shard_cap);
             call.push(settings.tenant_cap);
@@ -217,7 +323,15 @@ impl WriterLoop {
                         call.push(record.start.as_slice());
                         call.push(record.body.as_slice());
                     }
-                    Write::Cancel(_) => {}
+                    Write::Cancel(_) | Write::Requeue(..) => {}
+                }
+            }
+        }
+        if piece.kind == Script::Requeue {
+            call.push(settings.shard_cap);
+            for &at in &piece.items {
+                if let Write::Requeue(_, run) = &writes[at] {
+                    call.push(*run);
                 }
             }
         }
@@ -226,7 +340,7 @@ impl WriterLoop {
 
     fn read(&self, writes: &[Write], piece: &Piece<Script>, value: Value) -> Result<Outcomes, QueueError> {
         let mut answer = Answer::read(value)?;
-        self.shared.hints.set(piece.shard, answer.pending);
+        self.context.hints.set(piece.shard, answer.pending);
         let mut written = Vec::with_capacity(piece.items.len());
         let mut wake = false;
         for &at in &piece.items {
@@ -237,38 +351,49 @@ impl WriterLoop {
                     Written::Submit(submitted)
                 }
                 Write::Cancel(_) => Written::Cancel(answer.integer()?, answer.bytes()?, answer.bytes()?),
+                Write::Requeue(..) => {
+                    let requeued = [answer.integer()?, answer.integer()?, answer.integer()?];
+                    wake |= requeued[0] == 1;
+                    Written::Requeue(requeued)
+                }
             }));
         }
         if wake {
-            self.shared.hints.wake();
+            self.context.hints.wake();
         }
         Ok(written)
     }
+}
 
-    fn barrier_command(&self, barrier: Barrier) -> Option<Cmd> {
-        let mut command = match barrier {
-            Barrier::Answer => return None,
-            Barrier::WaitAof(replicas) => {
-                let mut command = redis::cmd("WAITAOF");
-                command.arg(1).arg(replicas);
-                command
-            }
-            Barrier::Wait(replicas) => {
-                let mut command = redis::cmd("WAIT");
-                command.arg(replicas);
-                command
-            }
-        };
-        command.arg(super::millis(self.patience));
-        Some(command)
-    }
+/// What to send after writes for a proof that they are durable; `None` where the answer to them is one.
+pub(super) fn barrier_command(barrier: Barrier, patience: Duration) -> Option<Cmd> {
+    let mut command = match barrier {
+        Barrier::Answer => return None,
+        Barrier::WaitAof(replicas) => {
+            let mut command = redis::cmd("WAITAOF");
+            command.arg(1).arg(replicas);
+            command
+        }
+        Barrier::Wait(replicas) => {
+            let mut command = redis::cmd("WAIT");
+            command.arg(replicas);
+            command
+        }
+    };
+    command.arg(super::millis(patience));
+    Some(command)
 }
 
 /// What a barrier says about the writes before it.
-enum Proof {
+pub(super) enum Proof {
     Met,
-    Missed { reached: u32, wanted: u32 },
+    Missed {
+        reached: u32,
+        wanted: u32,
+    },
     Unknown(RedisError),
+    /// The server is not the primary any more: whatever it says, it proves nothing.
+    Void,
 }
 
 impl Proof {
@@ -277,18 +402,28 @@ impl Proof {
             (Self::Met, outcome) | (_, outcome @ Err(_)) => outcome,
             // What was refused has left nothing to be kept.
             (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
-            (Self::Missed { reached, wanted }, Ok(_)) => {
+            (_, Ok(Written::Requeue(refused @ [..=-1, _, _]))) => Ok(Written::Requeue(refused)),
+            (_, Ok(written)) => self.result().map(|()| written),
+        }
+    }
+
+    /// Whether the writes before it may be relied on.
+    pub(super) fn result(&self) -> Result<(), QueueError> {
+        match self {
+            Self::Met => Ok(()),
+            Self::Missed { reached, wanted } => {
                 Err(QueueError::NotDurable { reached: *reached, wanted: *wanted })
             }
-            (Self::Unknown(failure), Ok(_)) => Err(error::from_redis(failure.clone())),
+            Self::Unknown(failure) => Err(error::from_redis(failure.clone())),
+            Self::Void => Err(QueueError::Unavailable(Box::new(Retired))),
         }
     }
 }
 
 impl Write {
-    const fn id(&self) -> &TaskId {
+    pub(super) const fn id(&self) -> &TaskId {
         match self {
-            Self::Submit(id, _) | Self::Cancel(id) => id,
+            Self::Submit(id, _) | Self::Cancel(id) | Self::Requeue(id, _) => id,
         }
     }
 
@@ -296,6 +431,7 @@ impl Write {
         match self {
             Self::Submit(..) => Script::Submit,
             Self::Cancel(_) => Script::Cancel,
+            Self::Requeue(..) => Script::Requeue,
         }
     }
 }
@@ -304,14 +440,14 @@ impl Job {
     fn size(&self) -> (usize, usize) {
         let bytes = self.writes.iter().map(|write| match write {
             Write::Submit(_, record) => record.body.len(),
-            Write::Cancel(_) => 0,
+            Write::Cancel(_) | Write::Requeue(..) => 0,
         });
         (self.writes.len(), bytes.sum())
     }
 }
 
 /// What the answer to a barrier proves.
-fn proven(barrier: Barrier, answer: Option<Result<Value, RedisError>>) -> Proof {
+pub(super) fn proven(barrier: Barrier, answer: Option<Result<Value, RedisError>>) -> Proof {
     let copies = match answer {
         Some(Ok(answer)) => answer,
         Some(Err(failure)) => return Proof::Unknown(failure),

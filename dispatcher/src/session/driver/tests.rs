@@ -3,11 +3,12 @@
 use std::{sync::Mutex, time::Duration};
 
 use backhaul_proto::v1::{from_dispatcher::Message as FromDispatcher, from_worker::Message as FromWorker};
-use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::*;
 use crate::{
+    census::Census,
     dispatch::testing::{Probe, hello},
     queue::{LeaseRequest, LeaseToken, TaskState},
     session::SessionCounters,
@@ -55,7 +56,7 @@ impl Rig {
             floor: Arc::clone(&floor) as Arc<dyn Floor>,
             settings: Arc::new(StreamSettings::default()),
             stop: stop.clone(),
-            _permit: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+            _place: Census::new(1, 1).enter(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         let (run, outbound) = open(ReceiverStream::new(inbound), seat);
         let mut driver = JoinSet::new();

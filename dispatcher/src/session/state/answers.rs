@@ -58,6 +58,7 @@ impl Session {
                 | QueueError::TenantFull
                 | QueueError::Unavailable(_)
                 | QueueError::NotDurable { .. }
+                | QueueError::Unfit(_)
                 | QueueError::Corrupt { .. }
                 | QueueError::Rejected(_),
             )) => wire::update(task, lease, LeaseVerdict::Unknown, self.settings.lease),
@@ -99,6 +100,7 @@ impl Session {
                     | QueueError::TenantFull
                     | QueueError::Unavailable(_)
                     | QueueError::NotDurable { .. }
+                    | QueueError::Unfit(_)
                     | QueueError::Corrupt { .. }
                     | QueueError::Rejected(_),
                 )) => again.push(key),
@@ -151,6 +153,7 @@ fn confirm_verdict(answer: Option<Result<SettleOutcome, QueueError>>) -> Confirm
             | QueueError::TenantFull
             | QueueError::Unavailable(_)
             | QueueError::NotDurable { .. }
+            | QueueError::Unfit(_)
             | QueueError::Rejected(_),
         )) => ConfirmVerdict::TryAgain,
     }

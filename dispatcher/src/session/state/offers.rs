@@ -103,7 +103,7 @@ impl Session {
             if !self.leases.fits(cost) {
                 self.makes_room_for = Some(cost);
             }
-            // A task larger than the whole credit needs an empty worker. Coming straight back would only use up its returns.
+            // A task larger than the whole credit needs an empty worker. Coming straight back would only keep the queue busy.
             self.return_unsent_task(task, if is_giant { self.settings.lease } else { Duration::ZERO });
         }
     }
@@ -124,14 +124,19 @@ impl Session {
         }
     }
 
+    /// The task did nothing wrong: waiting here for room does not count towards the times that it may come back.
     pub(super) fn return_unsent_task(&mut self, task: LeasedTask, delay: Duration) {
-        let LeasedTask { id, lease, upload_id, .. } = task;
-        self.hand_back(LeaseKey { id, lease }, upload_id, delay);
+        let LeasedTask { id, lease, .. } = task;
+        self.give_back(LeaseKey { id, lease }, Outcome::NotSent { delay });
     }
 
     pub(super) fn hand_back(&mut self, key: LeaseKey, upload_id: String, delay: Duration) {
+        self.give_back(key, Outcome::HandedBack { upload_id, delay });
+    }
+
+    fn give_back(&mut self, key: LeaseKey, outcome: Outcome) {
         let LeaseKey { id, lease } = key;
         self.counters.returned += 1;
-        self.settles.hand_back(Settlement { id, lease, outcome: Outcome::HandedBack { upload_id, delay } });
+        self.settles.hand_back(Settlement { id, lease, outcome });
     }
 }

@@ -275,6 +275,8 @@ fn outcome(outcome: &Outcome) -> String {
         Outcome::Failed { .. } => "failed".into(),
         Outcome::HandedBack { delay, .. } if delay.is_zero() => "back".into(),
         Outcome::HandedBack { delay, .. } => format!("back({}s)", delay.as_secs()),
+        Outcome::NotSent { delay } if delay.is_zero() => "unsent".into(),
+        Outcome::NotSent { delay } => format!("unsent({}s)", delay.as_secs()),
         Outcome::Cancelled => "cancelled".into(),
     }
 }

@@ -3,19 +3,21 @@
 //! The invariants are those of the contract, numbered as in the fault plan: I1 none lost, I2 and I3 none from nowhere, I4 one end
 //! a run, I5 and I6 one lease at a time, I10 and I11 counters and places agree, I12 bounds and waits, I15 no lease ended early.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 
 use super::{World, told};
-use crate::queue::{Depths, ListQuery, QueueError, TaskQueue as _, TaskRecord, TaskState, UnixMs};
+use crate::queue::{
+    Depths, ListQuery, QueueError, StatsQuery, TaskId, TaskQueue as _, TaskRecord, TaskState, UnixMs,
+};
 
 impl World {
     pub(super) async fn check(&mut self) {
         let ids: Vec<_> = self.known.keys().cloned().collect();
         let subject = join_all(ids.iter().map(|id| self.subject.get(id))).await;
         let model = join_all(ids.iter().map(|id| self.model.get(id))).await;
-        let mut counted = Depths::default();
+        let (mut counted, mut changed) = (Depths::default(), BTreeSet::new());
         for ((id, subject), model) in ids.into_iter().zip(subject).zip(model) {
             let model = model.map(|record| TaskRecord {
                 lease: record.lease.map(|token| self.token(token).unwrap_or(token)),
@@ -33,6 +35,9 @@ impl World {
                 (None, None) => self.must(self.reaped.contains(&id), "I1: accepted and gone", &id),
                 (before, Some(now)) => {
                     self.is_in_order(&now);
+                    if before.as_ref() != Some(&now) {
+                        changed.insert(id.clone());
+                    }
                     if let Some(before) = before {
                         self.came_from(&before, &now);
                     }
@@ -43,8 +48,35 @@ impl World {
         let subject = told(self.subject.depths().await);
         self.same("depths", &subject, &told(self.model.depths().await));
         self.same("I10, I11: depths", &subject, &Ok(counted));
+        self.check_events(&changed).await;
+        if self.step.is_multiple_of(4) {
+            self.check_stats().await;
+        }
         if self.step.is_multiple_of(16) {
             self.check_listings().await;
+        }
+    }
+
+    /// Whoever follows the log has heard of every change.
+    async fn check_events(&mut self, changed: &BTreeSet<TaskId>) {
+        let events = match self.subject.events(self.cursor.as_ref()).await {
+            Ok(events) => events,
+            Err(error) => self.fail(&format!("events: {error}")),
+        };
+        let is_new = self.cursor.replace(events.next).is_none();
+        self.must(!events.more, "a step that one reading does not tell", &events.changed.len());
+        let told: BTreeSet<_> = events.changed.into_iter().map(|(_, id)| id).collect();
+        let untold = changed.difference(&told).next();
+        self.must(is_new || events.missed || untold.is_none(), "a change was not told", &untold);
+        self.must(!events.missed, "the log was lost between two steps", &self.step);
+    }
+
+    /// How much there is, and since when, for all tenants and for each.
+    async fn check_stats(&self) {
+        let one = |tenant: &str| StatsQuery::Tenant(tenant.into());
+        for query in [StatsQuery::All { tenants: 2 }, one("t"), one("u"), one("nobody")] {
+            let subject = told(self.subject.stats(&query).await);
+            self.same("I10: stats", &subject, &told(self.model.stats(&query).await));
         }
     }
 

@@ -19,8 +19,8 @@ use std::{
 
 use super::harness::{Factory, START, test_settings};
 use crate::queue::{
-    LeaseRequest, LeaseToken, QueueClock, QueueError, QueueSettings, RetryPolicy, TaskId, TaskQueue,
-    TaskRecord, TaskState, UnixMs, memory::MemoryQueue,
+    EventCursor, LeaseRequest, LeaseToken, QueueClock, QueueError, QueueSettings, RetryPolicy, TaskId,
+    TaskQueue, TaskRecord, TaskState, UnixMs, memory::MemoryQueue,
 };
 
 /// How many random histories to run.
@@ -56,6 +56,8 @@ struct World {
     stored: HashSet<LeaseToken>,
     /// Tasks whose retention was over at some time.
     reaped: HashSet<TaskId>,
+    /// How far the log of changes has been read.
+    cursor: Option<EventCursor>,
     log: VecDeque<String>,
 }
 
@@ -138,6 +140,7 @@ pub async fn random_history(factory: &Factory, seed: u64) {
         sessions: (0..3).map(Session::new).collect(),
         stored: HashSet::new(),
         reaped: HashSet::new(),
+        cursor: None,
         log: VecDeque::new(),
     };
     for step in 0..STEPS {

@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::queue::{
-    CancelOutcome, Depths, LeasedTask, ListPage, ListQuery, NewTask, RenewOutcome, Renewal, SettleOutcome,
-    Settlement, Submitted, SweepReport,
+    CancelOutcome, Depths, EventCursor, Events, LeasedTask, ListPage, ListQuery, NewTask, QueueStats,
+    RenewOutcome, Renewal, Requeue, RequeueOutcome, SettleOutcome, Settlement, StatsQuery, Submitted,
+    SweepReport,
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -24,9 +25,12 @@ enum Fault {
     HidesReturns,
     ListsShort,
     ForgetsTheCursor,
+    RequeuesWhatIsNotDead,
+    ForgetsAges,
+    LosesEvents,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 13] = [
     Fault::LosesSubmits,
     Fault::LosesReports,
     Fault::LeasesAgainWhenRepeated,
@@ -37,6 +41,9 @@ const FAULTS: [Fault; 10] = [
     Fault::HidesReturns,
     Fault::ListsShort,
     Fault::ForgetsTheCursor,
+    Fault::RequeuesWhatIsNotDead,
+    Fault::ForgetsAges,
+    Fault::LosesEvents,
 ];
 
 #[derive(Debug)]
@@ -83,7 +90,10 @@ impl TaskQueue for FaultyQueue {
             | Fault::SaysStoredTwice
             | Fault::MissesSweeps
             | Fault::MiscountsDepths
-            | Fault::HidesReturns => {}
+            | Fault::HidesReturns
+            | Fault::RequeuesWhatIsNotDead
+            | Fault::ForgetsAges
+            | Fault::LosesEvents => {}
         }
         Ok(page)
     }
@@ -136,6 +146,34 @@ impl TaskQueue for FaultyQueue {
             depths.delayed += 1;
         }
         Ok(depths)
+    }
+
+    async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        let mut answers = self.inner.requeue(tasks).await;
+        if matches!(self.fault, Fault::RequeuesWhatIsNotDead) {
+            for answer in &mut answers {
+                if let Ok(RequeueOutcome::OtherRun { run, .. }) = *answer {
+                    *answer = Ok(RequeueOutcome::Requeued { run });
+                }
+            }
+        }
+        answers
+    }
+
+    async fn stats(&self, query: &StatsQuery) -> Result<QueueStats, QueueError> {
+        let mut stats = self.inner.stats(query).await?;
+        if matches!(self.fault, Fault::ForgetsAges) {
+            stats.total.delayed.oldest = None;
+        }
+        Ok(stats)
+    }
+
+    async fn events(&self, cursor: Option<&EventCursor>) -> Result<Events, QueueError> {
+        let mut events = self.inner.events(cursor).await?;
+        if matches!(self.fault, Fault::LosesEvents) && self.strikes() {
+            events.changed.pop();
+        }
+        Ok(events)
     }
 
     async fn check(&self) -> Result<(), QueueError> {

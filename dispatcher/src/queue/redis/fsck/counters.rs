@@ -14,30 +14,21 @@ use super::{
 };
 use crate::queue::{
     TaskState,
-    redis::{codec, keys, value},
+    redis::{codec, counts::TenantCounts, keys, value},
 };
 
 /// Recounts of a shard before it is left alone as too busy.
 const ATTEMPTS: u32 = 5;
 /// Where `meta` goes on after its clock.
-const CLOCK_BYTES: usize = 12;
-/// Bytes of a tenant's counts without the flag at their end.
-const COUNTS_BYTES: usize = 25;
-
-/// What is counted of a tenant.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Counts {
-    /// Unfinished and dead tasks.
-    kept: u64,
-    leases: u64,
-    pending: [u64; 3],
-}
+const CLOCK_BYTES: usize = 18;
 
 /// What is counted of a shard.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Totals {
     unfinished: u64,
     pending: [u64; 3],
+    /// Bytes of the records of done and cancelled tasks.
+    finished_bytes: u64,
 }
 
 /// A moment in the life of a shard: equal as long as no task moves.
@@ -59,7 +50,7 @@ impl Audit {
             let Some((counted, totals)) = self.count(shard, kept.keys().cloned().collect()).await? else {
                 return Ok(());
             };
-            let wrong: Vec<(Vec<u8>, Counts)> = kept
+            let wrong: Vec<(Vec<u8>, TenantCounts)> = kept
                 .keys()
                 .chain(counted.keys().filter(|tenant| !kept.contains_key(*tenant)))
                 .map(|tenant| (tenant.clone(), counted.get(tenant).copied().unwrap_or_default()))
@@ -91,7 +82,10 @@ impl Audit {
     }
 
     /// The counts of all tenants as they are kept; `None` for a tenant whose counts cannot be read.
-    async fn kept(&mut self, shard: u16) -> Result<Option<BTreeMap<Vec<u8>, Option<Counts>>>, FsckError> {
+    async fn kept(
+        &mut self,
+        shard: u16,
+    ) -> Result<Option<BTreeMap<Vec<u8>, Option<TenantCounts>>>, FsckError> {
         let key = names::of_shard(shard, b"tenants");
         let mut kept = BTreeMap::new();
         let mut cursor = Some(0);
@@ -99,7 +93,7 @@ impl Audit {
             let Some((next, entries)) = self.page("HSCAN", shard, &key, at).await? else { return Ok(None) };
             cursor = next;
             for entry in entries.chunks_exact(2) {
-                kept.insert(entry[0].clone(), Counts::read(&entry[1]));
+                kept.insert(entry[0].clone(), TenantCounts::read(&entry[1]));
             }
         }
         Ok(Some(kept))
@@ -109,7 +103,7 @@ impl Audit {
         &mut self,
         shard: u16,
         tenants: BTreeSet<Vec<u8>>,
-    ) -> Result<Option<(BTreeMap<Vec<u8>, Counts>, Totals)>, FsckError> {
+    ) -> Result<Option<(BTreeMap<Vec<u8>, TenantCounts>, Totals)>, FsckError> {
         let (mut counted, mut totals) = (BTreeMap::new(), Totals::default());
         let Some(lines) = self.all_lines(shard, tenants).await? else { return Ok(None) };
         for lines in lines.chunks(PAGE) {
@@ -122,7 +116,7 @@ impl Audit {
             for (line, answer) in lines.iter().zip(&answers) {
                 let length = value::integer(answer).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
                 if length > 0 {
-                    let counts: &mut Counts = counted.entry(line.tenant.clone()).or_default();
+                    let counts: &mut TenantCounts = counted.entry(line.tenant.clone()).or_default();
                     counts.pending[usize::from(line.band)] += length;
                     counts.kept += length;
                     totals.pending[usize::from(line.band)] += length;
@@ -135,11 +129,46 @@ impl Audit {
             for (tenant, tasks) in of_state {
                 let counts = counted.entry(tenant).or_default();
                 counts.kept += tasks;
-                counts.leases += if state == TaskState::Working { tasks } else { 0 };
+                *match state {
+                    TaskState::Scheduled => &mut counts.scheduled,
+                    TaskState::Delayed => &mut counts.delayed,
+                    TaskState::Dead => &mut counts.dead,
+                    TaskState::Working | TaskState::Pending | TaskState::Done | TaskState::Cancelled => {
+                        &mut counts.leases
+                    }
+                } += tasks;
                 totals.unfinished += if state == TaskState::Dead { 0 } else { tasks };
             }
         }
+        for index in ["done", "cancelled"] {
+            let Some(bytes) = self.bytes_in(shard, index).await? else { return Ok(None) };
+            totals.finished_bytes += bytes;
+        }
         Ok(Some((counted, totals)))
+    }
+
+    /// Bytes of the records of an index.
+    async fn bytes_in(&mut self, shard: u16, index: &str) -> Result<Option<u64>, FsckError> {
+        let key = names::of_shard(shard, index.as_bytes());
+        let (mut bytes, mut seen) = (0, HashSet::new());
+        let mut cursor = Some(0);
+        while let Some(at) = cursor {
+            let Some((next, entries)) = self.page("ZSCAN", shard, &key, at).await? else { return Ok(None) };
+            cursor = next;
+            let ids = entries.into_iter().step_by(2).filter_map(|member| keys::id(shard, &member));
+            let ids: Vec<_> = ids.filter(|id| seen.insert(id.clone())).collect();
+            for ids in ids.chunks(PAGE) {
+                let lengths = ids.iter().map(|id| {
+                    let mut length = redis::cmd("STRLEN");
+                    length.arg(keys::record(id));
+                    length
+                });
+                let Some(answers) = self.ask(shard, lengths.collect()).await? else { return Ok(None) };
+                let length = |answer| value::integer(answer).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+                bytes += answers.iter().map(length).sum::<u64>();
+            }
+        }
+        Ok(Some(bytes))
     }
 
     /// All lines that can have tasks: also those that were begun after the keys were looked at.
@@ -204,7 +233,7 @@ impl Audit {
         &mut self,
         shard: u16,
         moment: &Moment,
-        wrong: &[(Vec<u8>, Counts)],
+        wrong: &[(Vec<u8>, TenantCounts)],
         totals: Option<Totals>,
     ) -> Result<bool, FsckError> {
         let repair = self.options.repair;
@@ -237,39 +266,22 @@ impl Audit {
     }
 }
 
-impl Counts {
-    /// Counts as `_shard.lua` packs them.
-    fn read(mut raw: &[u8]) -> Option<Self> {
-        if raw.len() != COUNTS_BYTES + 1 {
-            return None;
-        }
-        let (kept, leases) = (raw.get_uint(5), raw.get_uint(5));
-        Some(Self { kept, leases, pending: [raw.get_uint(5), raw.get_uint(5), raw.get_uint(5)] })
-    }
-
-    fn pack(&self) -> Vec<u8> {
-        let mut packed = Vec::with_capacity(COUNTS_BYTES);
-        for count in [self.kept, self.leases].iter().chain(&self.pending) {
-            packed.put_uint((*count).min((1 << 40) - 1), 5);
-        }
-        packed
-    }
-}
-
 impl Totals {
     /// What `meta`, without its clock, says; nothing when there is none.
     fn read(mut meta: &[u8]) -> Self {
-        if meta.len() != 8 * 7 {
+        if meta.len() != 9 * 7 {
             return Self::default();
         }
         meta.advance(7);
         let unfinished = meta.get_uint(7);
-        Self { unfinished, pending: [meta.get_uint(7), meta.get_uint(7), meta.get_uint(7)] }
+        let pending = [meta.get_uint(7), meta.get_uint(7), meta.get_uint(7)];
+        meta.advance(3 * 7);
+        Self { unfinished, pending, finished_bytes: meta.get_uint(7) }
     }
 
     fn pack(&self) -> Vec<u8> {
         let mut packed = Vec::new();
-        for count in [self.unfinished].iter().chain(&self.pending) {
+        for count in [self.unfinished].iter().chain(&self.pending).chain(&[self.finished_bytes]) {
             packed.put_uint(codec::exact(*count), 7);
         }
         packed

@@ -20,15 +20,18 @@ use std::{
 };
 
 use redis::{Cmd, Value};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::report::{Finding, Problem, Report};
 use self::{names::Line, tasks::Orphan};
 use super::{
     check::SCHEMA,
-    connection::{Endpoint, Link},
     error, keys,
+    nodes::{Maker, Nodes},
     options::RedisOptions,
+    scout::Scout,
     scripts::{Answer, Call, Script},
+    trouble::Trouble,
     value,
 };
 use crate::queue::{QueueError, id::MAX_SHARDS};
@@ -64,7 +67,7 @@ pub enum FsckError {
 
 /// An audit under way.
 struct Audit {
-    link: Link,
+    nodes: Arc<Nodes>,
     options: FsckOptions,
     report: Report,
     shards: u16,
@@ -92,12 +95,25 @@ struct Found {
 /// # Errors
 /// [`FsckError`]. Problems are no error: they are in the report.
 pub async fn fsck(redis: &RedisOptions, options: FsckOptions) -> Result<Report, FsckError> {
-    let endpoint = Endpoint::new(redis, redis.timeouts).map_err(FsckError::Url)?;
-    let link = Link::new(Arc::new(endpoint));
-    let shards = created_with(&link).await?;
+    let (seeds, asking, data) = redis.servers().map_err(FsckError::Url)?;
+    let mut scout = Scout::new(redis.layout.clone(), asking, seeds);
+    let map = scout.look(&[]).await.map_err(error::from_redis)?;
+    let (stop, tasks, trouble) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Trouble::default()));
+    // All that was started ends with this call, however it ends.
+    let _end = stop.clone().drop_guard();
+    let maker = Maker {
+        endpoint: Arc::new(data),
+        trouble: Arc::clone(&trouble),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+        writers: None,
+    };
+    let nodes = Arc::new(Nodes::new(map, maker));
+    tasks.spawn(scout.run(Arc::clone(&nodes), trouble, redis.look_every, stop.clone()));
+    let shards = created_with(&nodes).await?;
     let report = Report::new(options.examples);
     let mut audit = Audit {
-        link,
+        nodes,
         options,
         report,
         shards,
@@ -118,10 +134,10 @@ pub async fn fsck(redis: &RedisOptions, options: FsckOptions) -> Result<Report, 
 }
 
 /// How many shards the data was created with.
-async fn created_with(link: &Link) -> Result<u16, FsckError> {
+async fn created_with(nodes: &Nodes) -> Result<u16, FsckError> {
     let mut read = redis::cmd("HMGET");
     read.arg(keys::CONFIG).arg("schema").arg("shards");
-    let answer = link.send(vec![read]).await.map_err(error::from_redis)?.pop();
+    let answer = nodes.send(vec![read]).await.pop();
     let answer = answer.ok_or_else(|| error::unexpected("no answer"))?.map_err(error::from_redis)?;
     let fields: Vec<String> = value::list(answer).unwrap_or_default().iter().map(value::text).collect();
     let [schema, shards] = fields.as_slice() else { return Err(error::unexpected("no list").into()) };
@@ -143,7 +159,7 @@ impl Audit {
     /// Sends commands about a shard; `None` when one of them was refused, which makes the shard unreadable.
     async fn ask(&mut self, shard: u16, commands: Vec<Cmd>) -> Result<Option<Vec<Value>>, FsckError> {
         let mut values = Vec::with_capacity(commands.len());
-        for answer in self.link.send(commands).await.map_err(error::from_redis)? {
+        for answer in self.nodes.send(commands).await {
             match answer.map_err(error::from_redis) {
                 Ok(value) => values.push(value),
                 Err(error) if error.is_retryable() => return Err(error.into()),

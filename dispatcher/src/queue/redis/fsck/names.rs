@@ -70,6 +70,7 @@ fn part(shard: u16, name: &[u8]) -> Option<Name> {
         b"locations" => "set",
         b"tenants" | b"sweep" | b"stats" => "hash",
         b"meta" => "string",
+        b"events" => "stream",
         _ => return None,
     };
     Some(Name::Other(kind))

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::queue::{
     TaskId, TaskRecord, TaskState,
-    redis::{codec, error, keys, value},
+    redis::{codec, error, keys, link::pipeline, value},
 };
 
 /// Indexes with an entry for each task in one state, and the one for tasks that were put aside.
@@ -43,18 +43,23 @@ enum Mend {
     Orphans = 2,
 }
 
+/// Keys of ours that belong to no shard.
+const OUTSIDE: [&str; 3] = [keys::CONFIG, keys::QUARANTINE, keys::QUARANTINE_ORDER];
+
 impl Audit {
     /// Looks at every key of the queue, and at every record.
     pub(super) async fn keys(&mut self) -> Result<(), FsckError> {
-        let mut cursor = Some(0);
-        while let Some(at) = cursor {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(at).arg("MATCH").arg("*bh:*").arg("COUNT").arg(PAGE);
-            let answer = self.link.send(vec![scan]).await.map_err(error::from_redis)?.pop();
-            let (next, found) = read_page(answer.transpose().map_err(error::from_redis)?)?;
-            cursor = next;
-            for keys in found.chunks(PAGE) {
-                self.some_keys(keys).await?;
+        for primary in self.nodes.primaries() {
+            let mut cursor = Some(0);
+            while let Some(at) = cursor {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(at).arg("MATCH").arg("*bh:*").arg("COUNT").arg(PAGE);
+                let answer = primary.link.send(&pipeline([scan])).await.map_err(error::from_redis)?.pop();
+                let (next, found) = read_page(answer.transpose().map_err(error::from_redis)?)?;
+                cursor = next;
+                for keys in found.chunks(PAGE) {
+                    self.some_keys(keys).await?;
+                }
             }
         }
         Ok(())
@@ -65,7 +70,7 @@ impl Audit {
         for key in found {
             match names::parse(key, self.shards) {
                 Some((shard, name)) => known.push((key, shard, name)),
-                None if key == keys::CONFIG.as_bytes() => {}
+                None if OUTSIDE.iter().any(|outside| key == outside.as_bytes()) => {}
                 None if key.starts_with(b"{bh:") || key.starts_with(b"bh:") => {
                     self.report.add(Problem::UnknownKey, key, false);
                 }
@@ -82,7 +87,7 @@ impl Audit {
             command.arg(key.as_slice());
             command
         });
-        let answers = self.link.send(commands.collect()).await.map_err(error::from_redis)?;
+        let answers = self.nodes.send(commands.collect()).await;
         let mut records: Vec<(u16, Item)> = Vec::new();
         for ((key, shard, name), answer) in known.into_iter().zip(answers) {
             let answer = match answer.map_err(error::from_redis) {

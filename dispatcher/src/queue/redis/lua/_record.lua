@@ -30,7 +30,7 @@ local function body_end(raw, state, upload, worker, session, receipt)
   return at
 end
 
--- The record in `raw`; false when it is none.
+-- The record in `raw`, with the state and the size it had; false when it is none.
 local function decode(raw)
   if #raw < HEAD_BYTES then return false end
   local r = {struct.unpack(HEAD, raw, 2)}
@@ -41,6 +41,7 @@ local function decode(raw)
     r[field] = string.sub(raw, at, at + length - 1)
     at = at + length
   end
+  r.was, r.bytes = r[STATE], #raw
   return r
 end
 

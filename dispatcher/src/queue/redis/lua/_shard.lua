@@ -7,14 +7,19 @@
 -- KEYS[1]  meta of the shard, for every script
 -- ARGV[1]  time in ms in tests, 0 for the server's, for every script
 local PREFIX = string.sub(KEYS[1], 1, -5)
+-- While a cluster moves this slot to another node, key by key, a script here may fail at any key that is not here (any more, or at
+-- all), half-way. Asking for a key that never exists finds out before anything is written.
+local whole = redis.pcall('EXISTS', PREFIX .. 'none')
+if type(whole) == 'table' then return redis.error_reply('TRYAGAIN the shard is being moved to another node') end
 -- What a shard knows about itself, in one value, because every call reads and writes it: clock (ms), what is added to the
--- server's, newest place in line, unfinished tasks, pending tasks of each band, virtual time of each band (where the tenant that
--- was served last began).
-local META = '>I6I6I7I7I7I7I7I7I7I7'
+-- server's, until when changes are logged (ms), newest place in line, unfinished tasks, pending tasks of each band, virtual time of
+-- each band (where the tenant that was served last began), bytes of the records of done and cancelled tasks.
+local META = '>I6I6I6I7I7I7I7I7I7I7I7I7'
 local meta = redis.call('GET', KEYS[1])
-local clk, off, seq, unfinished, pending, band_time = 0, 0, 0, 0, {[0] = 0, 0, 0}, {[0] = 0, 0, 0}
+local clk, off, logged, seq, unfinished, finished = 0, 0, 0, 0, 0, 0
+local pending, band_time = {[0] = 0, 0, 0}, {[0] = 0, 0, 0}
 if meta then
-  clk, off, seq, unfinished, pending[0], pending[1], pending[2], band_time[0], band_time[1], band_time[2] =
+  clk, off, logged, seq, unfinished, pending[0], pending[1], pending[2], band_time[0], band_time[1], band_time[2], finished =
     struct.unpack(META, meta)
 end
 
@@ -27,7 +32,7 @@ if now == 0 then
 end
 now = math.max(now, clk)
 
-local sets, dels, adds, removals, stats = {}, {}, {}, {}, {}
+local sets, dels, adds, removals, stats, touched = {}, {}, {}, {}, {}, {}
 local tenants, lines, formatted, announce = {}, {}, {}, false
 
 local function id_of(key)
@@ -44,8 +49,16 @@ local function put_raw(key, raw)
   sets[#sets + 1] = raw
 end
 
+-- Counts the record of a done or cancelled task, or counts it out.
+local function weigh(state, bytes)
+  if state == DONE or state == CANCELLED then finished = math.max(finished + bytes, 0) end
+end
+
 local function put(key, r)
-  put_raw(key, encode(r))
+  local raw = encode(r)
+  weigh(r.was, -r.bytes)
+  weigh(r[STATE], #raw)
+  put_raw(key, raw)
 end
 
 -- Puts an entry into an index, or moves it there. Most entries of a call share a few times: each is formatted once.
@@ -67,15 +80,17 @@ local function count(field, by)
   stats[field] = (stats[field] or 0) + by
 end
 
--- What is counted for a tenant: kept (unfinished and dead) tasks, leases, pending tasks by band, and whether it has left rings.
-local COUNTS, COUNTS_BYTES = '>I5I5I5I5I5B', 26
+-- What is counted for a tenant: kept (unfinished and dead) tasks, leases, pending tasks by band, whether it has left rings,
+-- scheduled, delayed and dead tasks.
+local COUNTS, COUNTS_BYTES = '>I5I5I5I5I5BI5I5I5', 41
 
 local function tenant(name)
   local t = tenants[name]
   if not t then
-    t = {name = name, raw = redis.call('HGET', PREFIX .. 'tenants', name), kept = 0, leases = 0, parked = 0, lines = {}, [0] = 0, 0, 0}
+    t = {name = name, raw = redis.call('HGET', PREFIX .. 'tenants', name), kept = 0, leases = 0, parked = 0, scheduled = 0,
+      delayed = 0, dead = 0, lines = {}, [0] = 0, 0, 0}
     if t.raw and #t.raw == COUNTS_BYTES then
-      t.kept, t.leases, t[0], t[1], t[2], t.parked = struct.unpack(COUNTS, t.raw)
+      t.kept, t.leases, t[0], t[1], t[2], t.parked, t.scheduled, t.delayed, t.dead = struct.unpack(COUNTS, t.raw)
     end
     tenants[name] = t
   end
@@ -138,6 +153,12 @@ local function count_state(t, state, by)
   if state == WORKING then
     t.leases = math.max(t.leases + by, 0)
     t.freed = t.freed or by < 0
+  elseif state == SCHEDULED then
+    t.scheduled = math.max(t.scheduled + by, 0)
+  elseif state == DELAYED then
+    t.delayed = math.max(t.delayed + by, 0)
+  elseif state == DEAD then
+    t.dead = math.max(t.dead + by, 0)
   end
 end
 
@@ -237,7 +258,7 @@ local function commit_tenant(t)
     unpark(t.name)
     t.parked = 0
   end
-  local raw = struct.pack(COUNTS, t.kept, t.leases, t[0], t[1], t[2], t.parked)
+  local raw = struct.pack(COUNTS, t.kept, t.leases, t[0], t[1], t[2], t.parked, t.scheduled, t.delayed, t.dead)
   if t.kept + t.leases + t[0] + t[1] + t[2] == 0 then
     redis.call('HDEL', PREFIX .. 'tenants', t.name)
   elseif raw ~= t.raw then
@@ -246,15 +267,39 @@ local function commit_tenant(t)
 end
 
 local function commit_meta()
-  local changed = struct.pack(META, now, off, seq, unfinished, pending[0], pending[1], pending[2], band_time[0], band_time[1],
-    band_time[2])
+  local changed = struct.pack(META, now, off, logged, seq, unfinished, pending[0], pending[1], pending[2], band_time[0],
+    band_time[1], band_time[2], finished)
   if changed ~= meta then redis.call('SET', KEYS[1], changed) end
+end
+
+-- Notes which tasks have changed, by tenant, for whoever watches: one bounded append for the whole call, and only while somebody
+-- does. What is in `touched` changes without being put.
+local LOG_ENTRIES = 4096
+
+local function log_changes()
+  if logged <= now or #sets + #touched == 0 then return end
+  local groups, entry = {}, {}
+  for _, list in ipairs({sets, touched}) do
+    for i = 1, #list, 2 do
+      local raw = list[i + 1]
+      local name = string.sub(raw, HEAD_BYTES + 1, HEAD_BYTES + string.byte(raw, LINE_AT + 1))
+      local group = groups[name]
+      if not group then group = {} groups[name] = group end
+      group[#group + 1] = id_of(list[i])
+    end
+  end
+  for name, group in pairs(groups) do
+    entry[#entry + 1] = name
+    entry[#entry + 1] = table.concat(group)
+  end
+  redis.call('XADD', PREFIX .. 'events', 'MAXLEN', '~', LOG_ENTRIES, '*', unpack(entry))
 end
 
 -- Writes everything. Returns how much is pending in each band, with which every answer begins.
 local function commit()
   for i = 1, #sets, 200 do redis.call('MSET', unpack(sets, i, math.min(i + 199, #sets))) end
   for _, key in ipairs(dels) do redis.call('DEL', key) end
+  log_changes()
   for index, list in pairs(removals) do call_with('ZREM', PREFIX .. index, list) end
   for index, list in pairs(adds) do call_with('ZADD', PREFIX .. index, list) end
   for _, l in ipairs(lines) do commit_line(l) end

@@ -33,7 +33,9 @@ local function finish(key, raw, token, receipt)
   count_state(t, DONE, 1)
   local front = struct.pack(FRONT, DONE, 0, with(without(flags, CANCEL), ACCEPTED), REPORTED_DONE, now, token, deadline, 0, 0, 0,
     returns, 0, worker, session, #receipt)
-  put_raw(key, VERSION .. front .. string.sub(raw, FRONT_BYTES + 1) .. receipt)
+  local done = VERSION .. front .. string.sub(raw, FRONT_BYTES + 1) .. receipt
+  weigh(DONE, #done)
+  put_raw(key, done)
   return true
 end
 

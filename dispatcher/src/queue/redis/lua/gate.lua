@@ -10,6 +10,7 @@
 -- ARGV[6] how long cancelled tasks stay (ms)
 -- ARGV[7] how long dead tasks stay (ms)
 -- ARGV[8] most tasks of each list in one pass, at most 100
+-- ARGV[9] most bytes of done and cancelled records: above it the oldest are due, whatever their age
 --
 -- Returns 1 to sweep or 0 for too soon; 1 in an amnesty; 1 when a list may go on; ms until the next lease end, processing or retry
 -- time, negative when none; then six lists, each as its length and that many tasks: leases that ran out (task and record in turn),
@@ -36,11 +37,28 @@ local function due(index, before, with_record)
   end
 end
 
+local function first(index)
+  return tonumber(redis.call('ZRANGE', PREFIX .. index, 0, 0, 'WITHSCORES')[2])
+end
+
+local done_before, cancelled_before = now - tonumber(ARGV[5]), now - tonumber(ARGV[6])
+if finished > tonumber(ARGV[9]) then
+  -- In the order of their ends: the one that begins earlier, up to where the other one begins.
+  local done, cancelled = first('done'), first('cancelled')
+  more = math.min(done or now + 1, cancelled or now + 1) <= now
+  if not done and not cancelled then finished = 0 end
+  if done and (not cancelled or done <= cancelled) then
+    done_before = math.max(done_before, cancelled or now)
+  elseif cancelled then
+    cancelled_before = math.max(cancelled_before, done or now)
+  end
+end
+
 due('working', now < amnesty and -1 or now, true)
 due('working:scheduled', now)
 due('delay', now)
-due('done', now - tonumber(ARGV[5]))
-due('cancelled', now - tonumber(ARGV[6]))
+due('done', done_before)
+due('cancelled', cancelled_before)
 due('dead', now - tonumber(ARGV[7]))
 out[3] = more and 1 or 0
 out[4] = until_next(now < amnesty)
@@ -48,5 +66,10 @@ out[4] = until_next(now < amnesty)
 redis.call('HSET', PREFIX .. 'sweep', 'swept', now, 'complete', more and 0 or 1, 'amnesty', amnesty)
 -- After a failover to a server whose clock is behind, the difference is added from now on, so that time does not stand still.
 off = off + behind
+-- Nobody has watched for long: the log is not continued, so nothing is to be read from it.
+if logged > 0 and logged <= now then
+  logged = 0
+  redis.call('UNLINK', PREFIX .. 'events')
+end
 commit_meta()
 return out

@@ -53,6 +53,8 @@ local function renew(key, raw, token, progress, upload_id, session)
     length, receipt)
   if same_upload and same_session then
     fronts[#fronts + 1] = {key, front}
+    touched[#touched + 1] = key
+    touched[#touched + 1] = raw
   else
     put_raw(key, VERSION .. front .. string.sub(raw, FRONT_BYTES + 1))
   end

@@ -78,6 +78,7 @@ local function create(key, id, flags, at, body, old)
   local run, upload, state = 1, '', PENDING
   if old then
     take_out(old, id)
+    weigh(old.was, -old.bytes)
     run, upload = old[RUN] + 1, old[UPLOAD]
     count('replaced', 1)
   end

@@ -1,17 +1,32 @@
 //! What a server must be like, and what it means that an answer is durable.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::{Server, options, settings, task};
+use super::{Server, hopeless, options, request, settings, task};
 use crate::queue::{
-    QueueClock, QueueError, QueueSettings, TaskQueue as _,
+    LeaseRequest, QueueClock, QueueError, QueueSettings, Requeue, RequeueOutcome, TaskId, TaskQueue as _,
     redis::{ConnectError, Durability, RedisOptions, RedisQueue, Unfit},
 };
 
 async fn connect(server: &Server, durability: Durability) -> Result<RedisQueue, ConnectError> {
-    let options =
-        RedisOptions { durability, durability_timeout: Duration::from_millis(200), ..options(server, 0) };
+    let options = RedisOptions {
+        durability,
+        durability_timeout: Duration::from_millis(200),
+        writers: 1,
+        ..options(server, 0)
+    };
     RedisQueue::connect(options, settings(), QueueClock::Server).await
+}
+
+/// Submits a task that dies at once. Nothing else of its tenant may wait.
+async fn bury(queue: &RedisQueue, n: u32) -> TaskId {
+    let mut new = task("buried", n);
+    new.spec.object.location = "archive".into();
+    while queue.submit(vec![new.clone()]).await.remove(0).is_err() {}
+    let only = LeaseRequest { locations: Arc::new(["archive".into()]), ..request("s", u64::from(n), 1) };
+    let leased = queue.lease(&only).await.unwrap().remove(0);
+    assert!(queue.settle(vec![hopeless(&leased)]).await[0].is_ok());
+    leased.id
 }
 
 fn refusal(result: Result<RedisQueue, ConnectError>) -> Unfit {
@@ -60,8 +75,8 @@ async fn a_server_found_unfit_is_given_no_more_tasks_until_it_is_fit_again() {
     let (): () = aof.arg(&["SET", "appendonly", "no"]).query_async(&mut client).await.unwrap();
     assert!(queue.check().await.is_err());
     let refused = queue.submit(vec![task("t", 2)]).await.remove(0);
-    assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
-    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unavailable(_))));
+    assert!(matches!(refused, Err(QueueError::Unfit(_))), "{refused:?}");
+    assert!(matches!(queue.cancel(&id).await, Err(QueueError::Unfit(_))));
     assert_eq!(queue.depths().await.unwrap().pending, 1, "nothing was stored or taken out");
     let mut aof = redis::cmd("CONFIG");
     let (): () = aof.arg(&["SET", "appendonly", "yes"]).query_async(&mut client).await.unwrap();
@@ -102,9 +117,22 @@ async fn a_submit_that_no_replica_confirms_is_not_durable_and_can_be_repeated() 
     while queue.submit(vec![task("t", 1)]).await.remove(0).is_err() {}
     let role: String = redis::cmd("INFO").arg("replication").query_async(&mut client).await.unwrap();
     assert!(role.contains("role:slave"));
+    // Of two tasks that died, one is run again while the replica can confirm it, the other when it cannot.
+    let mut died = Vec::new();
+    for n in [11, 12] {
+        let buried = bury(&queue, n).await;
+        died.push(Requeue { id: buried, run: 1 });
+    }
+    let confirmed = queue.requeue(died[..1].to_vec()).await.remove(0);
+    assert!(matches!(confirmed, Ok(RequeueOutcome::Requeued { run: 2 })), "{confirmed:?}");
     replica.kill();
+    for _ in 0..2 {
+        let unconfirmed = queue.requeue(died[1..].to_vec()).await.remove(0);
+        assert!(matches!(unconfirmed, Err(QueueError::NotDurable { .. })), "{unconfirmed:?}");
+    }
+    assert_eq!(queue.get(&died[1].id).await.unwrap().run, 2, "once, however often it is repeated");
     let unconfirmed = queue.submit(vec![task("t", 2)]).await.remove(0);
     assert!(matches!(unconfirmed, Err(QueueError::NotDurable { reached: 0, wanted: 1 })), "{unconfirmed:?}");
-    assert_eq!(queue.depths().await.unwrap().pending, 2, "stored all the same");
+    assert_eq!(queue.depths().await.unwrap().pending, 4, "stored all the same");
     assert!(matches!(queue.check().await, Err(QueueError::Rejected(_))));
 }

@@ -1,8 +1,9 @@
-//! A redis-server for one test: in its own directory, on a Unix socket, ended with the value.
+//! A redis-server for one test: in its own directory, on a Unix socket and perhaps a port, ended with the value.
 
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -13,45 +14,97 @@ pub(crate) struct Server {
     process: Child,
     dir: TempDir,
     arguments: Vec<String>,
+    port: u16,
 }
+
+/// How long a machine that is very busy may take for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Starts a server with these settings (`--name value`) beside the usual ones for a test.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let process = launch(&dir, &arguments);
-        Self { process, dir, arguments }
+        let process =
+            launch(&dir, &arguments).unwrap_or_else(|log| panic!("redis-server did not start: {log}"));
+        Self { process, dir, arguments, port: 0 }
     }
 
-    /// Starts a server that is a cluster of its own and owns all slots.
-    pub(crate) async fn start_cluster_node() -> Self {
-        let server = Self::start(&[
-            "--cluster-enabled",
-            "yes",
-            "--databases",
-            "1",
-            "--port",
-            &free_port().to_string(),
-        ]);
-        let mut client = server.client().await;
-        let (): () = redis::cmd("CLUSTER")
-            .arg(&["ADDSLOTSRANGE", "0", "16383"])
-            .query_async(&mut client)
-            .await
-            .unwrap();
-        loop {
-            let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut client).await.unwrap();
-            if info.contains("cluster_state:ok") {
-                return server;
+    /// Starts a server that also listens on a port of the loopback interface.
+    pub(super) fn start_on_port(arguments: &[&str]) -> Self {
+        Self::start_on("--port", arguments)
+    }
+
+    /// Starts a server that also listens for TLS on a port of the loopback interface.
+    pub(super) fn start_on_tls_port(arguments: &[&str]) -> Self {
+        Self::start_on("--tls-port", arguments)
+    }
+
+    fn start_on(setting: &str, arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = String::new();
+        // Between looking for a free port and taking it, another process may be faster.
+        for _ in 0..50 {
+            let port = free_port();
+            let own = [setting.to_owned(), port.to_string(), "--bind".to_owned(), "127.0.0.1".to_owned()];
+            let arguments: Vec<String> =
+                arguments.iter().map(|&argument| argument.to_owned()).chain(own).collect();
+            match launch(&dir, &arguments) {
+                Ok(process) => return Self { process, dir, arguments, port },
+                Err(said) => log = said,
             }
-            tokio::task::yield_now().await;
         }
+        panic!("redis-server did not start: {log}");
+    }
+
+    /// Starts a Sentinel with these lines of settings.
+    pub(super) fn start_sentinel(lines: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = String::new();
+        for _ in 0..50 {
+            let port = free_port();
+            let file = dir.path().join("sentinel.conf");
+            std::fs::write(&file, format!("port {port}\nbind 127.0.0.1\n{lines}")).unwrap();
+            let mut command = Command::new("redis-server");
+            command.arg(&file).arg("--sentinel").current_dir(dir.path());
+            match wait_for(command, "+monitor master") {
+                Ok(process) => return Self { process, dir, arguments: Vec::new(), port },
+                Err(said) => log = said,
+            }
+        }
+        panic!("Sentinel did not start: {log}");
     }
 
     /// Starts a killed server again on what it left on disk.
     pub(crate) fn restart(&mut self) {
-        self.process = launch(&self.dir, &self.arguments);
+        self.restart_with(&[]);
+    }
+
+    /// Starts a killed server again with more settings.
+    pub(super) fn restart_with(&mut self, arguments: &[&str]) {
+        let more = arguments.iter().map(|&argument| argument.to_owned());
+        let arguments: Vec<String> = self.arguments.iter().cloned().chain(more).collect();
+        self.process = launch(&self.dir, &arguments).unwrap_or_else(|log| panic!("{log}"));
+    }
+
+    /// Freezes the server: connections stay open and nothing is answered.
+    pub(super) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Undoes [`Server::freeze`].
+    pub(super) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// The port, where it has one from the start.
+    pub(super) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Makes the server listen on a port of the loopback interface too.
@@ -76,8 +129,30 @@ impl Server {
 
     /// A plain connection to database 0.
     pub(crate) async fn client(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.url(0)).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        self.try_client().await.unwrap()
+    }
+
+    async fn try_client(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+        let sentinel = !self.dir.path().join("redis.sock").exists();
+        let url = if sentinel { format!("redis://127.0.0.1:{}", self.port) } else { self.url(0) };
+        let client = redis::Client::open(url)?;
+        let patient = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        client.get_multiplexed_async_connection_with_config(&patient).await
+    }
+
+    /// One command on a connection of its own.
+    pub(super) async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
+        let mut words = command.split(' ');
+        let mut command = redis::cmd(words.next().unwrap_or_default());
+        command.arg(words.collect::<Vec<_>>());
+        command.query_async(&mut self.try_client().await?).await
+    }
+
+    /// As [`Server::ask`], for an answer that does not matter.
+    pub(super) async fn tell(&self, command: &str) {
+        self.ask::<redis::Value>(command).await.unwrap_or_else(|error| panic!("{command}: {error}"));
     }
 }
 
@@ -100,19 +175,29 @@ fn free_port() -> u16 {
     }
 }
 
-fn launch(dir: &TempDir, arguments: &[String]) -> Child {
-    let mut process = Command::new("redis-server")
+fn launch(dir: &TempDir, arguments: &[String]) -> Result<Child, String> {
+    let mut command = Command::new("redis-server");
+    command
         .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--databases", "1000"])
         .args(arguments)
-        .current_dir(dir.path())
+        .current_dir(dir.path());
+    wait_for(command, "ready to accept connections")
+}
+
+/// Starts a server and waits until it says that it is there; its log when it ends instead.
+fn wait_for(mut command: Command, sign: &str) -> Result<Child, String> {
+    let mut process = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .expect("redis-server 7.0 or later on the PATH");
     let mut log = String::new();
     let mut output = BufReader::new(process.stdout.take().unwrap());
-    while !log.to_lowercase().contains("ready to accept connections") {
-        assert_ne!(output.read_line(&mut log).unwrap(), 0, "redis-server did not start: {log}");
+    while !log.to_lowercase().contains(sign) {
+        if output.read_line(&mut log).unwrap() == 0 {
+            drop(process.wait());
+            return Err(log);
+        }
     }
     // The pipe must be read on, or the server would stall or be killed when it logs.
     std::thread::spawn(move || {
@@ -121,5 +206,5 @@ fn launch(dir: &TempDir, arguments: &[String]) -> Child {
             line.clear();
         }
     });
-    process
+    Ok(process)
 }

@@ -62,7 +62,7 @@ fn a_task_that_never_fitted_goes_back_and_the_worker_is_emptied_for_it() {
     rig.offers("g:200");
     rig.drain();
     rig.wait_ms(5_000);
-    assert_eq!(rig.effects(), ["settle g=back(30s)", "renew Accepts a"]);
+    assert_eq!(rig.effects(), ["settle g=unsent(30s)", "renew Accepts a"]);
     rig.stored(1);
     assert_eq!(
         rig.session.standing().room,
@@ -101,7 +101,7 @@ fn a_pause_gives_back_what_was_not_sent() {
     rig.offers("a b");
     assert_eq!(rig.drain(), ["ASSIGN a"]);
     rig.says(Event::Credit(Credit::default()));
-    assert_eq!(rig.drain(), ["settle b=back"]);
+    assert_eq!(rig.drain(), ["settle b=unsent"]);
 }
 
 #[test]
@@ -173,9 +173,9 @@ fn a_refusal_because_of_a_drain_is_the_last_offer() {
     rig.offers("a b");
     rig.drain();
     rig.answers("a", pb::AcceptRefusal::Draining);
-    assert_eq!(rig.drain(), ["settle b=back a=back"]);
+    assert_eq!(rig.drain(), ["settle b=unsent a=back"]);
     assert_eq!(rig.session.standing().room.tasks, 0);
     rig.stored(2);
     rig.offers("c");
-    assert_eq!(rig.drain(), ["settle c=back"]);
+    assert_eq!(rig.drain(), ["settle c=unsent"]);
 }

@@ -45,7 +45,7 @@ fn what_was_accepted_lives_on_without_the_stream_and_what_was_not_goes_back() {
         rig.done("b");
         rig.says(event);
         // d was not sent, c not accepted; b is reported, a is written as accepted so that it can be resumed.
-        assert_eq!(rig.effects(), ["settle b=done d=back c=back", "renew Accepts a"]);
+        assert_eq!(rig.effects(), ["settle b=done d=unsent c=back", "renew Accepts a"]);
         assert!(!rig.session.is_over());
         rig.stored(3);
         rig.kept(RenewFor::Accepts, 1);
@@ -73,7 +73,7 @@ fn an_ended_stream_does_not_wait_for_the_queue_for_ever() {
     let mut rig = Rig::attached(3, 1_000);
     rig.offers("a");
     rig.says(Event::PeerLost);
-    assert_eq!(rig.effects(), ["settle a=back"]);
+    assert_eq!(rig.effects(), ["settle a=unsent"]);
     rig.wait(settings().queue_timeout);
     assert!(rig.session.is_over());
     assert_eq!(rig.session.poll_timeout(), None);
@@ -86,7 +86,7 @@ fn a_draining_worker_gets_no_tasks_and_keeps_its_leases() {
     rig.drain();
     rig.accepts("a");
     rig.says(Event::WorkerDrains { finish_within: Duration::from_secs(8) });
-    assert_eq!(rig.drain(), ["settle b=back"]);
+    assert_eq!(rig.drain(), ["settle b=unsent"]);
     rig.stored(1);
     rig.beats(1, "a");
     assert_eq!(rig.drain(), ["renew Heartbeat(1) a"]);
@@ -94,7 +94,7 @@ fn a_draining_worker_gets_no_tasks_and_keeps_its_leases() {
     assert_eq!(rig.drain(), ["LEASES 1 a=Keep"]);
     rig.offers("c");
     rig.done("a");
-    assert_eq!(rig.drain(), ["settle c=back a=done"]);
+    assert_eq!(rig.drain(), ["settle c=unsent a=done"]);
     rig.stored(2);
     assert_eq!(rig.drain(), ["CONFIRM a=Stored"]);
     rig.wait_ms(9_000);
@@ -108,7 +108,7 @@ fn a_drain_of_the_dispatcher_moves_the_worker_and_ends_the_stream_in_time() {
     rig.drain();
     rig.accepts("a");
     rig.says(drain_order(pb::DrainReason::Shutdown, 5_000));
-    assert_eq!(rig.drain(), ["settle b=back", "DRAIN Shutdown 5000"]);
+    assert_eq!(rig.drain(), ["settle b=unsent", "DRAIN Shutdown 5000"]);
     rig.stored(1);
     rig.wait_ms(4_999);
     assert_eq!(rig.session.close_reason(), None);
@@ -176,7 +176,7 @@ fn tasks_offered_to_a_stream_that_ended_go_back() {
     let mut rig = Rig::attached(10, 1_000);
     rig.says(Event::Stop);
     rig.offers("a");
-    assert_eq!(rig.effects(), ["settle a=back"]);
+    assert_eq!(rig.effects(), ["settle a=unsent"]);
     rig.stored(1);
     assert!(rig.session.is_over());
 }

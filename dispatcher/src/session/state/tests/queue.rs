@@ -268,7 +268,7 @@ fn a_cancel_goes_to_the_worker_that_holds_the_copy() {
     }
     assert_eq!(
         rig.drain(),
-        ["settle b=back", "CANCEL a"],
+        ["settle b=unsent", "CANCEL a"],
         "what was not sent needs no message, what is unknown no answer"
     );
 }

@@ -271,7 +271,7 @@ impl Run {
 
     fn check_settlement(&mut self, token: LeaseToken, outcome: &Outcome) {
         match outcome {
-            Outcome::HandedBack { .. } => {
+            Outcome::HandedBack { .. } | Outcome::NotSent { .. } => {
                 assert!(
                     !self.model.accepted.contains(&token),
                     "an accepted lease was handed back: {token:?}"

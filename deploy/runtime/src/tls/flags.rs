@@ -1,0 +1,143 @@
+//! The settings of TLS, the same for every program.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{SpiffeError, SpiffeId, TlsSettings, TrustDomain};
+use crate::units::parse_duration;
+
+/// How programs prove who they are.
+#[derive(Debug, Clone, Default, Args)]
+pub struct TlsFlags {
+    /// Own certificate and its chain, PEM. Its one URI name, a SPIFFE id, says who this program is. Read again when it changes.
+    #[arg(long, env = "BACKHAUL_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of `--tls-cert`, PEM. Read again when it changes.
+    #[arg(long, env = "BACKHAUL_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates of the authorities that are trusted to name programs, PEM. Read again when it changes.
+    #[arg(long, env = "BACKHAUL_TLS_BUNDLE", value_name = "FILE")]
+    pub tls_bundle: Option<PathBuf>,
+    /// Trust domains whose programs may be spoken with. May be given several times, or list several with commas.
+    #[arg(long, env = "BACKHAUL_TRUST_DOMAIN", value_name = "NAME", value_delimiter = ',')]
+    pub trust_domain: Vec<String>,
+    /// How often to look whether these files have changed.
+    #[arg(long, env = "BACKHAUL_TLS_RELOAD_EVERY", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
+    pub tls_reload_every: Duration,
+    /// Speak plaintext and let in everybody who reaches the port. For development, or where a mesh does all this.
+    #[arg(long, env = "BACKHAUL_INSECURE")]
+    pub insecure: bool,
+}
+
+/// What is wrong with the settings of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TlsProblem {
+    /// Neither secured nor declared insecure.
+    #[error("--{0}: is needed, unless --insecure says that plaintext is wanted")]
+    Missing(&'static str),
+    /// Both.
+    #[error("--insecure: contradicts --{0}")]
+    Contradiction(&'static str),
+    /// Not a trust domain.
+    #[error("--trust-domain: `{0}`: {1}")]
+    TrustDomain(String, SpiffeError),
+    /// A time that makes no sense.
+    #[error("--tls-reload-every: must be 10ms to 1h")]
+    ReloadEvery,
+}
+
+impl TlsFlags {
+    /// The settings; `None` for plaintext, which must have been asked for.
+    ///
+    /// # Errors
+    /// The first [`TlsProblem`].
+    pub fn settings(&self) -> Result<Option<TlsSettings>, TlsProblem> {
+        let given = [
+            ("tls-cert", self.tls_cert.is_some()),
+            ("tls-key", self.tls_key.is_some()),
+            ("tls-bundle", self.tls_bundle.is_some()),
+            ("trust-domain", !self.trust_domain.is_empty()),
+        ];
+        if self.insecure {
+            return match given.iter().find(|(_, is_given)| *is_given) {
+                Some((flag, _)) => Err(TlsProblem::Contradiction(flag)),
+                None => Ok(None),
+            };
+        }
+        if !(Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&self.tls_reload_every) {
+            return Err(TlsProblem::ReloadEvery);
+        }
+        let missing = |flag| move || TlsProblem::Missing(flag);
+        let certificate = self.tls_cert.clone().ok_or_else(missing("tls-cert"))?;
+        let key = self.tls_key.clone().ok_or_else(missing("tls-key"))?;
+        let bundle = self.tls_bundle.clone().ok_or_else(missing("tls-bundle"))?;
+        if self.trust_domain.is_empty() {
+            return Err(TlsProblem::Missing("trust-domain"));
+        }
+        let trust_domains = self
+            .trust_domain
+            .iter()
+            .map(|name| name.parse().map_err(|error| TlsProblem::TrustDomain(name.clone(), error)))
+            .collect::<Result<Vec<TrustDomain>, _>>()?;
+        Ok(Some(TlsSettings { certificate, key, bundle, trust_domains }))
+    }
+}
+
+impl TlsSettings {
+    /// The name that dispatchers have where none is given.
+    const DISPATCHER_PATH: &str = "/backhaul/dispatcher";
+
+    /// The dispatcher to speak with: `given`, or the one of the first trust domain.
+    ///
+    /// # Errors
+    /// [`SpiffeError`], which cannot happen with settings that came from flags.
+    pub fn dispatcher(&self, given: Option<&SpiffeId>) -> Result<SpiffeId, SpiffeError> {
+        match (given, self.trust_domains.first()) {
+            (Some(id), _) => Ok(id.clone()),
+            (None, Some(domain)) => domain.id(Self::DISPATCHER_PATH),
+            (None, None) => Err(SpiffeError::TrustDomain),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        tls: TlsFlags,
+    }
+
+    fn settings(args: &str) -> Result<Option<TlsSettings>, TlsProblem> {
+        Program::try_parse_from(format!("program {args}").split_whitespace()).unwrap().tls.settings()
+    }
+
+    #[test]
+    fn plaintext_must_be_asked_for() {
+        assert_eq!(settings("--insecure"), Ok(None));
+        assert_eq!(settings(""), Err(TlsProblem::Missing("tls-cert")));
+        assert_eq!(settings("--tls-cert c --tls-key k"), Err(TlsProblem::Missing("tls-bundle")));
+        let files = "--tls-cert c --tls-key k --tls-bundle b";
+        assert_eq!(settings(files), Err(TlsProblem::Missing("trust-domain")));
+        assert_eq!(settings("--insecure --tls-key k"), Err(TlsProblem::Contradiction("tls-key")));
+        let bad = settings(&format!("{files} --trust-domain prod,B"));
+        assert!(matches!(bad, Err(TlsProblem::TrustDomain(name, _)) if name == "B"));
+        let never = settings(&format!("{files} --trust-domain prod --tls-reload-every 0s"));
+        assert_eq!(never, Err(TlsProblem::ReloadEvery));
+    }
+
+    #[test]
+    fn the_dispatcher_has_a_name_unless_another_is_given() {
+        let files = "--tls-cert c --tls-key k --tls-bundle b --trust-domain prod,other";
+        let settings = settings(files).unwrap().unwrap();
+        assert_eq!(settings.trust_domains.len(), 2);
+        assert_eq!(settings.dispatcher(None).unwrap().as_str(), "spiffe://prod/backhaul/dispatcher");
+        let given: SpiffeId = "spiffe://prod/elsewhere".parse().unwrap();
+        assert_eq!(settings.dispatcher(Some(&given)), Ok(given));
+    }
+}
