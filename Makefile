@@ -26,7 +26,7 @@ advisories := https://github.com/RustSec/advisory-db
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e bench-queue clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e sim bench-queue bench-stream clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -66,12 +66,25 @@ unit: ## Run only the tests inside the packages' own sources
 e2e: setup build ## Run only the end-to-end tests, with real servers and processes
 	$(RUN) $(PACKAGES) --test e2e
 
+sim: ## Run only the simulation, 200 seeds; SEED=n replays one and shows its history
+ifdef SEED
+	BACKHAUL_SIM_SEED=$(SEED) BACKHAUL_SIM_LOG=info cargo test $(PACKAGES) --test sim -- --exact one_seed --nocapture
+else
+	$(RUN) $(PACKAGES) --test sim
+endif
+
 # Only what is measured and what measures it is built with optimisation: the S3 client alone takes minutes.
 bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load
 	@tests/setup/redis.sh
 	@tests/setup/bullmq.sh
 	cargo build --release --locked --package backhaul-dispatcher --package backhaul-bench
 	$(target)/release/backhaul-bench $(if $(QUICK),--quick)
+
+bench-stream: ## Measure the stream: hand-over, reconnects, restarts, fifty workers; QUICK=1 in a minute less
+	@tests/setup/redis.sh
+	cargo build --release --locked --package backhaul-dispatcher
+	cargo run --release --locked --package backhaul-worker --example stream_load -- \
+	  $(target)/release/backhaul-dispatcher $(if $(QUICK),--quick)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean

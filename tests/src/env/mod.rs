@@ -48,8 +48,9 @@ pub struct TestEnv {
     options: EnvOptions,
     /// Programs come before what they use, so that they are dropped first.
     workers: Vec<Worker>,
-    dispatcher: Process,
-    dispatcher_port: Port,
+    dispatchers: Vec<Dispatcher>,
+    /// Which dispatcher the test's own calls go to.
+    called: usize,
     redis: RedisServer,
     origin: Behind<Store>,
     /// `None` when backups go to the origin's own store.
@@ -59,11 +60,18 @@ pub struct TestEnv {
     finished: bool,
 }
 
-/// A worker and its way to the dispatcher.
+/// A dispatcher and the port that it has for good.
+#[derive(Debug)]
+struct Dispatcher {
+    process: Process,
+    port: Port,
+}
+
+/// A worker and its ways to the dispatchers, in their order.
 #[derive(Debug)]
 struct Worker {
     process: Process,
-    gate: Gate,
+    gates: Vec<Gate>,
 }
 
 /// A server and the gate through which the programs reach it; the test's own clients go straight to it.
@@ -92,34 +100,50 @@ impl TestEnv {
         };
         let target = vault.as_ref().unwrap_or(&origin).location();
         let locations = locations::write(folder.path(), &origin.location(), &target, &options.reads)?;
-        let dispatcher_port = Port::lease()?;
-        let dispatcher =
-            launch_dispatcher(&options, folder.path(), &locations, &redis.url(), dispatcher_port.number())?;
-        let workers = Vec::new();
-        let finished = false;
-        let mut env = Self {
-            options,
-            workers,
-            dispatcher,
-            dispatcher_port,
-            redis,
-            origin,
-            vault,
-            locations,
-            folder,
-            finished,
-        };
-        env.until_serving().await?;
+        let mut dispatchers = Vec::new();
+        for number in 0..options.dispatchers {
+            let port = Port::lease()?;
+            let process =
+                launch_dispatcher(&options, folder.path(), &locations, &redis.url(), number, port.number())?;
+            dispatchers.push(Dispatcher { process, port });
+        }
+        let (workers, called, finished) = (Vec::new(), 0, false);
+        let mut env =
+            Self { options, workers, dispatchers, called, redis, origin, vault, locations, folder, finished };
+        for number in 0..env.dispatchers.len() {
+            env.until_serving(number).await?;
+        }
         for _ in 0..env.options.workers {
             env.add_worker().await?;
         }
         Ok(env)
     }
 
-    /// Where the dispatcher listens; the same after a restart.
+    /// Where the dispatcher listens that the test calls; the same after a restart.
     #[must_use]
     pub fn dispatcher_address(&self) -> String {
-        format!("127.0.0.1:{}", self.dispatcher_port.number())
+        self.address_of(self.called)
+    }
+
+    fn address_of(&self, dispatcher: usize) -> String {
+        format!("127.0.0.1:{}", self.dispatchers[dispatcher].port.number())
+    }
+
+    /// From now on the test's own calls go to this dispatcher; to the first one before.
+    pub fn call(&mut self, dispatcher: usize) {
+        self.called = dispatcher;
+    }
+
+    /// URLs of all dispatchers, for workers that are no processes of this environment.
+    #[must_use]
+    pub fn dispatcher_urls(&self) -> Vec<String> {
+        (0..self.dispatchers.len()).map(|number| format!("http://{}", self.address_of(number))).collect()
+    }
+
+    /// The file of locations that all programs are given.
+    #[must_use]
+    pub fn locations_file(&self) -> &Path {
+        &self.locations
     }
 
     /// A client for what internal services call. It connects when it is used, and again after a restart.
@@ -202,22 +226,26 @@ impl TestEnv {
     /// When it cannot be started.
     pub async fn add_worker(&mut self) -> anyhow::Result<usize> {
         let number = self.workers.len();
+        let mut gates = Vec::new();
+        for dispatcher in 0..self.dispatchers.len() {
+            gates.push(Gate::open_to(&self.address_of(dispatcher)).await?);
+        }
+        let process = self.launch_worker(number, &gates)?;
+        self.workers.push(Worker { process, gates });
+        Ok(number)
+    }
+
+    fn launch_worker(&self, number: usize, gates: &[Gate]) -> anyhow::Result<Process> {
         let name = worker_name(number);
-        let gate = Gate::open_to(&self.dispatcher_address()).await?;
         let mut command = program("backhaul-worker")?;
-        command.args([
-            "--dispatcher",
-            &format!("http://{}", gate.address()),
-            "--name",
-            &name,
-            "--log",
-            LOG_FILTER,
-        ]);
+        for gate in gates {
+            command.args(["--dispatcher", &format!("http://{}", gate.address())]);
+        }
+        command.args(["--name", &name, "--log", LOG_FILTER]);
         command.arg("--locations").arg(&self.locations);
         add_flags(&mut command, &self.options.worker_flags);
         let log = self.folder.path().join(format!("{name}.log"));
-        self.workers.push(Worker { process: Process::start(&name, &mut command, &log)?, gate });
-        Ok(number)
+        Process::start(&name, &mut command, &log)
     }
 
     /// A worker's process, to be signalled.
@@ -228,31 +256,65 @@ impl TestEnv {
         &mut self.workers[number].process
     }
 
-    /// What stands between a worker and the dispatcher.
+    /// What stands between a worker and the first dispatcher.
     ///
     /// # Panics
     /// When there is no worker of that number.
     #[must_use]
     pub fn worker_gate(&self, number: usize) -> &Gate {
-        &self.workers[number].gate
+        &self.workers[number].gates[0]
     }
 
-    /// The dispatcher's process, to be signalled.
+    /// The first dispatcher's process, to be signalled.
     pub fn dispatcher(&mut self) -> &mut Process {
-        &mut self.dispatcher
+        self.dispatcher_at(0)
     }
 
-    /// Starts the dispatcher again, after a kill or a stop, at the same address, and waits until it serves.
+    /// A dispatcher's process, to be signalled.
+    ///
+    /// # Panics
+    /// When there is no dispatcher of that number.
+    pub fn dispatcher_at(&mut self, number: usize) -> &mut Process {
+        &mut self.dispatchers[number].process
+    }
+
+    /// Starts the first dispatcher again, after a kill or a stop, at the same address, and waits until it serves.
     ///
     /// # Errors
     /// When it does not serve.
     pub async fn restart_dispatcher(&mut self) -> anyhow::Result<()> {
-        ensure!(!self.dispatcher.is_running()?, "the dispatcher still runs");
-        let _absent = fs::remove_file(address_file(self.folder.path()));
-        let port = self.dispatcher_port.number();
-        self.dispatcher =
-            launch_dispatcher(&self.options, self.folder.path(), &self.locations, &self.redis.url(), port)?;
-        self.until_serving().await
+        self.restart_dispatcher_at(0).await
+    }
+
+    /// Starts a dispatcher again, as [`Self::restart_dispatcher`].
+    ///
+    /// # Errors
+    /// When it does not serve.
+    ///
+    /// # Panics
+    /// When there is no dispatcher of that number.
+    pub async fn restart_dispatcher_at(&mut self, number: usize) -> anyhow::Result<()> {
+        let (folder, redis) = (self.folder.path(), self.redis.url());
+        let dispatcher = &mut self.dispatchers[number];
+        ensure!(!dispatcher.process.is_running()?, "the dispatcher still runs");
+        let _absent = fs::remove_file(address_file(folder, number));
+        let port = dispatcher.port.number();
+        dispatcher.process = launch_dispatcher(&self.options, folder, &self.locations, &redis, number, port)?;
+        self.until_serving(number).await
+    }
+
+    /// Starts a worker again, after a kill or a stop, under the same name and behind the same gates.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    ///
+    /// # Panics
+    /// When there is no worker of that number.
+    pub fn restart_worker(&mut self, number: usize) -> anyhow::Result<()> {
+        ensure!(!self.workers[number].process.is_running()?, "the worker still runs");
+        let process = self.launch_worker(number, &self.workers[number].gates)?;
+        self.workers[number].process = process;
+        Ok(())
     }
 
     /// Ends the scenario: programs that still run are asked to end and must do so cleanly, and nothing may have been logged as
@@ -263,7 +325,7 @@ impl TestEnv {
     pub async fn finish(mut self) -> anyhow::Result<()> {
         let mut programs: Vec<&mut Process> =
             self.workers.iter_mut().map(|worker| &mut worker.process).collect();
-        programs.push(&mut self.dispatcher);
+        programs.extend(self.dispatchers.iter_mut().map(|dispatcher| &mut dispatcher.process));
         for process in &mut programs {
             if process.is_running()? {
                 check_clean(process.stop().await?, process)?;
@@ -273,10 +335,10 @@ impl TestEnv {
         Ok(())
     }
 
-    async fn until_serving(&mut self) -> anyhow::Result<()> {
-        let file = address_file(self.folder.path());
+    async fn until_serving(&mut self, number: usize) -> anyhow::Result<()> {
+        let file = address_file(self.folder.path(), number);
         eventually("the dispatcher serves", async || {
-            if let Err(ended) = self.dispatcher.ensure_running() {
+            if let Err(ended) = self.dispatchers[number].process.ensure_running() {
                 return Ok(Err(ended));
             }
             ensure!(!fs::read_to_string(&file)?.trim().is_empty(), "it has not written its address");
@@ -289,7 +351,9 @@ impl TestEnv {
 impl Drop for TestEnv {
     fn drop(&mut self) {
         if !self.finished {
-            self.dispatcher.show_log();
+            for dispatcher in &mut self.dispatchers {
+                dispatcher.process.show_log();
+            }
             for worker in &mut self.workers {
                 worker.process.show_log();
             }
@@ -320,15 +384,17 @@ fn launch_dispatcher(
     folder: &Path,
     locations: &Path,
     redis_url: &str,
+    number: usize,
     port: u16,
 ) -> anyhow::Result<Process> {
     let mut command = program("backhaul-dispatcher")?;
     command.args(["--listen", &format!("127.0.0.1:{port}"), "--redis-url", redis_url]);
     command.args(["--tenant", TENANT, "--log", LOG_FILTER]);
-    command.arg("--address-file").arg(address_file(folder));
+    command.arg("--address-file").arg(address_file(folder, number));
     command.arg("--locations").arg(locations);
     add_flags(&mut command, &options.dispatcher_flags);
-    Process::start("dispatcher", &mut command, &folder.join("dispatcher.log"))
+    let name = format!("dispatcher-{number}");
+    Process::start(&name, &mut command, &folder.join(format!("{name}.log")))
 }
 
 fn add_flags(command: &mut Command, flags: &[(String, String)]) {
@@ -337,8 +403,8 @@ fn add_flags(command: &mut Command, flags: &[(String, String)]) {
     }
 }
 
-fn address_file(folder: &Path) -> PathBuf {
-    folder.join("dispatcher.address")
+fn address_file(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("dispatcher-{number}.address"))
 }
 
 /// The exit status and the log of a program that was asked to end.

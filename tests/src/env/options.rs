@@ -17,6 +17,8 @@ pub struct EnvOptions {
     pub vault: Option<StoreKind>,
     /// What may be backed up.
     pub reads: Vec<Read>,
+    /// Dispatchers on the one Redis.
+    pub dispatchers: usize,
     /// Workers at the start.
     pub workers: usize,
     /// Flags of the dispatcher besides those that say where everything is: name without dashes, value.
@@ -26,7 +28,7 @@ pub struct EnvOptions {
 }
 
 impl Default for EnvOptions {
-    /// Two embedded stores, one worker, times short enough for a test.
+    /// Two embedded stores, one dispatcher, one worker, times short enough for a test.
     fn default() -> Self {
         let flag = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let dispatcher = [
@@ -45,6 +47,7 @@ impl Default for EnvOptions {
             origin: StoreKind::Embedded,
             vault: Some(StoreKind::Embedded),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
+            dispatchers: 1,
             workers: 1,
             dispatcher_flags: dispatcher.map(flag).to_vec(),
             worker_flags: vec![flag(("drain-within", "5s"))],
@@ -64,6 +67,13 @@ impl EnvOptions {
     #[must_use]
     pub fn worker_flag(mut self, name: &str, value: &str) -> Self {
         set(&mut self.worker_flags, name, value);
+        self
+    }
+
+    /// Sets how many dispatchers there are.
+    #[must_use]
+    pub fn dispatchers(mut self, dispatchers: usize) -> Self {
+        self.dispatchers = dispatchers;
         self
     }
 

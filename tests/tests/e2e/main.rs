@@ -14,5 +14,8 @@ mod journey;
 mod outages;
 mod redis_versions;
 mod retries;
+mod rolling;
 mod schedule;
+mod stream_loss;
+mod stream_pressure;
 mod worker_stream;
