@@ -51,7 +51,7 @@ impl Crew {
         }
         let locations = self.locations.to_string_lossy();
         flags.extend(["--locations", &locations]);
-        let args = Args::try_parse_from(flags).unwrap();
+        let args = Args::try_parse_from(flags).expect("the flags are well formed");
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(app::run(args, stop.clone()));

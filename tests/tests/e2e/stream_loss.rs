@@ -2,10 +2,10 @@
 
 use anyhow::ensure;
 use backhaul_embedded_s3::{Action, Operation, Rule};
-use backhaul_proto::v1::TaskState;
+use backhaul_proto::v1::{self as pb, TaskState};
 use backhaul_tests::{
     TestEnv,
-    env::{EnvOptions, worker_name},
+    env::{EnvOptions, object, worker_name},
     eventually,
     locations::{ORIGIN_BUCKET, VAULT_BUCKET},
     process::Signal,
@@ -68,6 +68,7 @@ async fn a_hundred_copies_go_on_when_their_dispatcher_is_killed_and_none_is_repe
         .dispatchers(2)
         .workers(2)
         .dispatcher_flag("lease", "30s")
+        .dispatcher_flag("processing-timeout", "10m")
         .worker_flag("max-tasks", "100");
     let mut env = TestEnv::start(options).await?;
     let mut tasks = Vec::new();
@@ -78,7 +79,9 @@ async fn a_hundred_copies_go_on_when_their_dispatcher_is_killed_and_none_is_repe
     env.origin_gate().shut();
     let mut ids = Vec::new();
     for (key, written) in tasks {
-        ids.push((env.submit(&key).await?.task_id, written));
+        // A size that is known: unknown ones count for a whole part each, and a worker has memory for thirty-two.
+        let options = pb::SubmitOptions { size_hint_bytes: 20_000, ..Default::default() };
+        ids.push((env.submit_with(object(&key), options).await?.task_id, written));
     }
     eventually("a hundred copies are under way", async || {
         let running = env.list(&[TaskState::Working]).await?;

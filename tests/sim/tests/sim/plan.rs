@@ -85,9 +85,9 @@ impl Plan {
             dispatchers: rng.usize(2..=3),
             workers: rng.usize(1..=4),
             objects: rng.usize(5..=40),
-            tick: Duration::from_millis([10, 20, 20, 25][rng.usize(..4)]),
+            tick: Duration::from_millis([10, 20, 25, 25][rng.usize(..4)]),
             acts: Vec::new(),
-            heals_at: Duration::from_secs(rng.u64(20..=45)),
+            heals_at: Duration::from_secs(rng.u64(12..=25)),
         };
         match mood {
             Mood::Graceful => plan.restart_everything(&mut rng),
@@ -124,7 +124,7 @@ impl Plan {
         let end_ms = u64::try_from(self.heals_at.as_millis()).unwrap_or(u64::MAX);
         for _ in 0..rng.usize(3..=12) {
             let from = rng.u64(..end_ms);
-            let to = from + if rng.bool() { rng.u64(50..3_000) } else { rng.u64(3_000..15_000) };
+            let to = from + if rng.bool() { rng.u64(50..3_000) } else { rng.u64(3_000..12_000) };
             let (worker, dispatcher) = (self.some_worker(rng), self.some_dispatcher(rng));
             let (one, other) = if rng.bool() { (worker, dispatcher) } else { (dispatcher, worker) };
             let (begin, end) = match rng.usize(..kinds) {

@@ -338,7 +338,7 @@ fn locations() -> Locations {
         credentials = "anonymous"
         "#
     );
-    Locations::parse(&text, Path::new("locations.toml")).unwrap()
+    Locations::parse(&text, Path::new("locations.toml")).expect("the locations hold together")
 }
 
 /// Short times, in the proportions of the defaults.
@@ -374,7 +374,7 @@ fn dispatcher_config() -> Config {
         "--drain-within",
         "4s",
     ];
-    Config::from_args(flags).unwrap()
+    Config::from_args(flags).expect("the flags hold together")
 }
 
 fn worker_settings(plan: &Plan, number: usize) -> Result<WorkerSettings, Box<dyn std::error::Error>> {
