@@ -70,8 +70,8 @@ fn child(seed: u64, sabotage: Option<Sabotage>) -> Told {
     Told { seed, success: output.status.success(), output: text }
 }
 
-/// What must have happened in every fifty seeds, as the history words it: a run in which nothing goes wrong shows nothing.
-const REACHED: [&str; 10] = [
+/// What must have happened in every twenty-five seeds, as the history words it: a run in which nothing goes wrong shows nothing.
+const REACHED: [&str; 9] = [
     ": Duplicate",
     ": Fenced",
     ": RunsAgain",
@@ -81,7 +81,6 @@ const REACHED: [&str; 10] = [
     "(CancelledByCaller)",
     "told to hand back",
     "has drained",
-    "unfinished copies",
 ];
 
 fn all_hold(seeds: Range<u64>) {
@@ -102,7 +101,12 @@ fn all_hold(seeds: Range<u64>) {
 /// Runs the seed of the environment, or the first.
 #[test]
 fn one_seed() {
-    let seed = setting(SEED).map_or(0, |seed| seed.parse().unwrap());
+    let Some(seed) = setting(SEED) else {
+        let told = child(0, None);
+        assert!(told.success, "{}", told.show());
+        return;
+    };
+    let seed = seed.parse().unwrap();
     let sabotage = setting(SABOTAGE).map(|name| Sabotage::named(&name).unwrap());
     if let Some(level) = setting(LOG) {
         tracing_subscriber::fmt().with_env_filter(level).with_ansi(false).without_time().init();
@@ -128,23 +132,43 @@ fn one_seed() {
 }
 
 #[test]
-fn seeds_0_to_49_hold() {
-    all_hold(0..50);
+fn seeds_0_to_24_hold() {
+    all_hold(0..25);
 }
 
 #[test]
-fn seeds_50_to_99_hold() {
-    all_hold(50..100);
+fn seeds_25_to_49_hold() {
+    all_hold(25..50);
 }
 
 #[test]
-fn seeds_100_to_149_hold() {
-    all_hold(100..150);
+fn seeds_50_to_74_hold() {
+    all_hold(50..75);
 }
 
 #[test]
-fn seeds_150_to_199_hold() {
-    all_hold(150..200);
+fn seeds_75_to_99_hold() {
+    all_hold(75..100);
+}
+
+#[test]
+fn seeds_100_to_124_hold() {
+    all_hold(100..125);
+}
+
+#[test]
+fn seeds_125_to_149_hold() {
+    all_hold(125..150);
+}
+
+#[test]
+fn seeds_150_to_174_hold() {
+    all_hold(150..175);
+}
+
+#[test]
+fn seeds_175_to_199_hold() {
+    all_hold(175..200);
 }
 
 #[test]
@@ -156,12 +180,40 @@ fn the_same_seed_gives_the_same_history_and_another_seed_another() {
     }
 }
 
+/// Some seed fails with the defect.
+fn is_caught(sabotage: Sabotage) {
+    let caught = (0..40).any(|seed| !child(seed, Some(sabotage)).success);
+    assert!(caught, "{sabotage:?} goes unnoticed");
+}
+
 #[test]
-fn every_defect_is_caught() {
-    for sabotage in Sabotage::ALL {
-        let caught = (0..40).any(|seed| !child(seed, Some(sabotage)).success);
-        assert!(caught, "{sabotage:?} goes unnoticed");
-    }
+fn a_queue_without_a_fence_is_caught() {
+    is_caught(Sabotage::NoFence);
+}
+
+#[test]
+fn a_report_that_is_confirmed_and_not_stored_is_caught() {
+    is_caught(Sabotage::ConfirmUnstored);
+}
+
+#[test]
+fn a_task_that_is_accepted_and_forgotten_is_caught() {
+    is_caught(Sabotage::ForgetSubmits);
+}
+
+#[test]
+fn a_lease_that_is_ended_before_its_time_is_caught() {
+    is_caught(Sabotage::ShortLeases);
+}
+
+#[test]
+fn a_store_that_overwrites_is_caught() {
+    is_caught(Sabotage::Overwrite);
+}
+
+#[test]
+fn a_bit_that_is_not_what_it_was_is_caught() {
+    is_caught(Sabotage::Rot);
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test has no flags")]

@@ -14,6 +14,8 @@ pub(crate) struct Plan {
     pub(crate) tick: Duration,
     /// In the order of time.
     pub(crate) acts: Vec<(Duration, Act)>,
+    /// How long a worker that is asked to end may take.
+    pub(crate) worker_drains_within: Duration,
     /// From here on nothing goes wrong any more.
     pub(crate) heals_at: Duration,
 }
@@ -87,6 +89,11 @@ impl Plan {
             objects: rng.usize(5..=40),
             tick: Duration::from_millis([10, 20, 25, 25][rng.usize(..4)]),
             acts: Vec::new(),
+            worker_drains_within: Duration::from_secs(if mood == Mood::Graceful {
+                60
+            } else {
+                rng.u64(1..=6)
+            }),
             heals_at: Duration::from_secs(rng.u64(12..=25)),
         };
         match mood {
@@ -117,11 +124,19 @@ impl Plan {
         if rng.bool() {
             self.acts.push((Duration::ZERO, Act::Latency(Duration::from_millis(rng.u64(5..200)))));
         }
+        if rng.bool() {
+            // Copies that outlast leases, and with them the streams that they came on.
+            self.acts.push((Duration::ZERO, Act::Delays(2, rng.u64(200..1_500))));
+        }
     }
 
     /// Adds faults, each with its end.
     fn hurt(&mut self, rng: &mut fastrand::Rng, kinds: usize) {
         let end_ms = u64::try_from(self.heals_at.as_millis()).unwrap_or(u64::MAX);
+        if rng.u32(..3) > 0 {
+            // Copies that take so long that what happens happens to them.
+            self.acts.push((Duration::ZERO, Act::Delays(2, rng.u64(100..2_500))));
+        }
         for _ in 0..rng.usize(3..=12) {
             let from = rng.u64(..end_ms);
             let to = from + if rng.bool() { rng.u64(50..3_000) } else { rng.u64(3_000..12_000) };
@@ -142,7 +157,7 @@ impl Plan {
                     let all = (0..self.dispatchers).filter(|_| rng.bool()).collect();
                     (Act::CutOffQueue(all), Act::CutOffQueue(Vec::new()))
                 }
-                9 => (Act::Faults(rng.u32(10..300), rng.u32(10..300)), Act::Faults(0, 0)),
+                9 => (Act::Faults(rng.u32(10..300), rng.u32(10..800)), Act::Faults(0, 0)),
                 _ => (Act::Delays(rng.u64(10..1_500), rng.u64(10..4_000)), Act::Delays(2, 20)),
             };
             self.acts.push((Duration::from_millis(from), begin));

@@ -386,7 +386,7 @@ fn worker_settings(plan: &Plan, number: usize) -> Result<WorkerSettings, Box<dyn
         max_tasks: 1 + u32::try_from(plan.seed % 5)? * 2,
         memory_bytes: 64 << 20,
         part_bytes: 5 << 20,
-        drain_within: Duration::from_secs(8),
+        drain_within: plan.worker_drains_within,
     })
 }
 
