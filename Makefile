@@ -23,6 +23,10 @@ target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 deny := $(target)/tools/bin/cargo-deny --workspace --locked --config .deny.toml check --hide-inclusion-graph
 advisories := https://github.com/RustSec/advisory-db
 
+# Property tests draw the same cases each time, so that a run fails for what was changed and for nothing else. To look for what nobody
+# has thought of: `make test PROPTEST_RNG_SEED=$$RANDOM PROPTEST_CASES=10000`.
+export PROPTEST_RNG_SEED ?= 1
+
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 

@@ -175,8 +175,18 @@ impl Observer {
     }
 
     fn renewed(&mut self, leases: &[LeaseNews], asked: Instant) {
-        for news in leases.iter().filter(|n| n.verdict == v1::LeaseVerdict::Keep) {
-            self.lease_ends.insert(news.lease.clone(), asked + news.lease_for);
+        for news in leases {
+            let ends = asked + news.lease_for;
+            let lease = news.lease.clone();
+            match news.verdict {
+                v1::LeaseVerdict::Keep => drop(self.lease_ends.insert(lease, ends)),
+                // Nobody could ask the queue, so nobody else has the task: time to go on, and none is taken away.
+                v1::LeaseVerdict::Unknown | v1::LeaseVerdict::Unspecified => {
+                    let known = self.lease_ends.entry(lease).or_insert(ends);
+                    *known = ends.max(*known);
+                }
+                v1::LeaseVerdict::Lost | v1::LeaseVerdict::Cancel => {}
+            }
         }
     }
 
