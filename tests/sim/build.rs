@@ -2,7 +2,7 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=entropy.c");
-    for object in cc::Build::new().file("entropy.c").warnings_into_errors(true).compile_intermediates() {
+    for object in cc::Build::new().file("entropy.c").compile_intermediates() {
         println!("cargo::rustc-link-arg-tests={}", object.display());
     }
 }

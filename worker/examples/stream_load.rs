@@ -415,10 +415,9 @@ fn free_port() -> Result<u16> {
 
 fn spread(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
-    let at = |share: f64| {
-        times.get(((times.len().max(1) - 1) as f64 * share) as usize).copied().unwrap_or_default()
-    };
-    format!("median {:.2?}, p90 {:.2?}, longest {:.2?} ({} times)", at(0.5), at(0.9), at(1.0), times.len())
+    let last = times.len().saturating_sub(1);
+    let at = |percent: usize| times.get(last * percent / 100).copied().unwrap_or_default();
+    format!("median {:.2?}, p90 {:.2?}, longest {:.2?} ({} times)", at(50), at(90), at(100), times.len())
 }
 
 /// User and system time of a process so far, in seconds.

@@ -137,6 +137,10 @@ impl Plan {
             // Copies that take so long that what happens happens to them.
             self.acts.push((Duration::ZERO, Act::Delays(2, rng.u64(100..2_500))));
         }
+        if kinds > 7 && rng.bool() {
+            // Bad enough for attempts to fail, not only requests.
+            self.acts.push((Duration::ZERO, Act::Faults(rng.u32(..150), rng.u32(300..900))));
+        }
         for _ in 0..rng.usize(3..=12) {
             let from = rng.u64(..end_ms);
             let to = from + if rng.bool() { rng.u64(50..3_000) } else { rng.u64(3_000..12_000) };

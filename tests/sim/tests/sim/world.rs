@@ -179,7 +179,7 @@ impl World {
         let queue = Arc::new(self.queue.line(number));
         let app =
             App::on(SimListener::bind().await?, dispatcher_config(), queue, Arc::clone(&self.locations))?;
-        match app.run(stop).await {
+        match Box::pin(app.run(stop)).await {
             Ok(()) => self.history.note(host, "has ended"),
             Err(error) => self.history.violation(format_args!("{host} failed: {error}")),
         }
@@ -201,7 +201,8 @@ impl World {
         })?;
         let copier = CountingCopier::new(engine, self.copies.clone(), self.history.clone(), host);
         let settings = worker_settings(&self.plan, number)?;
-        match worker_app::run_over(settings, Arc::new(copier), Arc::new(SimConnector), stop).await {
+        let work = worker_app::run_over(settings, Arc::new(copier), Arc::new(SimConnector), stop);
+        match Box::pin(work).await {
             Ok(()) => self.history.note(host, "has drained"),
             Err(error @ AppError::Unclean(_)) if self.plan.mood != Mood::Graceful => {
                 self.history.note(host, error);
