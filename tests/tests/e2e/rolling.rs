@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 const WORKERS: usize = 50;
 const PROCESSES: usize = 4;
-const TASKS: usize = 200;
+const TASKS: usize = 150;
 
 /// Workers that run here.
 struct Crew {

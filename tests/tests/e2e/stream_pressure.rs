@@ -86,7 +86,7 @@ async fn a_flood_of_tiny_messages_is_ended_with_the_reason_and_costs_no_memory()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_never_reads_holds_nobody_up_and_costs_no_memory() -> anyhow::Result<()> {
-    const TASKS: usize = 3_000;
+    const TASKS: usize = 1_000;
     let mut env = TestEnv::start(EnvOptions::default().workers(0)).await?;
     let mut stranger = Stranger::connect(&env, 10_000).await?;
     let Some(Told::Welcome(_)) = stranger.hear.message().await?.and_then(|told| told.message) else {
