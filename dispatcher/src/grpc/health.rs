@@ -12,7 +12,7 @@ use backhaul_proto::v1::{
 use backhaul_runtime::ops::Ready;
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::queue::{QueueError, TaskQueue};
 
@@ -60,7 +60,9 @@ impl Readiness {
 
     async fn check_at(&mut self, ticks: &mut tokio::time::Interval) {
         ticks.tick().await;
-        let problem = match tokio::time::timeout(self.every, self.queue.check()).await {
+        let checked = tokio::time::timeout(self.every, self.queue.check()).await;
+        let is_away = matches!(checked, Err(_) | Ok(Err(QueueError::Unavailable(_))));
+        let problem = match checked {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error_text(&error)),
             Err(_late) => Some("the check of the queue does not end".to_owned()),
@@ -71,6 +73,8 @@ impl Readiness {
         }
         match problem {
             None => info!("ready"),
+            // Ends by itself, or is alerted on; what Redis is set to does not.
+            Some(problem) if is_away => warn!(problem, "not ready"),
             Some(problem) => error!(problem, "not ready"),
         }
         self.tell(if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;

@@ -18,5 +18,6 @@ mod redis_versions;
 mod redrives;
 mod retries;
 mod schedule;
+mod security;
 mod watching;
 mod worker_stream;
