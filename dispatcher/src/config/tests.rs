@@ -7,7 +7,7 @@ use clap::CommandFactory as _;
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Config, ConfigError> {
-    let fixed = ["backhaul-dispatcher", "--locations", "/etc/backhaul/locations.toml"];
+    let fixed = ["backhaul-dispatcher", "--locations", "/etc/backhaul/locations.toml", "--insecure"];
     Config::from_args(fixed.iter().chain(args))
 }
 
@@ -73,6 +73,7 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-stream-age", "999ms"], "--max-stream-age"),
         (&["--max-stream-age", "31d"], "--max-stream-age"),
         (&["--drain-within", "2h"], "--drain-within"),
+        (&["--trust-domain", "prod"], "--insecure"),
     ] {
         assert_eq!(blamed(args), [setting], "{args:?}");
     }

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    certificates::Holder,
     eventually::eventually,
     gate::Gate,
     locations::{self, ORIGIN_BUCKET, VAULT_BUCKET},
@@ -178,7 +179,12 @@ impl TestEnv {
     /// # Errors
     /// When the URL is not one.
     pub fn channel(&self) -> anyhow::Result<Channel> {
-        Ok(Endpoint::from_shared(format!("http://{}", self.dispatcher_address()))?.connect_lazy())
+        match &self.options.certificates {
+            Some(certificates) => certificates.channel(&self.dispatcher_address(), Holder::Caller),
+            None => {
+                Ok(Endpoint::from_shared(format!("http://{}", self.dispatcher_address()))?.connect_lazy())
+            }
+        }
     }
 
     /// The Redis.
@@ -240,9 +246,14 @@ impl TestEnv {
         let name = worker_name(number);
         let gate = Gate::open_to(&self.dispatcher_address()).await?;
         let mut command = program("backhaul-worker")?;
+        let mut scheme = "http";
+        if let Some(certificates) = &self.options.certificates {
+            certificates.tell(&mut command, Holder::Worker);
+            scheme = "https";
+        }
         command.args([
             "--dispatcher",
-            &format!("http://{}", gate.address()),
+            &format!("{scheme}://{}", gate.address()),
             "--name",
             &name,
             "--log",
@@ -361,6 +372,9 @@ fn launch_dispatcher(
         if !options.dispatcher_flags.iter().any(|(given, _)| given == name) {
             command.arg(format!("--{name}")).arg(value);
         }
+    }
+    if let Some(certificates) = &options.certificates {
+        certificates.tell(&mut command, Holder::Dispatcher);
     }
     command.arg("--address-file").arg(address_file(folder, name));
     command.arg("--locations").arg(locations);

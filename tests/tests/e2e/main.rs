@@ -19,5 +19,6 @@ mod redis_versions;
 mod redrives;
 mod retries;
 mod schedule;
+mod security;
 mod watching;
 mod worker_stream;
