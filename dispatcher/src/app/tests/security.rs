@@ -87,7 +87,7 @@ async fn connect(served: &Served, program: TlsSettings) -> Result<Channel, tonic
 #[tokio::test]
 async fn a_caller_acts_for_the_tenant_in_its_name() {
     let authority = Authority::new();
-    let (served, queue) = authority.serve(&["--tenant", "nobody"]).await;
+    let (served, queue) = authority.serve(&[]).await;
     let channel = connect(&served, authority.program("caller", CALLER, DAY)).await.unwrap();
     BackupServiceClient::new(channel).submit_backup(submit("users/1")).await.unwrap();
     assert_eq!(queue.submitted.lock().unwrap()[0].spec.tenant, "web");

@@ -25,13 +25,12 @@ fn identities(manifests: &Manifests) -> Problems {
         problems.push(format!("the worker's way to the dispatcher is not {scheme}"));
     }
     for service in manifests.of_kind("Service").filter(|s| is_of(&programs[0], s)) {
-        let plain = service["spec"]["ports"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|port| port["targetPort"] == "grpc" && port["appProtocol"] == "kubernetes.io/h2c");
-        if plain == is_secure {
-            problems.push(format!("Service {}: the protocol is another", service["metadata"]["name"]));
+        // The port for operators is plaintext either way.
+        let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+        for port in ports.filter(|port| port["targetPort"] == "grpc") {
+            if (port["appProtocol"] == "kubernetes.io/h2c") == is_secure {
+                problems.push(format!("Service {}: the protocol is another", service["metadata"]["name"]));
+            }
         }
     }
     if is_secure {
