@@ -84,17 +84,22 @@ images-test: images ## Start both images with podman beside a real Redis and S3 
 	@tests/setup/seaweedfs.sh
 	cargo build --profile $${PROFILE:-dist} --locked --package backhaul
 	@deploy/images/smoke.sh
+
 # With a fault most runs end at the first test that notices it, where the runner can do that.
 mutants-queue: setup ## Break the queue's scripts, one fault at a time; the tests must notice each
 	$(RUN) $(PACKAGES) $(TARGETS) --no-run
 	cargo run $(PACKAGES:--workspace=--package backhaul-dispatcher) --example queue_mutants -- \
 		$(RUN) $(PACKAGES) $(TARGETS) $(if $(findstring nextest,$(RUN)),--fail-fast queue::,-- queue::)
 
-# Only what is measured and what measures it is built with optimisation: the S3 client alone takes minutes.
+# Only what is measured and what measures it is built with optimisation, for all benchmarks at once: the S3 client alone takes minutes,
+# and another selection of packages would build it again.
+BENCHED := --release --locked --package backhaul-dispatcher --package backhaul-worker --package backhaul \
+	--package backhaul-bench --package backhaul-bench-transfer
+
 bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load
 	@tests/setup/redis.sh
 	@tests/setup/bullmq.sh
-	cargo build --release --locked --package backhaul-dispatcher --package backhaul-bench
+	cargo build $(BENCHED)
 	$(target)/release/backhaul-bench $(if $(QUICK),--quick)
 
 bench-transfer: ## Measure copies between S3 servers beside rclone and s5cmd; QUICK=1 with less load
@@ -102,7 +107,7 @@ bench-transfer: ## Measure copies between S3 servers beside rclone and s5cmd; QU
 	@tests/setup/seaweedfs.sh
 	@tests/setup/rclone.sh
 	@tests/setup/s5cmd.sh
-	cargo build --release --locked --package backhaul-dispatcher --package backhaul-worker --package backhaul-bench-transfer
+	cargo build $(BENCHED)
 	BACKHAUL_TEST_BIN_DIR=$(target)/release $(target)/release/backhaul-bench-transfer $(if $(QUICK),--quick)
 
 clean: ## Remove everything that was built or installed here
