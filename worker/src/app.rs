@@ -67,6 +67,9 @@ pub enum AppError {
     Unclean(Departure),
 }
 
+/// What keeps certificates current, and how often it looks.
+type Upkeep = (Reloader, Duration);
+
 /// Runs a worker with the engine until `stop` is cancelled and its drain is over.
 ///
 /// # Errors
@@ -83,7 +86,7 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let engine = Arc::new(engine);
     let (link, credit) = (Arc::new(LinkGauges::default()), credit(&settings));
     let copier = Arc::new(MeteredCopier::new(Arc::<Engine>::clone(&engine), Arc::clone(&metrics)));
-    let (connector, reloader) = connector(settings.security.as_ref())?;
+    let (connector, upkeep) = connector(settings.security.as_ref())?;
     let port = ops::bind(args.ops_listen).await?;
     info!(name = settings.name, version = build::text(), "starting");
     let exposed = Exposed { metrics, link: Arc::clone(&link), credit, engine: Arc::clone(&engine) };
@@ -104,15 +107,13 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
         engine.tend(tended.clone()),
         worked,
         ops::serve(port, exposed, &ended),
-        keep_current(reloader, ended.clone())
+        keep_current(upkeep, ended.clone())
     );
     worked
 }
 
 /// The way to dispatchers, and what keeps it current with the interval to do that.
-fn connector(
-    security: Option<&Security>,
-) -> Result<(Arc<dyn Connector>, Option<(Reloader, Duration)>), TlsError> {
+fn connector(security: Option<&Security>) -> Result<(Arc<dyn Connector>, Option<Upkeep>), TlsError> {
     let Some(Security { tls, dispatcher, reload_every }) = security else {
         warn!("--insecure: plaintext to whoever answers as a dispatcher");
         return Ok((Arc::new(TcpConnector), None));
@@ -123,8 +124,8 @@ fn connector(
 }
 
 /// Uses new certificates as they come, until `end`.
-async fn keep_current(reloader: Option<(Reloader, Duration)>, end: CancellationToken) {
-    if let Some((reloader, every)) = reloader {
+async fn keep_current(upkeep: Option<Upkeep>, end: CancellationToken) {
+    if let Some((reloader, every)) = upkeep {
         reloader.run(every, end).await;
     }
 }
