@@ -32,8 +32,9 @@ use crate::{
     events::sources::SourcesError,
     grpc::{
         backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
+        gate::GateLayer,
         health::{self, Readiness},
-        identity::{CertifiedTenant, ConfiguredTenant, Identify},
+        identity::{Certified, ConfiguredTenant, Identify},
         layers::{Guard, GuardLayer},
         scaler::Scaler,
         worker_service::WorkerService,
@@ -222,7 +223,8 @@ impl<L: Listener> App<L> {
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
 
-        let streams = Dispatch::new(Arc::clone(&queue), stream_settings(&config));
+        let streams =
+            Dispatch::granted(Arc::clone(&queue), stream_settings(&config), Some(Arc::clone(&locations)));
         let (reporter, health) = tonic_health::server::health_reporter();
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
@@ -232,7 +234,7 @@ impl<L: Listener> App<L> {
             queue,
             copies: Arc::new(streams.clone()),
             watches: watches.clone(),
-            locations,
+            locations: Arc::clone(&locations),
             defaults: config.defaults,
             clock: QueueClock::Server,
         };
@@ -241,16 +243,17 @@ impl<L: Listener> App<L> {
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
+        let gate = GateLayer::new(identify(&config), Arc::clone(&metrics));
         let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let roles = tls.is_some().then(|| Arc::clone(&config.roles));
         let routes = Routes::new(backups)
-            .add_service(WorkerService::new(streams.clone(), roles).into_server())
+            .add_service(WorkerService::new(streams.clone(), locations).into_server())
             .add_service(health.clone())
             .add_service(reflection);
+        let routes = Routes::from(routes.into_axum_router().layer(gate));
 
         let events = events.ready(&intake)?;
         // The last step that can fail. Whoever connects already waits in the listener's backlog.
@@ -383,19 +386,23 @@ impl StopCopies for Dispatch {
     }
 }
 
+/// How peers are known.
+fn identify(config: &Config) -> Arc<dyn Identify> {
+    if config.tls.is_some() {
+        Arc::new(Certified::new(Arc::clone(&config.roles)))
+    } else {
+        Arc::new(ConfiguredTenant::new(config.caller.clone()))
+    }
+}
+
 /// The unary service with its limits around it. The stream of the workers must not come under them.
 fn backup_server(
     config: &Config,
     backups: Backups,
     metrics: Arc<Metrics>,
 ) -> Guard<BackupServiceServer<Backups>> {
-    let identify: Arc<dyn Identify> = if config.tls.is_some() {
-        Arc::new(CertifiedTenant::new(Arc::clone(&config.roles)))
-    } else {
-        Arc::new(ConfiguredTenant::new(config.caller.clone()))
-    };
     let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(config.calls, identify, metrics).layer(server)
+    GuardLayer::new(config.calls, metrics).layer(server)
 }
 
 async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {

@@ -5,6 +5,7 @@
 //! file or a connection.
 
 mod connections;
+mod names;
 mod redis;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use clap::{ArgAction, Parser};
 
 pub use self::{
     connections::ConnectionFlags,
+    names::NameFlags,
     redis::{RedisArgs, RedisUrl},
 };
 use crate::{
@@ -26,7 +28,6 @@ use crate::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
         identity::Caller,
         layers::CallLimits,
-        name_path::{CallerPath, ProgramPath},
         roles::Roles,
     },
     queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
@@ -68,26 +69,9 @@ pub struct Flags {
     /// Tenant that every caller acts for with `--insecure`.
     #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: String,
-    /// Paths of the SPIFFE ids of callers: segments, `*` for any one segment, and `{tenant}` for the one that names the tenant they
-    /// act for. For Kubernetes service accounts: `/ns/{tenant}/sa/*`.
-    #[arg(
-        long,
-        env = "BACKHAUL_CALLER_PATH",
-        default_value = "/backhaul/tenant/{tenant}",
-        value_name = "PATH"
-    )]
-    pub caller_path: CallerPath,
-    /// The same for callers that are operators too. Who has such a name needs no other.
-    #[arg(
-        long,
-        env = "BACKHAUL_OPERATOR_PATH",
-        default_value = "/backhaul/operator/{tenant}",
-        value_name = "PATH"
-    )]
-    pub operator_path: CallerPath,
-    /// Paths of the SPIFFE ids of workers: segments, and `*` for any one segment. Who has such a name is no caller.
-    #[arg(long, env = "BACKHAUL_WORKER_PATH", default_value = "/backhaul/worker", value_name = "PATH")]
-    pub worker_path: ProgramPath,
+    /// Who is what by name.
+    #[command(flatten)]
+    pub names: NameFlags,
     /// With `--insecure`, every caller is an operator too: may see how much all tenants have in the queues.
     #[arg(
         long,
@@ -397,7 +381,7 @@ impl Flags {
             durability: self.durability,
             locations: self.locations,
             caller,
-            roles: Arc::new(Roles::new(self.worker_path, self.operator_path, self.caller_path)),
+            roles: Arc::new(self.names.roles()),
             tls,
             tls_reload_every: self.tls.tls_reload_every,
             queue: QueueSettings {

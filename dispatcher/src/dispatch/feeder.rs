@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backhaul_runtime::trace;
+use backhaul_runtime::{locations::Locations, trace};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use super::{
     roster::{Errand, Found},
 };
 use crate::{
-    queue::{LeasedTask, Outcome, QueueError, Settlement, TaskQueue},
+    queue::{Failure, FailureClass, LeasedTask, Outcome, QueueError, Settlement, TaskQueue},
     session::{Offer, SessionHandle, StreamSettings},
 };
 
@@ -31,10 +31,15 @@ pub(super) struct Feeder {
     pub(super) queue: Arc<dyn TaskQueue>,
     pub(super) settings: Arc<StreamSettings>,
     pub(super) hall: Arc<Hall>,
+    /// Who may name what now: what was allowed when a task was accepted may not be any more.
+    pub(super) grants: Option<Arc<Locations>>,
 }
 
 /// An errand that was run.
-type Answer = (Errand, Result<Vec<LeasedTask>, LeaseFault>);
+type Answer = (Errand, Leased);
+
+/// What an errand brought.
+type Leased = Result<Vec<LeasedTask>, LeaseFault>;
 
 /// Why no tasks could be leased.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +68,11 @@ impl Feeder {
             }
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(answer) = calls.next() => returns.extend(self.deliver(answer, &mut faults)),
+                Some((errand, leased)) = calls.next() => {
+                    let (leased, revoked) = self.granted(leased);
+                    returns.extend(revoked);
+                    returns.extend(self.deliver((errand, leased), &mut faults));
+                }
                 Some(()) = returns.next() => self.hall.roster().look_again(),
                 () = &mut hint => {
                     hint = Box::pin(Arc::clone(&ready).notified_owned());
@@ -81,8 +90,10 @@ impl Feeder {
                 }
             }
         }
-        while let Some(answer) = calls.next().await {
-            returns.extend(self.deliver(answer, &mut faults));
+        while let Some((errand, leased)) = calls.next().await {
+            let (leased, revoked) = self.granted(leased);
+            returns.extend(revoked);
+            returns.extend(self.deliver((errand, leased), &mut faults));
         }
         while let Some(()) = returns.next().await {}
     }
@@ -129,15 +140,46 @@ impl Feeder {
         unwanted.map(|tasks| self.hand_back(tasks))
     }
 
+    /// The tasks whose tenants may still name their objects, and the call that ends the others.
+    fn granted(&self, leased: Leased) -> (Leased, Option<BoxFuture<'static, ()>>) {
+        let (locations, tasks) = match (&self.grants, leased) {
+            (Some(locations), Ok(tasks)) => (locations, tasks),
+            (_, leased) => return (leased, None),
+        };
+        let refusal = |task: &LeasedTask| {
+            let (spec, object) = (&task.spec, &task.spec.object);
+            locations.authorize(&spec.tenant, &object.location, &object.bucket, &object.key).err()
+        };
+        let (mut kept, mut revoked) = (Vec::with_capacity(tasks.len()), Vec::new());
+        for task in tasks {
+            match refusal(&task) {
+                None => kept.push(task),
+                Some(refusal) => {
+                    warn!(task_id = %task.id, tenant = task.spec.tenant, location = task.spec.object.location, reason = %refusal, "a task is given up: its tenant may not name its object any more");
+                    let failure = Failure {
+                        class: FailureClass::Permanent,
+                        code: "grant_revoked".to_owned(),
+                        message: format!("not allowed any more: {refusal}"),
+                        retry_after: Duration::ZERO,
+                    };
+                    let outcome = Outcome::Failed { failure, jitter: 0.0 };
+                    revoked.push(Settlement { id: task.id, lease: task.lease, outcome });
+                }
+            }
+        }
+        let ended = (!revoked.is_empty())
+            .then(|| self.settle(revoked, "gave up tasks that are not granted any more"));
+        (Ok(kept), ended)
+    }
+
     fn hand_back(&self, tasks: Vec<LeasedTask>) -> BoxFuture<'static, ()> {
-        let settlements = tasks
-            .into_iter()
-            .map(|LeasedTask { id, lease, .. }| Settlement {
-                id,
-                lease,
-                outcome: Outcome::NotSent { delay: Duration::ZERO },
-            })
-            .collect::<Vec<_>>();
+        let outcome = || Outcome::NotSent { delay: Duration::ZERO };
+        let settlement = |LeasedTask { id, lease, .. }| Settlement { id, lease, outcome: outcome() };
+        self.settle(tasks.into_iter().map(settlement).collect(), "handed back tasks whose worker has gone")
+    }
+
+    /// Ends leases that no worker has heard of.
+    fn settle(&self, settlements: Vec<Settlement>, what: &'static str) -> BoxFuture<'static, ()> {
         let queue = Arc::clone(&self.queue);
         let limit = self.settings.queue_timeout;
         async move {
@@ -145,10 +187,7 @@ impl Feeder {
             let answers = timeout(limit, queue.settle(settlements)).await;
             let kept =
                 answers.map_or(count, |answers| answers.iter().filter(|answer| answer.is_err()).count());
-            debug!(
-                count,
-                kept, "handed back tasks whose worker has gone; those kept come back when their lease ends"
-            );
+            debug!(count, kept, what, "those kept come back when their lease ends");
         }
         .boxed()
     }

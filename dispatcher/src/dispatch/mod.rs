@@ -29,6 +29,7 @@ use std::{
 };
 
 use backhaul_proto::v1::DrainReason;
+use backhaul_runtime::locations::Locations;
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -94,6 +95,7 @@ pub struct DispatchStats {
 #[derive(Debug)]
 struct Shared {
     queue: Arc<dyn TaskQueue>,
+    grants: Option<Arc<Locations>>,
     settings: Arc<StreamSettings>,
     hall: Arc<Hall>,
     counters: Arc<DispatchCounters>,
@@ -125,6 +127,16 @@ impl Dispatch {
     /// Makes the dispatch; nothing moves before [`Dispatch::run`].
     #[must_use]
     pub fn new(queue: Arc<dyn TaskQueue>, settings: StreamSettings) -> Self {
+        Self::granted(queue, settings, None)
+    }
+
+    /// The same, but no worker gets a task whose tenant may not name its object any more: such a task dies.
+    #[must_use]
+    pub fn granted(
+        queue: Arc<dyn TaskQueue>,
+        settings: StreamSettings,
+        grants: Option<Arc<Locations>>,
+    ) -> Self {
         let hall = Hall {
             roster: Mutex::new(Roster::new(settings.lease_batch)),
             room_changed: Notify::new(),
@@ -134,6 +146,7 @@ impl Dispatch {
         Self {
             shared: Arc::new(Shared {
                 queue,
+                grants,
                 settings: Arc::new(settings),
                 hall: Arc::new(hall),
                 counters: Arc::new(DispatchCounters::default()),
@@ -159,6 +172,7 @@ impl Dispatch {
             queue: Arc::clone(&shared.queue),
             settings: Arc::clone(&shared.settings),
             hall: Arc::clone(&shared.hall),
+            grants: shared.grants.clone(),
         };
         let sweeper = Sweeper {
             queue: Arc::clone(&shared.queue),

@@ -17,6 +17,7 @@ use backhaul_proto::v1::{
     self as pb, from_dispatcher::Message as FromDispatcher, from_worker::Message as FromWorker,
     worker_service_client::WorkerServiceClient,
 };
+use backhaul_runtime::locations::Locations;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::DuplexStream,
@@ -31,9 +32,15 @@ use tonic::{
     transport::{Channel, Endpoint, Server, Uri},
 };
 
+use tower::Layer as _;
+
 use super::{Dispatch, DispatchError, StreamSettings};
 use crate::{
-    grpc::worker_service::WorkerService,
+    grpc::{
+        gate::GateLayer,
+        identity::{Caller, ConfiguredTenant},
+        worker_service::WorkerService,
+    },
     queue::{
         CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeasedTask, ListPage, ListQuery, NewTask,
         ObjectRef, Priority, QueueClock, QueueError, QueueStats, RenewOutcome, Renewal, Requeue,
@@ -274,11 +281,17 @@ impl House {
     }
 
     pub(crate) fn with(settings: StreamSettings) -> Self {
+        Self::granted(settings, None)
+    }
+
+    pub(crate) fn granted(settings: StreamSettings, grants: Option<Arc<Locations>>) -> Self {
         let queue = Arc::new(Probe::new());
-        let dispatch = Dispatch::new(Arc::clone(&queue) as Arc<dyn TaskQueue>, settings);
+        let dispatch = Dispatch::granted(Arc::clone(&queue) as Arc<dyn TaskQueue>, settings, grants);
         let (connections, incoming) = mpsc::channel(1);
         let mut server = JoinSet::new();
-        let service = WorkerService::new(dispatch.clone(), None).into_server();
+        let service = WorkerService::new(dispatch.clone(), Arc::default()).into_server();
+        let anybody = ConfiguredTenant::new(Caller::new("t").unwrap());
+        let service = GateLayer::new(Arc::new(anybody), Arc::default()).layer(service);
         server.spawn(async move {
             let served = Server::builder().add_service(service);
             served.serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Who calls: the one seam between a request and the tenant it acts for.
+//! Who calls: the one seam between a request and the principal that makes it.
 //!
 //! Everything behind it, from authorisation to task ids, trusts the [`Caller`] alone. A tenant must never be taken from a
 //! message body: a caller could name any. Certificates and tokens plug in here as further implementations of [`Identify`].
@@ -9,25 +9,45 @@ use async_trait::async_trait;
 use backhaul_runtime::locations::is_tenant_name;
 use http::{Extensions, HeaderMap};
 
-use super::roles::{Role, Roles};
+use super::{access::Role, roles::Roles};
 use crate::transport::Peer;
 
 /// Finds out who makes a call.
 #[async_trait]
 pub trait Identify: fmt::Debug + Send + Sync + 'static {
-    /// The caller, from the headers of the call and from what the transport knows about its peer (`extensions`, where a
-    /// verified certificate would be). Bounded by the deadline of the call.
+    /// The principal, from the headers of the call and from what the transport knows about its peer (`extensions`, where a
+    /// verified certificate would be). Bounded in time by whoever asks.
     ///
     /// # Errors
     /// [`Denied`]: the call is refused before anything of its message is looked at.
-    async fn identify(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Caller, Denied>;
+    async fn identify(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Principal, Denied>;
+}
+
+/// Somebody who has proved who they are, and what that makes them. Whoever is neither worker nor caller may do nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The name that was proved.
+    pub name: Arc<str>,
+    /// What tenant it acts for, if it asks for backups.
+    pub caller: Option<Caller>,
+    /// Which worker it is, if it copies.
+    pub worker: Option<WorkerName>,
+}
+
+/// What is known of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkerName {
+    /// Nobody has proved anything: it may have the tasks of every location.
+    Unproved,
+    /// The path of its SPIFFE id.
+    Path(Arc<str>),
 }
 
 /// An identified caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caller {
     tenant: Arc<str>,
-    is_operator: bool,
+    role: Role,
 }
 
 /// Why a call is not let in. The text is for the caller and must not help to guess a credential.
@@ -39,6 +59,12 @@ pub enum Denied {
     /// It is known, and here for something else.
     #[error("{0}")]
     Role(&'static str),
+    /// It asks for what is no call.
+    #[error("there is no such call")]
+    NoSuchCall,
+    /// Who it is could not be found out now.
+    #[error("{0}")]
+    NotNow(&'static str),
 }
 
 /// A text that is not the name of a tenant.
@@ -46,22 +72,38 @@ pub enum Denied {
 #[error("a tenant is 1 to 63 characters of a-z, 0-9, -, _ and .")]
 pub struct InvalidTenant;
 
-/// Every caller is the same tenant, named in the configuration: for deployments where the network decides who may call.
+/// Everybody is a worker, and a caller of the same tenant, named in the configuration: for deployments where the network decides who
+/// may call.
 #[derive(Debug, Clone)]
 pub struct ConfiguredTenant(Caller);
 
-/// Callers are the programs that their certificates name; the tenant is a part of the name.
+/// Principals are the programs that their certificates name; the tenant is a part of the name.
 #[derive(Debug, Clone)]
-pub struct CertifiedTenant(Arc<Roles>);
+pub struct Certified(Arc<Roles>);
+
+impl Principal {
+    /// Whether it has that role.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        match role {
+            Role::Worker => self.worker.is_some(),
+            // Event sources have a port of their own, and no way to prove themselves here.
+            Role::EventSource => false,
+            Role::Submitter | Role::Reader | Role::Operator => {
+                self.caller.as_ref().is_some_and(|caller| caller.role == role)
+            }
+        }
+    }
+}
 
 impl Caller {
-    /// A caller of that tenant.
+    /// A caller that submits for that tenant.
     ///
     /// # Errors
     /// [`InvalidTenant`]: also for `*`, which means "every tenant" in the locations file and must never be one.
     pub fn new(tenant: &str) -> Result<Self, InvalidTenant> {
         if is_tenant_name(tenant) {
-            Ok(Self { tenant: tenant.into(), is_operator: false })
+            Ok(Self { tenant: tenant.into(), role: Role::Submitter })
         } else {
             Err(InvalidTenant)
         }
@@ -70,13 +112,19 @@ impl Caller {
     /// The same caller, who may also see what all tenants together have in the queues: counts and names, never tasks.
     #[must_use]
     pub fn operator(self) -> Self {
-        Self { is_operator: true, ..self }
+        Self { role: Role::Operator, ..self }
     }
 
-    /// Whether the caller may see what all tenants together have.
+    /// The same caller, who may only look at what its tenant has.
     #[must_use]
-    pub const fn is_operator(&self) -> bool {
-        self.is_operator
+    pub fn reader(self) -> Self {
+        Self { role: Role::Reader, ..self }
+    }
+
+    /// Its role.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
     }
 
     /// The tenant that the call acts for.
@@ -87,7 +135,7 @@ impl Caller {
 }
 
 impl ConfiguredTenant {
-    /// Takes every caller for `caller`.
+    /// Takes everybody for `caller`.
     #[must_use]
     pub const fn new(caller: Caller) -> Self {
         Self(caller)
@@ -96,13 +144,14 @@ impl ConfiguredTenant {
 
 #[async_trait]
 impl Identify for ConfiguredTenant {
-    async fn identify(&self, _: &HeaderMap, _: &Extensions) -> Result<Caller, Denied> {
-        Ok(self.0.clone())
+    async fn identify(&self, _: &HeaderMap, _: &Extensions) -> Result<Principal, Denied> {
+        let (caller, worker) = (Some(self.0.clone()), Some(WorkerName::Unproved));
+        Ok(Principal { name: "anybody".into(), caller, worker })
     }
 }
 
-impl CertifiedTenant {
-    /// Takes for callers who has that role.
+impl Certified {
+    /// Takes everybody for what their name makes them.
     #[must_use]
     pub const fn new(roles: Arc<Roles>) -> Self {
         Self(roles)
@@ -110,16 +159,11 @@ impl CertifiedTenant {
 }
 
 #[async_trait]
-impl Identify for CertifiedTenant {
-    async fn identify(&self, _: &HeaderMap, extensions: &Extensions) -> Result<Caller, Denied> {
+impl Identify for Certified {
+    async fn identify(&self, _: &HeaderMap, extensions: &Extensions) -> Result<Principal, Denied> {
         let identity = extensions.get::<Peer>().and_then(|peer| peer.identity.as_ref());
         let id = &identity.ok_or(Denied::Unidentified("a certificate is needed"))?.id;
-        match self.0.of(id) {
-            Some(Role::Caller(caller)) => Ok(caller),
-            Some(Role::Worker) | None => {
-                Err(Denied::Role("the certificate names a program that is no caller"))
-            }
-        }
+        Ok(self.0.principal(id.as_str(), id.path()))
     }
 }
 
@@ -142,8 +186,13 @@ mod tests {
     #[tokio::test]
     async fn a_certified_caller_is_who_its_certificate_says_and_nothing_else() {
         let callers = |kind| format!("/backhaul/{kind}/{{tenant}}").parse().unwrap();
-        let roles = Roles::new("/backhaul/worker".parse().unwrap(), callers("operator"), callers("tenant"));
-        let identify = CertifiedTenant::new(Arc::new(roles));
+        let roles = Roles {
+            workers: "/backhaul/worker".parse().unwrap(),
+            operators: callers("operator"),
+            readers: callers("reader"),
+            submitters: callers("tenant"),
+        };
+        let identify = Certified::new(Arc::new(roles));
         let mut headers = HeaderMap::new();
         headers.insert("x-backhaul-tenant", "other".parse().unwrap());
         let called = async |id: Option<&str>| {
@@ -155,12 +204,12 @@ mod tests {
             });
             let mut extensions = Extensions::new();
             extensions.insert(peer);
-            identify.identify(&headers, &extensions).await.map(|caller| caller.tenant().to_owned())
+            let principal = identify.identify(&headers, &extensions).await?;
+            Ok::<_, Denied>(principal.caller.map(|caller| caller.tenant().to_owned()))
         };
-        assert_eq!(called(Some("spiffe://prod/backhaul/tenant/web")).await, Ok("web".to_owned()));
+        assert_eq!(called(Some("spiffe://prod/backhaul/tenant/web")).await, Ok(Some("web".to_owned())));
         for other in ["worker", "dispatcher", "tenant/Web", "tenant/web/x"] {
-            let denied = called(Some(&format!("spiffe://prod/backhaul/{other}"))).await.unwrap_err();
-            assert!(matches!(denied, Denied::Role(_)), "{other}");
+            assert_eq!(called(Some(&format!("spiffe://prod/backhaul/{other}"))).await, Ok(None), "{other}");
         }
         assert!(matches!(called(None).await, Err(Denied::Unidentified(_))));
         assert!(identify.identify(&headers, &Extensions::new()).await.is_err());
@@ -172,6 +221,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("tenant", "other".parse().unwrap());
         headers.insert("x-backhaul-tenant", "other".parse().unwrap());
-        assert_eq!(identify.identify(&headers, &Extensions::new()).await.unwrap().tenant(), "web");
+        let principal = identify.identify(&headers, &Extensions::new()).await.unwrap();
+        assert_eq!(principal.caller.unwrap().tenant(), "web");
     }
 }

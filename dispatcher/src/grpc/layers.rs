@@ -1,4 +1,4 @@
-//! What surrounds every call of internal services: span, panic guard, deadline, limits, and finding out who calls.
+//! What surrounds every call of internal services: span, panic guard, deadline and limits. Who calls is known by then, see [`super::gate`].
 //!
 //! It is a tower layer around the one generated server of the unary service. Not `Server::layer`, which would put it around
 //! health and the workers' stream too: a deadline would cut streams, a limit on calls in progress would count each worker for
@@ -7,7 +7,7 @@
 //!
 //! `WatchBackups` is a call as long as it is being answered: then its stream begins, which has a bound of its own.
 //!
-//! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit, identity. What is cheap to refuse is
+//! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit. What is cheap to refuse is
 //! refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
 //! drops all work in progress.
 
@@ -34,7 +34,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
 
 use self::rate::TokenBucket;
-use super::{identity::Identify, status::ApiError};
+use super::{identity::Caller, status::ApiError};
 use crate::metrics::{Metrics, Rpc};
 
 /// Bounds on unary calls, each for the whole process.
@@ -62,7 +62,6 @@ pub struct Guard<S> {
 }
 
 struct Shared {
-    identify: Arc<dyn Identify>,
     calls: Semaphore,
     rate: Mutex<TokenBucket>,
     deadline: Duration,
@@ -72,9 +71,8 @@ struct Shared {
 impl GuardLayer {
     /// A layer with limits of its own, which counts its calls in `metrics`.
     #[must_use]
-    pub fn new(limits: CallLimits, identify: Arc<dyn Identify>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(limits: CallLimits, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
-            identify,
             metrics,
             calls: Semaphore::new(limits.max_calls.min(Semaphore::MAX_PERMITS)),
             rate: Mutex::new(TokenBucket::new(limits.calls_per_second, Instant::now())),
@@ -119,7 +117,7 @@ where
         let span = tracing::info_span!(
             "call",
             rpc = rpc.as_str(),
-            tenant = field::Empty,
+            tenant = request.extensions().get::<Caller>().map(Caller::tenant),
             code = field::Empty,
             ms = field::Empty,
         );
@@ -143,10 +141,7 @@ where
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("identify", &self.identify)
-            .field("deadline", &self.deadline)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("deadline", &self.deadline).finish_non_exhaustive()
     }
 }
 
@@ -167,11 +162,7 @@ where
 }
 
 /// Lets the call in or refuses it, and makes it.
-async fn admit<S>(
-    mut inner: S,
-    shared: &Shared,
-    mut request: Request<Body>,
-) -> Result<Response<Body>, ApiError>
+async fn admit<S>(mut inner: S, shared: &Shared, request: Request<Body>) -> Result<Response<Body>, ApiError>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send,
     S::Future: Send,
@@ -179,9 +170,6 @@ where
     // Never waits: a queue in front of a limit only makes everybody late.
     let _permit = shared.calls.try_acquire().map_err(|_| ApiError::Overloaded)?;
     shared.take_token(Instant::now())?;
-    let caller = shared.identify.identify(request.headers(), request.extensions()).await?;
-    Span::current().record("tenant", caller.tenant());
-    request.extensions_mut().insert(caller);
     match inner.call(request).await {
         Ok(response) => Ok(response),
         Err(never) => match never {},
@@ -230,7 +218,7 @@ fn code(response: &Response<Body>) -> Code {
 }
 
 /// Which call it is, for logs and metrics: from a list, because the path is the caller's text.
-fn rpc_of(path: &str) -> Rpc {
+pub(crate) fn rpc_of(path: &str) -> Rpc {
     let method = path.rsplit('/').next().unwrap_or_default();
     Rpc::ALL.iter().copied().find(|rpc| rpc.as_str() == method).unwrap_or(Rpc::Unknown)
 }

@@ -2,7 +2,7 @@
 //!
 //! Codes, and no others: INVALID_ARGUMENT (the request can never work), NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED,
 //! FAILED_PRECONDITION, RESOURCE_EXHAUSTED (not processed, repeat later), UNAVAILABLE and DEADLINE_EXCEEDED (perhaps
-//! processed, repeat), INTERNAL. Programs go by the `reason` of the ErrorInfo, which never changes its meaning; texts may change.
+//! processed, repeat), INTERNAL, UNIMPLEMENTED (no such call). Programs go by the `reason` of the ErrorInfo, which never changes its meaning; texts may change.
 //! What went wrong inside is logged here and never sent: a caller can do nothing with it, and an attacker can. Only what an operator
 //! has to change about the store is told, because callers are whom it keeps waiting.
 
@@ -164,6 +164,12 @@ impl ApiError {
             ),
             Self::Denied(Denied::Unidentified(why)) => {
                 Answer::new(Code::Unauthenticated, "UNAUTHENTICATED", *why)
+            }
+            Self::Denied(Denied::NoSuchCall) => {
+                Answer::new(Code::Unimplemented, "NO_SUCH_CALL", "there is no such call")
+            }
+            Self::Denied(Denied::NotNow(why)) => {
+                Answer::new(Code::Unavailable, "IDENTITY_UNAVAILABLE", *why).retry(RETRY_UNAVAILABLE)
             }
             Self::Denied(Denied::Role(why)) => Answer::new(Code::PermissionDenied, "ROLE_NOT_ALLOWED", *why),
             Self::Refused { refusal, location } => Self::refused(*refusal, location),

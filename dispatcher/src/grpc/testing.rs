@@ -23,7 +23,8 @@ use tower::Layer as _;
 
 use super::{
     backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies, SubmitDefaults},
-    identity::{Caller, Denied, Identify},
+    gate::{Gate, GateLayer},
+    identity::{Caller, Denied, Identify, Principal},
     layers::{CallLimits, Guard, GuardLayer},
 };
 use crate::queue::{
@@ -129,14 +130,18 @@ pub(crate) fn backups(queue: Arc<dyn TaskQueue>, copies: Arc<dyn StopCopies>) ->
 pub(crate) struct TenantFromHeader;
 
 /// A client of the whole unary stack, without a network.
-pub(crate) type Client = BackupServiceClient<Guard<BackupServiceServer<Backups>>>;
+pub(crate) type Client = BackupServiceClient<Served>;
+
+/// The whole unary stack.
+pub(crate) type Served = Gate<Guard<BackupServiceServer<Backups>>>;
 
 /// The whole unary stack over `queue`, with these limits.
-pub(crate) fn server(queue: &Arc<ScriptedQueue>, limits: CallLimits) -> Guard<BackupServiceServer<Backups>> {
+pub(crate) fn server(queue: &Arc<ScriptedQueue>, limits: CallLimits) -> Served {
     let queue: Arc<dyn TaskQueue> = Arc::<ScriptedQueue>::clone(queue);
     let server = BackupServiceServer::new(backups(queue, Arc::new(StoppedCopies::default())));
     let server = server.max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(limits, Arc::new(TenantFromHeader), Arc::default()).layer(server)
+    let guarded = GuardLayer::new(limits, Arc::default()).layer(server);
+    GateLayer::new(Arc::new(TenantFromHeader), Arc::default()).layer(guarded)
 }
 
 /// A client of an API over `queue`, with these limits.
@@ -224,12 +229,13 @@ impl Drop for NotifyOnDrop {
 
 #[async_trait]
 impl Identify for TenantFromHeader {
-    async fn identify(&self, headers: &HeaderMap, _: &Extensions) -> Result<Caller, Denied> {
+    async fn identify(&self, headers: &HeaderMap, _: &Extensions) -> Result<Principal, Denied> {
         let tenant = headers.get("x-tenant").map_or("web", |t| t.to_str().unwrap());
         if tenant == "nobody" {
             return Err(Denied::Unidentified("no credentials"));
         }
-        Ok(Caller::new(tenant).unwrap())
+        let caller = Some(Caller::new(tenant).unwrap());
+        Ok(Principal { name: tenant.into(), caller, worker: None })
     }
 }
 

@@ -9,14 +9,18 @@ use std::{
 };
 
 use backhaul_proto::v1::{
-    FromDispatcher, FromWorker,
+    FromDispatcher, FromWorker, from_worker,
     worker_service_server::{WorkerService as WorkerRpc, WorkerServiceServer},
 };
-use tokio_stream::Stream;
+use backhaul_runtime::locations::Locations;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, debug, field, info_span, warn};
 
-use super::roles::Roles;
+use super::{
+    access,
+    identity::{Principal, WorkerName},
+};
 use crate::{
     dispatch::Dispatch,
     session::{self, CloseReason},
@@ -30,14 +34,14 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct WorkerService {
     dispatch: Dispatch,
-    roles: Option<Arc<Roles>>,
+    locations: Arc<Locations>,
 }
 
 impl WorkerService {
-    /// A service whose streams `dispatch` owns. Without `roles`, everybody is taken for a worker.
+    /// A service whose streams `dispatch` owns. A worker gets tasks of the locations that `locations` grants it, whatever it says.
     #[must_use]
-    pub const fn new(dispatch: Dispatch, roles: Option<Arc<Roles>>) -> Self {
-        Self { dispatch, roles }
+    pub const fn new(dispatch: Dispatch, locations: Arc<Locations>) -> Self {
+        Self { dispatch, locations }
     }
 
     /// The tonic service, with its limits set.
@@ -58,13 +62,9 @@ impl WorkerRpc for WorkerService {
         let peer = request.extensions().get::<Peer>().cloned();
         // Without an address, which only a network that is none can bring about, all count as one.
         let address = peer.as_ref().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
-        let identity = peer.as_ref().and_then(|peer| peer.identity.as_ref()).map(|peer| peer.id.clone());
-        let is_worker = match (&self.roles, &identity) {
-            (None, _) => true,
-            (Some(roles), Some(id)) => roles.is_worker(id),
-            (Some(_), None) => false,
-        };
-        let identity = identity.map(field::display);
+        let principal = request.extensions().get::<Principal>().cloned();
+        let identity = principal.as_ref().map(|principal| field::display(Arc::clone(&principal.name)));
+        let is_worker = principal.as_ref().is_some_and(|principal| access::may(principal, access::CONNECT));
         let reauthenticate = peer.as_ref().map(|peer| peer.reauthenticate.clone()).unwrap_or_default();
         let peer = peer.map(|peer| field::display(peer.address));
         let admitted = if is_worker {
@@ -82,8 +82,92 @@ impl WorkerRpc for WorkerService {
             reason.status().unwrap_or_else(|| Status::unavailable(reason.to_string()))
         })?;
         let span = info_span!("session", session = %seat.id, peer, identity, worker = field::Empty);
-        let (driver, outbound) = session::open(request.into_inner(), seat);
+        let locations = Arc::clone(&self.locations);
+        let inbound =
+            request.into_inner().map(move |message| checked(message?, principal.as_ref(), &locations));
+        let (driver, outbound) = session::open(inbound, seat);
         self.dispatch.spawn(driver.run().instrument(span));
         Ok(Response::new(Box::pin(outbound)))
+    }
+}
+
+/// A message as far as its sender may send it: locations that are not granted to a worker are no locations of it.
+fn checked(
+    mut message: FromWorker,
+    sender: Option<&Principal>,
+    locations: &Locations,
+) -> Result<FromWorker, Status> {
+    let Some(said) = &mut message.message else { return Ok(message) };
+    let is_allowed = sender.is_some_and(|sender| access::may(sender, access::sending(said)));
+    if !is_allowed {
+        return Err(Status::permission_denied("the message is not allowed to whom the certificate names"));
+    }
+    if let (from_worker::Message::Hello(hello), Some(WorkerName::Path(path))) =
+        (said, sender.and_then(|sender| sender.worker.as_ref()))
+    {
+        // Those that the file does not name have no tasks that it could be given.
+        hello
+            .locations
+            .retain(|name| locations.get(name).is_none_or(|location| location.admits_worker(path)));
+    }
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use backhaul_proto::v1::{Credit, Hello};
+
+    use super::*;
+
+    fn worker(path: &str) -> Principal {
+        Principal { name: path.into(), caller: None, worker: Some(WorkerName::Path(path.into())) }
+    }
+
+    #[test]
+    fn a_worker_has_the_locations_that_are_granted_to_it_and_those_that_are_granted_to_all() {
+        let location = |name: &str, workers: &str| {
+            format!(
+                "[location.{name}]\nendpoint = \"http://127.0.0.1:1\"\ncredentials = \"anonymous\"\n{workers}\n\
+                 backup = {{ location = \"vault\", bucket = \"backups\" }}\n\
+                 [[location.{name}.read]]\nbucket = \"photos\"\ntenants = [\"web\"]\n"
+            )
+        };
+        let text = location("open", "")
+            + &location("media", "workers = [\"/backhaul/worker/media\"]")
+            + &location("any", "workers = [\"/backhaul/worker/*\", \"/x\"]")
+            + "[location.vault]\nendpoint = \"http://127.0.0.1:1\"\ncredentials = \"anonymous\"\n";
+        let locations = Locations::parse(&text, Path::new("l.toml")).unwrap();
+        let all = ["open", "media", "any", "unknown"].map(str::to_owned);
+        let given = |sender: &Principal| {
+            let hello = Hello { locations: all.to_vec(), ..Hello::default() };
+            let message = FromWorker { message: Some(from_worker::Message::Hello(hello)) };
+            match checked(message, Some(sender), &locations).unwrap().message {
+                Some(from_worker::Message::Hello(hello)) => hello.locations,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(given(&worker("/backhaul/worker/media")), ["open", "media", "any", "unknown"]);
+        assert_eq!(given(&worker("/backhaul/worker/other")), ["open", "any", "unknown"]);
+        assert_eq!(
+            given(&worker("/backhaul/worker")),
+            ["open", "unknown"],
+            "a path is not a prefix of another"
+        );
+        let unproved = Principal { worker: Some(WorkerName::Unproved), ..worker("anybody") };
+        assert_eq!(given(&unproved), all);
+    }
+
+    #[test]
+    fn nobody_but_a_worker_has_a_message_taken() {
+        let stranger = Principal { name: "x".into(), caller: None, worker: None };
+        let message = || FromWorker { message: Some(from_worker::Message::Credit(Credit::default())) };
+        let take = |sender| checked(message(), sender, &Locations::default());
+        let known = worker("/w");
+        assert!(take(Some(&known)).is_ok());
+        for refused in [take(Some(&stranger)), take(None)] {
+            assert_eq!(refused.unwrap_err().code(), tonic::Code::PermissionDenied);
+        }
     }
 }

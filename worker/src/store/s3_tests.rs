@@ -17,6 +17,7 @@ use crate::probe::{Answer, probe};
 
 fn location(endpoint: &str, credentials: Credentials) -> Location {
     Location {
+        workers: Vec::new(),
         name: "test".into(),
         endpoint: Some(endpoint.to_owned()),
         region: "us-east-1".into(),

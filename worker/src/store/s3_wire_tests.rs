@@ -33,6 +33,7 @@ impl Canned {
             Credentials::Environment { prefix: "TEST".into() }
         };
         let location = Location {
+            workers: Vec::new(),
             name: "test".into(),
             endpoint: Some(format!("http://{}", self.listener.local_addr().expect("address"))),
             region: "us-east-1".into(),

@@ -115,6 +115,7 @@ struct RawLocation {
     credentials: RawCredentials,
     #[serde(default)]
     read: Vec<RawRead>,
+    workers: Option<Vec<String>>,
     backup: Option<RawBackup>,
     #[serde(default)]
     verify: RawVerify,
@@ -264,6 +265,7 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         &format!("{at}.read"),
         "has a backup target, so it must say what may be read, and by which tenants",
     );
+    let workers = raw.workers.map(|paths| workers(problems, &at, paths)).unwrap_or_default();
     let read = raw.read.into_iter().enumerate().map(|(n, rule)| read_rule(problems, &at, n, rule)).collect();
     let backup = raw.backup.map(|target| backup_target(problems, &at, target));
     let limits = rate_limits(problems, &at, raw.limits);
@@ -274,6 +276,7 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         path_style: raw.path_style,
         credentials,
         read,
+        workers,
         backup,
         verify: match raw.verify {
             RawVerify::Receipt => VerifyLevel::Receipt,
@@ -285,6 +288,19 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         without: raw.without.into_iter().map(Feature::from).collect(),
         limits,
     }
+}
+
+fn workers(problems: &mut Problems, at: &str, paths: Vec<String>) -> Vec<String> {
+    let at = format!("{at}.workers");
+    problems.require(!paths.is_empty(), &at, "allows no worker at all");
+    let is_path = |path: &String| {
+        path.strip_prefix('/').is_some_and(|rest| {
+            let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+            rest.split('/').all(|part| part == "*" || (!part.is_empty() && part.bytes().all(is_plain)))
+        })
+    };
+    problems.require(paths.iter().all(is_path), &at, "must be paths of SPIFFE ids, such as /backhaul/worker");
+    paths
 }
 
 fn backup_target(problems: &mut Problems, at: &str, target: RawBackup) -> BackupTarget {

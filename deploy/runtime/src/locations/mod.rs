@@ -33,6 +33,8 @@ pub struct Location {
     pub credentials: Credentials,
     /// What may be read here, and by whom; empty for a location that is only a backup target.
     pub read: Vec<ReadRule>,
+    /// Paths of the SPIFFE ids of the workers that may have tasks of this location, `*` for any one segment; empty for all workers.
+    pub workers: Vec<String>,
     /// Where objects read here are backed up; `None` for a location that is only a backup target.
     pub backup: Option<BackupTarget>,
     /// Proof wanted unless a request asks for another.
@@ -144,6 +146,24 @@ pub enum Refusal {
     /// The tenant may not name this key of the bucket.
     #[error("the location does not allow this key")]
     Key,
+}
+
+impl Location {
+    /// Whether the worker whose SPIFFE id has that path may have tasks of this location.
+    #[must_use]
+    pub fn admits_worker(&self, path: &str) -> bool {
+        let is_like = |pattern: &String| {
+            let (mut given, mut expected) = (path.split('/'), pattern.split('/'));
+            loop {
+                match (given.next(), expected.next()) {
+                    (None, None) => return true,
+                    (Some(given), Some(expected)) if expected == "*" || given == expected => {}
+                    (Some(_), _) | (None, Some(_)) => return false,
+                }
+            }
+        };
+        self.workers.is_empty() || self.workers.iter().any(is_like)
+    }
 }
 
 impl Locations {

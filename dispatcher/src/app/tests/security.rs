@@ -5,8 +5,6 @@ use std::{fs, time::SystemTime};
 use backhaul_proto::v1::{DrainReason, FromWorker, from_dispatcher, from_worker};
 use backhaul_runtime::tls::TlsSettings;
 use hyper_util::rt::TokioIo;
-use prost::Message as _;
-use prost_types::FileDescriptorSet;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -14,7 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Endpoint, Uri};
 
 use super::*;
-use crate::transport::testing::Pipes;
+use crate::{
+    grpc::access::{CONNECT, Role, STATS_OF_ALL, TABLE, Who},
+    transport::testing::Pipes,
+};
 
 const DISPATCHER: &str = "spiffe://prod/backhaul/dispatcher";
 const WORKER: &str = "spiffe://prod/backhaul/worker";
@@ -95,40 +96,64 @@ async fn a_caller_acts_for_the_tenant_in_its_name() {
     assert_eq!(queue.submitted.lock().unwrap()[0].spec.tenant, "web");
 }
 
-/// Who may call what: every method of the contract by every kind of name. A service that is added is in no row, so nobody may call it.
+/// Every row of the table by every role, and by names that have none.
 #[tokio::test]
-async fn each_name_may_make_the_calls_of_its_role_and_no_other() {
+async fn each_name_may_do_what_the_table_gives_its_role_and_nothing_else() {
     let authority = Authority::new();
     let (served, queue) = authority.serve(&[]).await;
-    let contract = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
-    let services =
-        contract.file.iter().filter(|file| file.package() == "backhaul.v1").flat_map(|f| &f.service);
-    let methods: Vec<(&str, &str)> = services
-        .flat_map(|service| service.method.iter().map(|method| (service.name(), method.name())))
-        .collect();
-    assert!(methods.len() > 6, "{methods:?}");
-    for (file, id, allowed) in [
-        ("caller", CALLER, &["BackupService"][..]),
-        ("operator", "spiffe://prod/backhaul/operator/web", &["BackupService"]),
-        ("worker", WORKER, &["WorkerService"]),
-        ("other-dispatcher", DISPATCHER, &[]),
-        ("worker-below", "spiffe://prod/backhaul/worker/1", &[]),
-        ("no-tenant", "spiffe://prod/backhaul/tenant/Web", &[]),
-        ("stranger", "spiffe://prod/x", &[]),
+    for (file, id, role) in [
+        ("submitter", CALLER, Some(Role::Submitter)),
+        ("reader", "spiffe://prod/backhaul/reader/web", Some(Role::Reader)),
+        ("operator", "spiffe://prod/backhaul/operator/web", Some(Role::Operator)),
+        ("worker", WORKER, Some(Role::Worker)),
+        // Its way in is another port.
+        ("event-source", "spiffe://prod/backhaul/event-source/web", Some(Role::EventSource)),
+        ("other-dispatcher", DISPATCHER, None),
+        ("worker-below", "spiffe://prod/backhaul/worker/1", None),
+        ("no-tenant", "spiffe://prod/backhaul/tenant/Web", None),
+        ("stranger", "spiffe://prod/x", None),
     ] {
         let channel = connect(&served, authority.program(file, id, DAY)).await.unwrap();
-        for (service, method) in &methods {
-            let path = format!("/backhaul.v1.{service}/{method}");
-            let answer = call(channel.clone(), &path).await;
-            let is_denied = answer.is_err_and(|status| {
-                status.code() == Code::PermissionDenied && told(&status).1 == "ROLE_NOT_ALLOWED"
-            });
-            assert_eq!(!is_denied, allowed.contains(service), "{id} calls {path}");
+        for (what, who) in TABLE {
+            let expected = match who {
+                Who::Everybody => true,
+                Who::Roles(roles) => role.is_some_and(|role| roles.contains(&role)),
+            };
+            let refused = attempt(channel.clone(), what).await.err();
+            let is_denied = refused.as_ref().is_some_and(|status| status.code() == Code::PermissionDenied);
+            assert_eq!(!is_denied, expected, "{id} does {what}: {refused:?}");
         }
-        // Whoever is let in may ask for health, which tells of nobody.
-        HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
+        // What has no row is closed to everybody.
+        let unknown = call(channel, "/backhaul.v1.BackupService/DeleteEverything").await.unwrap_err();
+        assert_eq!(told(&unknown), (Code::Unimplemented, "NO_SUCH_CALL".into()));
     }
     assert!(queue.submitted.lock().unwrap().is_empty(), "empty requests submit nothing");
+}
+
+/// Does what a row of the table is about.
+async fn attempt(channel: Channel, what: &str) -> Result<(), tonic::Status> {
+    let Some((path, part)) = what.split_once('#') else { return call(channel, what).await };
+    if what == STATS_OF_ALL {
+        let request = pb::GetQueueStatsRequest { all_tenants: true, max_tenants: 0 };
+        return BackupServiceClient::new(channel).get_queue_stats(request).await.map(drop);
+    }
+    assert_eq!(path, CONNECT);
+    let hello = from_worker::Message::Hello(crate::dispatch::testing::hello("w", 1));
+    let message = match part {
+        "hello" => None,
+        "credit" => Some(from_worker::Message::Credit(pb::Credit::default())),
+        "accepts" => Some(from_worker::Message::Accepts(pb::Accepts::default())),
+        "heartbeat" => Some(from_worker::Message::Heartbeat(pb::Heartbeat { seq: 1, held: vec![] })),
+        "results" => Some(from_worker::Message::Results(pb::Results::default())),
+        "draining" => Some(from_worker::Message::Draining(pb::Draining::default())),
+        "paused" => Some(from_worker::Message::Paused(pb::Paused::default())),
+        other => panic!("no such message: {other}"),
+    };
+    let said = [Some(hello), message].into_iter().flatten();
+    let said: Vec<_> = said.map(|message| FromWorker { message: Some(message) }).collect();
+    let mut answers = WorkerServiceClient::new(channel).connect(tokio_stream::iter(said)).await?.into_inner();
+    while answers.message().await?.is_some() {}
+    Ok(())
 }
 
 /// An empty request to any method, and the first that is answered.

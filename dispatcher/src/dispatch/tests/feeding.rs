@@ -1,5 +1,9 @@
 //! What is asked of the queue, how often, and what happens when it does not answer.
 
+use std::sync::Arc;
+
+use backhaul_runtime::locations::Locations;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -141,4 +145,37 @@ async fn a_task_that_one_worker_refuses_goes_to_another_without_a_poll() {
     busy.say(FromWorker::Accepts(pb::Accepts { accepts })).await;
     assert_eq!(other.take(1).await[0].task_id, tasks[0].task_id);
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_grant_was_taken_away_while_it_waited_dies_and_is_sent_to_nobody() {
+    let text = r#"
+        [location.uploads]
+        endpoint = "http://127.0.0.1:1"
+        credentials = "anonymous"
+        read = [{ bucket = "photos", prefixes = ["kept/"], tenants = ["t"] }]
+        backup = { location = "vault", bucket = "backups" }
+        [location.vault]
+        endpoint = "http://127.0.0.1:1"
+        credentials = "anonymous"
+    "#;
+    let grants = Locations::parse(text, std::path::Path::new("l.toml")).unwrap();
+    let house = House::granted(without_polls(), Some(Arc::new(grants)));
+    let ids = house.queue.put(&["kept", "lost/1", "kept/1", "kept/../lost"]).await;
+    let mut worker = house.worker("w1", 10).await;
+    let mut sent = worker.take(2).await;
+    sent.sort_by(|a, b| key(a).cmp(key(b)));
+    // What a prefix means is decided on the bytes of the key, as the store has it.
+    assert_eq!(sent.iter().map(key).collect::<Vec<_>>(), ["kept/../lost", "kept/1"]);
+    for id in &ids[..2] {
+        let ended = async || house.queue.get(id).await.unwrap();
+        loop {
+            let task = ended().await;
+            if task.state == TaskState::Dead {
+                assert_eq!(task.last_failure.unwrap().code, "grant_revoked");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }

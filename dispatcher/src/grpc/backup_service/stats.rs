@@ -3,7 +3,7 @@
 use backhaul_proto::v1 as pb;
 
 use crate::{
-    grpc::{identity::Caller, status::ApiError, validate},
+    grpc::{access, identity::Caller, status::ApiError, validate},
     queue::{Amount, Backlog, QueueStats, StatsQuery, stats::MOST_TENANTS},
 };
 
@@ -21,7 +21,7 @@ pub(super) fn query(caller: &Caller, request: &pb::GetQueueStatsRequest) -> Resu
     if !request.all_tenants {
         return Ok(StatsQuery::Tenant(caller.tenant().to_owned()));
     }
-    if !caller.is_operator() {
+    if !access::who_may(access::STATS_OF_ALL).is_some_and(|who| who.includes_role(caller.role())) {
         return Err(ApiError::NotOperator);
     }
     let tenants = if request.max_tenants == 0 { DEFAULT_TENANTS } else { request.max_tenants };

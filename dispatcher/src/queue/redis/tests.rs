@@ -1,5 +1,6 @@
 //! The Redis queue on a real redis-server: the conformance suite, and what only Redis can do to it.
 
+mod acl;
 mod cluster;
 mod clustered;
 mod damage;
