@@ -46,6 +46,12 @@ pub struct Flags {
     /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
+    /// Address for events of origins, in HTTP without TLS: `POST /events/NAME`. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
+    pub events_listen: Option<SocketAddr>,
+    /// Event sources file: who may tell of uploads to which buckets, over HTTP or through a stream, and how they prove who they are.
+    #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
+    pub event_sources: Option<PathBuf>,
     /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
@@ -164,6 +170,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address for operators.
     pub ops_listen: Option<SocketAddr>,
+    /// Address for events.
+    pub events_listen: Option<SocketAddr>,
+    /// Event sources file.
+    pub event_sources: Option<PathBuf>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The servers that keep the queues.
@@ -339,6 +349,8 @@ impl Flags {
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
+            events_listen: self.events_listen,
+            event_sources: self.event_sources,
             address_file: self.address_file,
             redis: self.redis,
             durability_timeout: self.durability_timeout,

@@ -32,10 +32,12 @@ fn main() -> ExitCode {
 fn failure(error: AppError) -> Failure {
     match error {
         AppError::Locations(error) => Failure::Usage(error.to_string()),
+        AppError::EventSources(error) => Failure::Usage(error.to_string()),
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }
         error @ (AppError::Connect(_)
+        | AppError::Events(_)
         | AppError::Listen { .. }
         | AppError::AddressFile { .. }
         | AppError::Reflection(_)

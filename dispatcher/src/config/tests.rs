@@ -162,6 +162,15 @@ fn every_setting_has_its_own_environment_variable() {
 }
 
 #[test]
+fn a_port_for_events_needs_sources() {
+    let events = ["dispatcher", "--locations", "l", "--events-listen", "127.0.0.1:0"];
+    let error = Config::from_args(events).unwrap_err();
+    assert!(error.to_string().contains("--event-sources"), "{error}");
+    let config = Config::from_args(events.into_iter().chain(["--event-sources", "s"])).unwrap();
+    assert!(config.events_listen.is_some() && config.event_sources.is_some());
+}
+
+#[test]
 fn redis_is_one_server_sentinels_or_a_cluster_and_never_two_of_them() {
     use crate::queue::redis::Layout;
     let layout = |args: &[&str]| parse(args).map(|config| config.redis.options().layout);

@@ -85,7 +85,11 @@ impl TestEnv {
             None => RedisOptions::durable()?,
         };
         let redis = RedisServer::start(redis).await?;
-        let origin = Behind::start(options.origin, &[ORIGIN_BUCKET, VAULT_BUCKET]).await?;
+        let buckets = [ORIGIN_BUCKET, VAULT_BUCKET];
+        let origin = match &options.webhook {
+            Some(webhook) => Behind::new(Store::start_telling(webhook, &buckets).await?).await?,
+            None => Behind::start(options.origin, &buckets).await?,
+        };
         let vault = match options.vault {
             Some(kind) => Some(Behind::start(kind, &[VAULT_BUCKET]).await?),
             None => None,
@@ -274,7 +278,10 @@ impl Drop for TestEnv {
 
 impl Behind<Store> {
     async fn start(kind: StoreKind, buckets: &[&str]) -> anyhow::Result<Self> {
-        let server = Store::start(kind, buckets).await?;
+        Self::new(Store::start(kind, buckets).await?).await
+    }
+
+    async fn new(server: Store) -> anyhow::Result<Self> {
         Ok(Self { gate: Gate::open_to(server.address()).await?, server })
     }
 

@@ -4,6 +4,7 @@ use crate::{
     locations::{ORIGIN_BUCKET, Read},
     redis::RedisOptions,
     store::StoreKind,
+    weed::Webhook,
 };
 
 /// What a scenario needs to differ from the ordinary.
@@ -14,6 +15,8 @@ pub struct EnvOptions {
     pub redis: Option<RedisOptions>,
     /// Store that objects are uploaded to.
     pub origin: StoreKind,
+    /// Where the origin, which is a SeaweedFS then, posts word of every change to.
+    pub webhook: Option<Webhook>,
     /// Store that backups go to; the origin itself when not set.
     pub vault: Option<StoreKind>,
     /// What may be backed up.
@@ -44,6 +47,7 @@ impl Default for EnvOptions {
         Self {
             redis: None,
             origin: StoreKind::Embedded,
+            webhook: None,
             vault: Some(StoreKind::Embedded),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
             workers: 1,
@@ -80,6 +84,13 @@ impl EnvOptions {
     pub fn stores(mut self, kind: StoreKind) -> Self {
         self.origin = kind;
         self.vault = Some(kind);
+        self
+    }
+
+    /// Makes the origin a SeaweedFS that posts word of every change.
+    #[must_use]
+    pub fn webhook(mut self, webhook: Webhook) -> Self {
+        self.webhook = Some(webhook);
         self
     }
 

@@ -9,6 +9,7 @@ mod cancelling;
 mod command_line;
 mod crashes;
 mod duplicates;
+mod events;
 mod failover;
 mod integrity;
 mod journey;
