@@ -1,5 +1,7 @@
 //! The worst moments to lose a process: a worker frozen as it completes a copy, a dispatcher killed under a hundred of them.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use backhaul_embedded_s3::{Action, Operation, Rule};
 use backhaul_proto::v1::{self as pb, TaskState};
@@ -53,12 +55,12 @@ async fn frozen_as_it_completes(last: Action) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_frozen_just_before_it_completes_is_fenced() -> anyhow::Result<()> {
-    frozen_as_it_completes(Action::Hang).await
+    Box::pin(frozen_as_it_completes(Action::Hang)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_frozen_while_its_completion_is_under_way_is_fenced() -> anyhow::Result<()> {
-    frozen_as_it_completes(Action::Delay(std::time::Duration::from_secs(1))).await
+    Box::pin(frozen_as_it_completes(Action::Delay(Duration::from_secs(1)))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
