@@ -17,6 +17,7 @@ use backhaul_runtime::{
     build, descriptors,
     locations::{Locations, LocationsError},
     ops::{OpsPort, Ready},
+    tls::{Reloader, Tls, TlsError},
 };
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ use crate::{
     grpc::{
         backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
         health::{self, Readiness},
-        identity::{ConfiguredTenant, Identify},
+        identity::{CertifiedTenant, ConfiguredTenant, Identify},
         layers::{Guard, GuardLayer},
         scaler::Scaler,
         worker_service::WorkerService,
@@ -51,6 +52,7 @@ use crate::{
 const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
+const CERTIFICATES: &str = "certificates";
 const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
@@ -74,6 +76,7 @@ pub struct App<L = TcpListener> {
     listener: L,
     addr: SocketAddr,
     ops: Option<OpsPort>,
+    tls: Option<(Tls, Reloader)>,
     events: Events,
 }
 
@@ -83,6 +86,9 @@ pub enum AppError {
     /// The locations file is wrong. Nothing was started.
     #[error("{0}")]
     Locations(#[from] LocationsError),
+    /// Certificate, key or bundle cannot be used. Nothing was started.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The event sources file is wrong. Nothing was started.
     #[error("{0}")]
     EventSources(#[from] SourcesError),
@@ -141,6 +147,8 @@ impl App {
     /// [`AppError::Locations`], [`AppError::EventSources`], [`AppError::Connect`], [`AppError::Listen`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
         let locations = Arc::new(Locations::load(&config.locations)?);
+        // Before Redis is waited for: what is wrong with a file is told at once.
+        drop(config.tls.clone().map(Tls::open).transpose()?);
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let mut app = Self::bind_with(config, queue, locations).await?;
@@ -179,9 +187,10 @@ impl<L: Listener> App<L> {
     ) -> Result<Self, AppError> {
         let addr =
             listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
         let events = Events::none();
-        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None, events })
+        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None, events, tls })
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -207,7 +216,7 @@ impl<L: Listener> App<L> {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, observe, redis, locations, listener, addr, ops, events } = self;
+        let Self { config, queue, observe, redis, locations, listener, addr, ops, events, tls } = self;
         let [end_streams, end_readiness, end_watches, end_events, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
@@ -237,8 +246,9 @@ impl<L: Listener> App<L> {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
+        let roles = tls.is_some().then(|| Arc::clone(&config.roles));
         let routes = Routes::new(backups)
-            .add_service(WorkerService::new(streams.clone()).into_server())
+            .add_service(WorkerService::new(streams.clone(), roles).into_server())
             .add_service(health.clone())
             .add_service(reflection);
 
@@ -256,8 +266,18 @@ impl<L: Listener> App<L> {
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
+        let tls = match tls {
+            Some((tls, reloader)) => {
+                parts.start(CERTIFICATES, reload(reloader, config.tls_reload_every, end_server.clone()));
+                Some(tls)
+            }
+            None => {
+                warn!("--insecure: everybody who reaches this port is let in, and reads what others say");
+                None
+            }
+        };
         parts.start(EVENTS, events.run(end_events.clone(), config.drain_within / 2));
-        let server = Server::new(listener, routes, connection_limits(&config), connections);
+        let server = Server::new(listener, routes, connection_limits(&config), tls, connections);
         parts.start(SERVER, serve(server, end_server.clone()));
         parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
         info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");
@@ -282,7 +302,9 @@ impl<L: Listener> App<L> {
         health::end_watches(reporter).await;
         parts.wait_for(EVENTS, deadline).await;
         end_server.cancel();
-        parts.wait_for(SERVER, deadline).await;
+        for part in [SERVER, CERTIFICATES] {
+            parts.wait_for(part, deadline).await;
+        }
         // Up to here an operator can watch the stop.
         end_ops.cancel();
         parts.wait_for(OPS, deadline).await;
@@ -302,6 +324,11 @@ impl<L: Listener> App<L> {
 
 async fn run_streams(streams: Dispatch, end: CancellationToken) -> Result<(), AppError> {
     Ok(streams.run(end).await?)
+}
+
+async fn reload(reloader: Reloader, every: Duration, end: CancellationToken) -> Result<(), AppError> {
+    reloader.run(every, end).await;
+    Ok(())
 }
 
 async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(), AppError> {
@@ -362,7 +389,11 @@ fn backup_server(
     backups: Backups,
     metrics: Arc<Metrics>,
 ) -> Guard<BackupServiceServer<Backups>> {
-    let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
+    let identify: Arc<dyn Identify> = if config.tls.is_some() {
+        Arc::new(CertifiedTenant::new(Arc::clone(&config.roles)))
+    } else {
+        Arc::new(ConfiguredTenant::new(config.caller.clone()))
+    };
     let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
     GuardLayer::new(config.calls, identify, metrics).layer(server)
 }

@@ -1,6 +1,7 @@
 //! Tests of a whole dispatcher over loopback: what is served, and that it stops in order.
 
 mod journey;
+mod security;
 
 use backhaul_proto::v1::{
     self as pb, backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,
@@ -24,8 +25,16 @@ struct Served {
 }
 
 fn config(flags: &[&str]) -> Config {
-    let fixed =
-        ["backhaul-dispatcher", "--listen", "127.0.0.1:0", "--locations", "unused", "--tenant", "web"];
+    let fixed = [
+        "backhaul-dispatcher",
+        "--insecure",
+        "--listen",
+        "127.0.0.1:0",
+        "--locations",
+        "unused",
+        "--tenant",
+        "web",
+    ];
     Config::from_args(fixed.iter().chain(flags)).unwrap()
 }
 
@@ -44,7 +53,11 @@ async fn serve_queue(config: Config, queue: Arc<dyn TaskQueue>) -> Served {
 
 impl Served {
     async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.addr)).unwrap().connect().await.unwrap()
+        self.plain().await.unwrap()
+    }
+
+    async fn plain(&self) -> Result<Channel, tonic::transport::Error> {
+        Channel::from_shared(format!("http://{}", self.addr)).unwrap().connect().await
     }
 
     async fn backups(&self) -> BackupServiceClient<Channel> {

@@ -30,7 +30,7 @@ pub(crate) struct Kit {
 
 impl Kit {
     pub(crate) fn new() -> Self {
-        let config = Config::from_args(["dispatcher", "--locations", "unused"]).unwrap();
+        let config = Config::from_args(["dispatcher", "--insecure", "--locations", "unused"]).unwrap();
         Self::over(Arc::new(MemoryQueue::new(config.queue, QueueClock::Server)))
     }
 

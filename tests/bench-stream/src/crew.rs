@@ -89,6 +89,7 @@ impl Crew {
             memory_bytes: 512 << 20,
             part_bytes: 16 << 20,
             drain_within: Duration::from_secs(25),
+            security: None,
         };
         let copier = Sleeper { worker: number, takes: self.takes, seen: Arc::clone(&self.seen) };
         let (stop, gauges, mut running) =

@@ -13,7 +13,7 @@ use backhaul_proto::v1::backup_service_client::BackupServiceClient;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{LOG_FILTER, TENANT, TestEnv, add_flags, options::set};
-use crate::{eventually::eventually, ports::Port, process::Process, programs::program};
+use crate::{certificates::Holder, eventually::eventually, ports::Port, process::Process, programs::program};
 
 /// A dispatcher.
 #[derive(Debug)]
@@ -66,7 +66,12 @@ impl TestEnv {
     /// URLs of all dispatchers, for workers that are no processes of this environment.
     #[must_use]
     pub fn dispatcher_urls(&self) -> Vec<String> {
-        (0..self.dispatchers.len()).map(|number| format!("http://{}", self.address_of(number))).collect()
+        let url = |number| format!("{}://{}", self.scheme(), self.address_of(number));
+        (0..self.dispatchers.len()).map(url).collect()
+    }
+
+    pub(super) const fn scheme(&self) -> &'static str {
+        if self.options.certificates.is_some() { "https" } else { "http" }
     }
 
     /// A client of one dispatcher, whichever the test's other calls go to.
@@ -77,8 +82,22 @@ impl TestEnv {
     /// # Panics
     /// When there is no dispatcher of that number.
     pub fn backups_at(&self, dispatcher: usize) -> anyhow::Result<BackupServiceClient<Channel>> {
-        let url = format!("http://{}", self.address_of(dispatcher));
-        Ok(BackupServiceClient::new(Endpoint::from_shared(url)?.connect_lazy()))
+        Ok(BackupServiceClient::new(self.channel_at(dispatcher)?))
+    }
+
+    /// A channel to one dispatcher, for other services that it serves.
+    ///
+    /// # Errors
+    /// When the URL is not one.
+    ///
+    /// # Panics
+    /// When there is no dispatcher of that number.
+    pub fn channel_at(&self, dispatcher: usize) -> anyhow::Result<Channel> {
+        let address = self.address_of(dispatcher);
+        match &self.options.certificates {
+            Some(certificates) => certificates.channel(&address, Holder::Caller),
+            None => Ok(Endpoint::from_shared(format!("http://{address}"))?.connect_lazy()),
+        }
     }
 
     /// The first dispatcher's process, to be signalled.
@@ -131,6 +150,9 @@ impl TestEnv {
             if !flags.iter().any(|(given, _)| given == name) {
                 command.arg(format!("--{name}")).arg(value);
             }
+        }
+        if let Some(certificates) = &self.options.certificates {
+            certificates.tell(&mut command, Holder::Dispatcher);
         }
         command.arg("--address-file").arg(address_file(folder, number));
         command.arg("--locations").arg(&self.locations);

@@ -18,9 +18,10 @@ use backhaul_proto::v1::{
     backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,
 };
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::{
+    certificates::Holder,
     gate::Gate,
     locations::{self, ORIGIN_BUCKET, VAULT_BUCKET},
     process::Process,
@@ -127,7 +128,7 @@ impl TestEnv {
     /// # Errors
     /// When the URL is not one.
     pub fn channel(&self) -> anyhow::Result<Channel> {
-        Ok(Endpoint::from_shared(format!("http://{}", self.dispatcher_address()))?.connect_lazy())
+        self.channel_at(self.called)
     }
 
     /// The file of locations that all programs are given.
@@ -217,8 +218,11 @@ impl TestEnv {
     fn launch_worker(&self, number: usize, gates: &[Gate]) -> anyhow::Result<Process> {
         let name = worker_name(number);
         let mut command = program("backhaul-worker")?;
+        if let Some(certificates) = &self.options.certificates {
+            certificates.tell(&mut command, Holder::Worker);
+        }
         for gate in gates {
-            command.args(["--dispatcher", &format!("http://{}", gate.address())]);
+            command.args(["--dispatcher", &format!("{}://{}", self.scheme(), gate.address())]);
         }
         command.args(["--name", &name, "--log", LOG_FILTER]);
         command.arg("--locations").arg(&self.locations);

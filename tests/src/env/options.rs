@@ -1,6 +1,9 @@
 //! What a scenario may ask for. The defaults are the shortest times at which nothing happens by accident on a slow machine.
 
+use std::sync::Arc;
+
 use crate::{
+    certificates::Certificates,
     locations::{ORIGIN_BUCKET, Read},
     redis::RedisOptions,
     store::StoreKind,
@@ -21,6 +24,8 @@ pub struct EnvOptions {
     pub vault: Option<StoreKind>,
     /// What may be backed up.
     pub reads: Vec<Read>,
+    /// What the programs and the test's own calls prove themselves with; plaintext when not set.
+    pub certificates: Option<Arc<Certificates>>,
     /// Workers at the start.
     pub workers: usize,
     /// Flags of the dispatcher besides those that say where everything is: name without dashes, value.
@@ -50,6 +55,7 @@ impl Default for EnvOptions {
             webhook: None,
             vault: Some(StoreKind::Embedded),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
+            certificates: None,
             workers: 1,
             dispatcher_flags: dispatcher.map(flag).to_vec(),
             worker_flags: vec![flag(("drain-within", "5s"))],
@@ -76,6 +82,13 @@ impl EnvOptions {
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Has everybody prove who they are.
+    #[must_use]
+    pub fn secured(mut self, certificates: &Arc<Certificates>) -> Self {
+        self.certificates = Some(Arc::clone(certificates));
         self
     }
 

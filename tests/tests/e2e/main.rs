@@ -21,6 +21,7 @@ mod redrives;
 mod retries;
 mod rolling;
 mod schedule;
+mod security;
 mod stream_loss;
 mod stream_pressure;
 mod watching;

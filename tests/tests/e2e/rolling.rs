@@ -45,7 +45,16 @@ impl Crew {
 
     fn start(&self, number: usize) -> (CancellationToken, JoinSet<Result<(), AppError>>) {
         let name = format!("inside-{number}");
-        let mut flags = vec!["backhaul-worker", "--name", &name, "--max-tasks", "3", "--drain-within", "30s"];
+        let mut flags = vec![
+            "backhaul-worker",
+            "--name",
+            &name,
+            "--max-tasks",
+            "3",
+            "--drain-within",
+            "30s",
+            "--insecure",
+        ];
         for url in &self.dispatchers {
             flags.extend(["--dispatcher", url]);
         }

@@ -347,6 +347,7 @@ fn locations() -> Locations {
 fn dispatcher_config() -> Config {
     let flags = [
         "backhaul-dispatcher",
+        "--insecure",
         "--locations",
         "unused",
         "--tenant",
@@ -389,6 +390,7 @@ fn worker_settings(plan: &Plan, number: usize) -> Result<WorkerSettings, Box<dyn
         memory_bytes: 64 << 20,
         part_bytes: 5 << 20,
         drain_within: plan.worker_drains_within,
+        security: None,
     })
 }
 
