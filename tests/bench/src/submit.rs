@@ -46,8 +46,8 @@ impl Submitter {
         Ok(Self { clients, next: 0 })
     }
 
-    /// Submits one object.
-    pub(crate) async fn one(&mut self) -> anyhow::Result<()> {
+    /// Submits one object; gives its task's id.
+    pub(crate) async fn one(&mut self) -> anyhow::Result<String> {
         let object = self.take(1);
         single(&mut self.clients[0], object).await
     }
@@ -56,7 +56,7 @@ impl Submitter {
     pub(crate) async fn singles(&mut self, count: u64) -> anyhow::Result<()> {
         let first = self.take(count);
         self.share(SINGLES_IN_FLIGHT, first, first + count, 1, |mut client, n, _| async move {
-            single(&mut client, n).await
+            single(&mut client, n).await.map(drop)
         })
         .await
     }
@@ -105,8 +105,10 @@ impl Submitter {
     }
 }
 
-async fn single(client: &mut BackupServiceClient<Channel>, n: u64) -> anyhow::Result<()> {
-    created(&client.submit_backup(request(n)).await?.into_inner())
+async fn single(client: &mut BackupServiceClient<Channel>, n: u64) -> anyhow::Result<String> {
+    let response = client.submit_backup(request(n)).await?.into_inner();
+    created(&response)?;
+    Ok(response.task_id)
 }
 
 async fn batch(mut client: BackupServiceClient<Channel>, first: u64, count: u64) -> anyhow::Result<()> {

@@ -381,7 +381,7 @@ async fn until_serving(dispatcher: &mut Process, address_file: &Path) -> anyhow:
 
 fn add_flags(command: &mut Command, flags: &[(String, String)]) {
     for (name, value) in flags {
-        command.arg(format!("--{name}")).arg(value);
+        command.arg(format!("--{name}")).args(Some(value).filter(|value| !value.is_empty()));
     }
 }
 
