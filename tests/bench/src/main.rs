@@ -135,12 +135,13 @@ async fn run() -> anyhow::Result<()> {
     }
     say("measuring what watchers and shards cost ...")?;
     let mut once = variants(&folder, &servers.usual, counts).await?;
+    say(&once.table("\nWatchers and shards, AOF none"))?;
     say(&format!("measuring memory, and dispatch with {} pending ...", counts.pending))?;
     let sizes = sizes(&folder, &servers.usual, bullmq.as_ref(), counts).await?;
+    say(&sizes.table("\nMany tasks, AOF none"))?;
     once.backhaul.extend(sizes.backhaul);
     once.bullmq.extend(sizes.bullmq);
     once.ratios.extend(sizes.ratios);
-    say(&once.table("\nOnce, AOF none"))?;
     let conditions = json!({
         "quick": is_quick,
         "rounds": counts.rounds,

@@ -228,6 +228,8 @@ impl Dispatcher {
         }
         command.args(["--listen", "127.0.0.1:0", "--redis-url", &redis.url(), "--log", "warn"]);
         command.args(["--durability", redis.durability.promise(), "--insecure"]);
+        // A barrier that a busy disk keeps waiting is waited for: repeats would be no new tasks.
+        command.args(["--durability-timeout", "60s"]);
         // Every task of the benchmark is one tenant's: no bound may be what is measured.
         command.args(["--calls-per-second", "4000000000", "--tenant-in-flight-cap", "1000000"]);
         command.args(flags);
