@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail, ensure};
 use backhaul_proto::v1::{WatchBackupsRequest, backup_service_client::BackupServiceClient};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::{servers::Dispatcher, submit::Submitter, workers::Fleet};
 
@@ -18,7 +18,7 @@ pub(crate) enum Watched {
 /// A watch under way. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Watcher {
-    reading: JoinHandle<anyhow::Result<()>>,
+    reading: JoinSet<anyhow::Result<()>>,
 }
 
 impl Watcher {
@@ -41,7 +41,8 @@ impl Watcher {
         let mut stream = client.watch_backups(request).await?.into_inner();
         let first = stream.message().await?.context("the watch ended at once")?;
         ensure!(!first.backups.is_empty(), "the task is not shown");
-        let reading = tokio::spawn(async move {
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
             let _connection = client;
             // What is missed because it was too much is shown anew, which is part of what it costs.
             while stream.message().await?.is_some() {}
@@ -51,14 +52,8 @@ impl Watcher {
     }
 
     /// Fails when the watch did not go on until now.
-    pub(crate) fn end(self) -> anyhow::Result<()> {
-        ensure!(!self.reading.is_finished(), "the watch has ended before its time");
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        ensure!(self.reading.try_join_next().is_none(), "the watch has ended before its time");
         Ok(())
-    }
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.reading.abort();
     }
 }

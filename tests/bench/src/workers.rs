@@ -124,7 +124,12 @@ async fn work(
                                     confirmed += u64::from(unconfirmed.remove(confirm.lease.as_ref()).is_some());
                                 }
                                 ConfirmVerdict::TryAgain => again.push(confirm.lease.to_vec()),
-                                other => bail!("{other:?}"),
+                                other @ (ConfirmVerdict::Unspecified
+                                | ConfirmVerdict::RunsAgain
+                                | ConfirmVerdict::Fenced
+                                | ConfirmVerdict::Superseded
+                                | ConfirmVerdict::Cancelled
+                                | ConfirmVerdict::Gone) => bail!("{other:?}"),
                             }
                         }
                         seen.send_modify(|seen| seen.confirmed += confirmed);
