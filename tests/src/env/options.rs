@@ -16,6 +16,12 @@ pub struct EnvOptions {
     pub origin: StoreKind,
     /// Store that backups go to; the origin itself when not set.
     pub vault: Option<StoreKind>,
+    /// Whether there is a second origin, the archive, on an embedded store of its own.
+    pub archive: bool,
+    /// Whether objects in the backup bucket can be locked.
+    pub locks: bool,
+    /// Further lines of the locations file about the backups, such as a retention.
+    pub terms: String,
     /// What may be backed up.
     pub reads: Vec<Read>,
     /// Workers at the start.
@@ -45,6 +51,9 @@ impl Default for EnvOptions {
             redis: None,
             origin: StoreKind::Embedded,
             vault: Some(StoreKind::Embedded),
+            archive: false,
+            locks: false,
+            terms: String::new(),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
             workers: 1,
             dispatcher_flags: dispatcher.map(flag).to_vec(),
