@@ -7,9 +7,14 @@
 mod connections;
 mod redis;
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 
-use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{
+    build,
+    telemetry::LogArgs,
+    tls::{TlsFlags, TlsSettings},
+    units::parse_duration,
+};
 use clap::{ArgAction, Parser};
 
 pub use self::{
@@ -21,6 +26,8 @@ use crate::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
         identity::Caller,
         layers::CallLimits,
+        name_path::{CallerPath, ProgramPath},
+        roles::Roles,
     },
     queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
     transport::ConnectionLimits,
@@ -46,16 +53,42 @@ pub struct Flags {
     /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
+    /// Address for events of origins, in HTTP without TLS: `POST /events/NAME`. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
+    pub events_listen: Option<SocketAddr>,
+    /// Event sources file: who may tell of uploads to which buckets, over HTTP or through a stream, and how they prove who they are.
+    #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
+    pub event_sources: Option<PathBuf>,
     /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
     /// Locations file: the stores, and which tenant may name what in them. The same for dispatcher and workers.
     #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
     pub locations: PathBuf,
-    /// Tenant that every caller acts for.
+    /// Tenant that every caller acts for with `--insecure`.
     #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: String,
-    /// Every caller is an operator too: may see how much all tenants have in the queues.
+    /// Paths of the SPIFFE ids of callers: segments, `*` for any one segment, and `{tenant}` for the one that names the tenant they
+    /// act for. For Kubernetes service accounts: `/ns/{tenant}/sa/*`.
+    #[arg(
+        long,
+        env = "BACKHAUL_CALLER_PATH",
+        default_value = "/backhaul/tenant/{tenant}",
+        value_name = "PATH"
+    )]
+    pub caller_path: CallerPath,
+    /// The same for callers that are operators too. Who has such a name needs no other.
+    #[arg(
+        long,
+        env = "BACKHAUL_OPERATOR_PATH",
+        default_value = "/backhaul/operator/{tenant}",
+        value_name = "PATH"
+    )]
+    pub operator_path: CallerPath,
+    /// Paths of the SPIFFE ids of workers: segments, and `*` for any one segment. Who has such a name is no caller.
+    #[arg(long, env = "BACKHAUL_WORKER_PATH", default_value = "/backhaul/worker", value_name = "PATH")]
+    pub worker_path: ProgramPath,
+    /// With `--insecure`, every caller is an operator too: may see how much all tenants have in the queues.
     #[arg(
         long,
         env = "BACKHAUL_OPERATOR",
@@ -152,6 +185,9 @@ pub struct Flags {
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
+    /// How peers prove who they are.
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
@@ -164,6 +200,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address for operators.
     pub ops_listen: Option<SocketAddr>,
+    /// Address for events.
+    pub events_listen: Option<SocketAddr>,
+    /// Event sources file.
+    pub event_sources: Option<PathBuf>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The servers that keep the queues.
@@ -174,8 +214,14 @@ pub struct Config {
     pub durability_timeout: Duration,
     /// Locations file.
     pub locations: PathBuf,
-    /// Who every caller is.
+    /// Who every caller is in plaintext.
     pub caller: Caller,
+    /// What peers may do by their certificates.
+    pub roles: Arc<Roles>,
+    /// How peers prove who they are; `None` for plaintext.
+    pub tls: Option<TlsSettings>,
+    /// How often to look for new certificates.
+    pub tls_reload_every: Duration,
     /// Of the queue.
     pub queue: QueueSettings,
     /// What a submit means where it says nothing.
@@ -250,12 +296,16 @@ impl Flags {
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
-        match caller {
-            Ok(caller) if problems.0.is_empty() => {
+        let tls = self.tls.settings();
+        if let Err(problem) = &tls {
+            problems.add(problem.setting(), problem.what());
+        }
+        match (caller, tls) {
+            (Ok(caller), Ok(tls)) if problems.0.is_empty() => {
                 let caller = if self.operator { caller.operator() } else { caller };
-                Ok(self.into_config(caller))
+                Ok(self.into_config(caller, tls))
             }
-            Ok(_) | Err(_) => Err(problems.0),
+            _ => Err(problems.0),
         }
     }
 
@@ -335,16 +385,21 @@ impl Flags {
         }
     }
 
-    fn into_config(self, caller: Caller) -> Config {
+    fn into_config(self, caller: Caller, tls: Option<TlsSettings>) -> Config {
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
+            events_listen: self.events_listen,
+            event_sources: self.event_sources,
             address_file: self.address_file,
             redis: self.redis,
             durability_timeout: self.durability_timeout,
             durability: self.durability,
             locations: self.locations,
             caller,
+            roles: Arc::new(Roles::new(self.worker_path, self.operator_path, self.caller_path)),
+            tls,
+            tls_reload_every: self.tls.tls_reload_every,
             queue: QueueSettings {
                 shards: self.shards,
                 lease: self.lease,

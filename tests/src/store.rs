@@ -4,7 +4,7 @@ use backhaul_embedded_s3::{Bucket, EmbeddedS3, FaultPlan, Options, Storage};
 
 use crate::{
     s3::{Credentials, S3},
-    weed::WeedServer,
+    weed::{Webhook, WeedServer},
 };
 
 /// Which server.
@@ -41,8 +41,16 @@ impl Store {
     pub async fn start(kind: StoreKind, buckets: &[&str]) -> anyhow::Result<Self> {
         match kind {
             StoreKind::Embedded => Self::embedded(buckets).await,
-            StoreKind::Weed => Self::weed(buckets).await,
+            StoreKind::Weed => Self::weed(buckets, None).await,
         }
+    }
+
+    /// Starts a SeaweedFS that has these buckets and posts word of every change.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_telling(webhook: &Webhook, buckets: &[&str]) -> anyhow::Result<Self> {
+        Self::weed(buckets, Some(webhook)).await
     }
 
     /// Where it listens, such as `127.0.0.1:8333`.
@@ -89,8 +97,11 @@ impl Store {
         Ok(Self { address: server.addr().to_string(), server: Server::Embedded(server), credentials })
     }
 
-    async fn weed(buckets: &[&str]) -> anyhow::Result<Self> {
-        let server = WeedServer::start().await?;
+    async fn weed(buckets: &[&str], webhook: Option<&Webhook>) -> anyhow::Result<Self> {
+        let server = match webhook {
+            Some(webhook) => WeedServer::start_telling(webhook).await?,
+            None => WeedServer::start().await?,
+        };
         for bucket in buckets {
             server.client().create_bucket(bucket).await?;
         }
