@@ -43,13 +43,13 @@ async fn every_copy_is_locked(options: EnvOptions, sizes: &[usize]) -> anyhow::R
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_of_every_size_are_locked_on_seaweedfs() -> anyhow::Result<()> {
     let options = EnvOptions { vault: Some(StoreKind::Weed), ..EnvOptions::default() };
-    every_copy_is_locked(options, &[0, 1000, 6 * MIB, 21 * MIB]).await
+    Box::pin(every_copy_is_locked(options, &[0, 1000, 6 * MIB, 21 * MIB])).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_inside_seaweedfs_are_locked() -> anyhow::Result<()> {
     let options = EnvOptions { origin: StoreKind::Weed, vault: None, ..EnvOptions::default() };
-    every_copy_is_locked(options, &[1000, 6 * MIB]).await
+    Box::pin(every_copy_is_locked(options, &[1000, 6 * MIB])).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

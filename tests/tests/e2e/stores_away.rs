@@ -84,10 +84,10 @@ async fn is_survived(at_origin: bool) -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_is_away_costs_no_attempt_and_holds_up_no_other() -> anyhow::Result<()> {
-    is_survived(true).await
+    Box::pin(is_survived(true)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_store_that_is_away_costs_no_attempt() -> anyhow::Result<()> {
-    is_survived(false).await
+    Box::pin(is_survived(false)).await
 }

@@ -140,12 +140,19 @@ impl Prober<'_> {
     async fn all(&self, wishes: &Wishes<'_>) -> Result<Capabilities, StoreError> {
         let may = |feature| wishes.without.is_none_or(|without| !without.contains(&feature));
         let create_only = may(Feature::ConditionalWrites) && self.create_only().await?;
-        let crc64nvme = may(Feature::Checksums) && self.crc(create_only).await?;
-        let md5 = may(Feature::Checksums) && self.md5(create_only, crc64nvme).await?;
-        let tagging = may(Feature::Tagging) && self.tagging(create_only).await?;
-        let create_only_copy = create_only && may(Feature::ServerSideCopy) && self.create_only_copy().await;
-        let TermsKept { storage_class, copies: copy_terms } =
-            self.terms(wishes, create_only, may(Feature::ServerSideCopy)).await?;
+        // Side by side: the first copy waits for all of it.
+        let checksums = async {
+            let crc64nvme = may(Feature::Checksums) && self.crc(create_only).await?;
+            let md5 = may(Feature::Checksums) && self.md5(create_only, crc64nvme).await?;
+            Ok((crc64nvme, md5))
+        };
+        let tagging = async { Ok(may(Feature::Tagging) && self.tagging(create_only).await?) };
+        let create_only_copy =
+            async { Ok(create_only && may(Feature::ServerSideCopy) && self.create_only_copy().await) };
+        let terms = self.terms(wishes, create_only, may(Feature::ServerSideCopy));
+        let ((crc64nvme, md5), tagging, create_only_copy, terms) =
+            tokio::try_join!(checksums, tagging, create_only_copy, terms)?;
+        let TermsKept { storage_class, copies: copy_terms } = terms;
         Ok(Capabilities { create_only, create_only_copy, copy_terms, crc64nvme, md5, tagging, storage_class })
     }
 
