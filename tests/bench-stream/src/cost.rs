@@ -108,20 +108,23 @@ pub(crate) async fn of_waiting(servers: &Servers, idle: Duration, report: &mut R
 }
 
 /// Memory of a dispatcher with a stream that takes everything and reads nothing, while others do the work.
-pub(crate) async fn of_one_that_never_reads(servers: &Servers, report: &mut Report) -> anyhow::Result<()> {
-    const TASKS: usize = 20_000;
+pub(crate) async fn of_one_that_never_reads(
+    servers: &Servers,
+    tasks: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let crew = Crew::hire(servers.urls(), WORKERS, Duration::from_millis(1)).await?;
     let unread = Bare::connect(servers, 1_000_000, 10_000).await?;
     let before = mib(servers.process(0)?.resident_bytes()?);
-    servers.submit(0, "unread", TASKS).await?;
-    crew.until("everything is done", |seen| seen.finished >= TASKS).await?;
+    servers.submit(0, "unread", tasks).await?;
+    crew.until("everything is done", |seen| seen.finished >= tasks).await?;
     let after = mib(servers.process(0)?.resident_bytes()?);
     report.add(
         "never_reads",
         &format!(
-            "one worker more with a credit of 10,000 tasks that never reads, {TASKS} tasks later: {before:.1} MiB before, {after:.1} after"
+            "one worker more with a credit of 10,000 tasks that never reads, {tasks} tasks later: {before:.1} MiB before, {after:.1} after"
         ),
-        json!({ "before_mib": before, "after_mib": after }),
+        json!({ "tasks": tasks, "before_mib": before, "after_mib": after }),
     )?;
     drop(unread);
     crew.leave().await

@@ -33,6 +33,6 @@ async fn main() -> anyhow::Result<()> {
     loss::in_order(&mut servers, &mut report).await?;
     cost::of_streams(&mut servers, if quick { 100 } else { 500 }, &mut report).await?;
     cost::of_waiting(&servers, Duration::from_secs(if quick { 10 } else { 60 }), &mut report).await?;
-    cost::of_one_that_never_reads(&servers, &mut report).await?;
+    cost::of_one_that_never_reads(&servers, if quick { 2_000 } else { 20_000 }, &mut report).await?;
     report.write(quick)
 }
