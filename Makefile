@@ -92,11 +92,10 @@ images-test: images ## Start both images with podman beside a real Redis and S3 
 	cargo build --profile $${PROFILE:-dist} --locked --package backhaul
 	@deploy/images/smoke.sh
 
-# With a fault most runs end at the first test that notices it, where the runner can do that.
-mutants-queue: setup ## Break the queue's scripts, one fault at a time; the tests must notice each
-	$(RUN) $(PACKAGES) $(TARGETS) --no-run
-	cargo run $(PACKAGES:--workspace=--package backhaul-dispatcher) --example queue_mutants -- \
-		$(RUN) $(PACKAGES) $(TARGETS) $(if $(findstring nextest,$(RUN)),--fail-fast queue::,-- queue::)
+# Only the tests inside the package break the scripts that they load. Where the runner can, a run ends at the first that notices.
+mutants-queue: setup build ## Break the queue's scripts, one fault at a time; the tests must notice each
+	$(target)/debug/examples/queue_mutants $(RUN) $(PACKAGES) $(TARGETS) $(if $(findstring nextest,$(RUN)),--profile mutants \
+		--filterset 'package(backhaul-dispatcher) & kind(lib) & test(queue::redis)',-- queue::redis)
 
 # Only what is measured and what measures it is built with optimisation, for all benchmarks at once: the S3 client alone takes minutes,
 # and another selection of packages would build it again.
@@ -105,6 +104,7 @@ BENCHED := --release --locked --package backhaul-dispatcher --package backhaul-w
 
 bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load
 	@tests/setup/redis.sh
+	@tests/setup/redis8.sh
 	@tests/setup/bullmq.sh
 	cargo build $(BENCHED)
 	$(target)/release/backhaul-bench $(if $(QUICK),--quick)

@@ -33,24 +33,19 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 
     println!("without a fault");
-    let (passed, took) = passes(&command, None)?;
-    ensure!(passed, "the tests fail without a fault: a failure proves nothing");
+    let (failed, took) = run(&command, None)?;
+    ensure!(failed.is_none(), "the tests fail without a fault, so a failure proves nothing: {failed:?}");
     println!("  pass, {} s", took.as_secs());
 
     let mut survivors = Vec::new();
     for (n, mutant) in chosen.iter().enumerate() {
-        let (survived, took) = passes(&command, Some(mutant))?;
-        let verdict = if survived { "SURVIVED" } else { "caught" };
-        println!(
-            "{:3}/{}  {verdict:8} {:4} s  {:18} {}",
-            n + 1,
-            chosen.len(),
-            took.as_secs(),
-            mutant.file,
-            mutant.name
-        );
-        if survived {
-            survivors.push(mutant.name);
+        let (failed, took) = run(&command, Some(mutant))?;
+        let Mutant { name, file, .. } = mutant;
+        let verdict = if failed.is_some() { "caught" } else { "SURVIVED" };
+        println!("{:3}/{}  {verdict:8} {:4} s  {file:18} {name}", n + 1, chosen.len(), took.as_secs());
+        match failed {
+            Some(test) => println!("{:18} by {test}", ""),
+            None => survivors.push(name),
         }
     }
     if survivors.is_empty() {
@@ -72,21 +67,37 @@ fn check(mutant: &Mutant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the tests pass with this fault, and how long they took.
-fn passes(command: &[String], mutant: Option<&Mutant>) -> anyhow::Result<(bool, Duration)> {
+/// The first test that fails with this fault, if any does, and how long it took.
+fn run(command: &[String], mutant: Option<&Mutant>) -> anyhow::Result<(Option<String>, Duration)> {
     /// What cargo and cargo-nextest exit with when tests ran and failed.
     const TESTS_FAILED: [i32; 2] = [100, 101];
     let mut run = Command::new(&command[0]);
-    run.args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    run.env_remove(mutants::SWITCH);
+    run.args(&command[1..]).stdin(Stdio::null()).env_remove(mutants::SWITCH);
     if let Some(mutant) = mutant {
         run.env(mutants::SWITCH, mutant.name);
     }
     let begin = Instant::now();
-    let status = run.status().with_context(|| format!("cannot run {}", command[0]))?;
-    match status.code() {
-        Some(0) => Ok((true, begin.elapsed())),
-        Some(code) if TESTS_FAILED.contains(&code) => Ok((false, begin.elapsed())),
-        Some(_) | None => bail!("the tests could not be run: {status}"),
+    let output = run.output().with_context(|| format!("cannot run {}", command[0]))?;
+    match output.status.code() {
+        Some(0) => Ok((None, begin.elapsed())),
+        Some(code) if TESTS_FAILED.contains(&code) => {
+            // cargo-nextest reports on one, cargo's own harness on the other.
+            let said = [output.stderr, output.stdout].concat();
+            Ok((Some(first_failure(&String::from_utf8_lossy(&said))), begin.elapsed()))
+        }
+        Some(_) | None => bail!(
+            "the tests could not be run: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ),
     }
+}
+
+fn first_failure(said: &str) -> String {
+    let is_failure = |line: &&str| {
+        ["FAIL [", "TIMEOUT [", "SIGABRT ["].iter().any(|start| line.trim_start().starts_with(start))
+            || line.starts_with("test ") && line.ends_with("FAILED")
+    };
+    let line = said.lines().find(is_failure).unwrap_or_default();
+    line.split_whitespace().find(|word| word.contains("::")).unwrap_or("an unknown test").to_owned()
 }

@@ -152,6 +152,19 @@ impl RedisServer {
         Ok(version.context("INFO names no version")?.trim().to_owned())
     }
 
+    /// All that it has written to its append-only file; empty when it has none.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn appended(&self) -> std::io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        let Ok(files) = std::fs::read_dir(self.folder.path().join("appendonlydir")) else { return Ok(all) };
+        for file in files {
+            all.extend(std::fs::read(file?.path())?);
+        }
+        Ok(all)
+    }
+
     /// The process, to be signalled.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

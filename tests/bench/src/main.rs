@@ -9,6 +9,7 @@ mod raw;
 mod report;
 mod servers;
 mod submit;
+mod watch;
 mod workers;
 
 use std::{
@@ -24,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::{
     backhaul::Place,
     bullmq::BullMq,
-    report::Columns,
+    report::{Columns, Figures, Rounds},
     servers::{Durability, RedisServer},
 };
 
@@ -34,6 +35,8 @@ const ROOM_FOR_TEN_MILLION_KIB: u64 = 10 << 20;
 /// How much of everything is measured.
 #[derive(Debug, Clone, Copy)]
 struct Counts {
+    /// Turns of everything whose rate is compared; the median counts.
+    rounds: u32,
     scripts: u64,
     bulk: u64,
     single: u64,
@@ -45,14 +48,23 @@ struct Counts {
 impl Counts {
     fn of(is_quick: bool) -> Self {
         if is_quick {
-            let pending = 1_000_000;
-            Self { scripts: 200_000, bulk: 20_000, single: 5_000, latency: 1_000, waiting: 50_000, pending }
+            let (rounds, pending) = (1, 1_000_000);
+            Self {
+                rounds,
+                scripts: 200_000,
+                bulk: 20_000,
+                single: 5_000,
+                latency: 1_000,
+                waiting: 50_000,
+                pending,
+            }
         } else {
             let pending = if has_room() { 10_000_000 } else { 1_000_000 };
             Self {
-                scripts: 1_000_000,
-                bulk: 300_000,
-                single: 100_000,
+                rounds: 3,
+                scripts: 400_000,
+                bulk: 100_000,
+                single: 30_000,
                 latency: 1_000,
                 waiting: 300_000,
                 pending,
@@ -60,10 +72,23 @@ impl Counts {
         }
     }
 
-    /// Where each answer waits for the disk: enough to see a rate, and no hour of it.
-    const fn with_slow_writes(self) -> Self {
+    /// Where each answer waits for a disk or another server: enough to see a rate, and no hour of it.
+    const fn with(self, durability: Durability) -> Self {
         let Self { scripts, bulk, single, latency, .. } = self;
-        Self { scripts: scripts / 5, bulk: bulk / 5, single: single / 10, latency: latency / 5, ..self }
+        match durability {
+            Durability::Nothing | Durability::EverySecond | Durability::Replica => self,
+            Durability::Always => Self {
+                scripts: scripts / 4,
+                bulk: bulk / 4,
+                single: single / 10,
+                latency: latency / 5,
+                ..self
+            },
+            // A call of one waits for most of a second.
+            Durability::Barrier => {
+                Self { scripts: scripts / 4, bulk: bulk / 4, single: 500, latency: 20, ..self }
+            }
+        }
     }
 }
 
@@ -88,20 +113,38 @@ async fn run() -> anyhow::Result<()> {
     if bullmq.is_none() {
         say("BullMQ is not installed (it needs node and npm): its column stays empty")?;
     }
+    let servers = Servers::find(&target);
     let mut modes = Vec::new();
-    for durability in [Durability::EverySecond, Durability::Nothing, Durability::Always] {
-        say(&format!("measuring rates, appendfsync {} ...", durability.name()))?;
-        let counts = if durability == Durability::Always { counts.with_slow_writes() } else { counts };
-        let columns = rates(&folder, durability, bullmq.as_ref(), counts).await?;
-        let heading = format!("\nAOF {} (Backhaul and BullMQ on the same redis-server)", durability.name());
+    for durability in [
+        Durability::EverySecond,
+        Durability::Nothing,
+        Durability::Always,
+        Durability::Barrier,
+        Durability::Replica,
+    ] {
+        let name = durability.name();
+        let Some(binary) = servers.with(durability) else {
+            say(&format!("AOF {name}: not measured, it needs Redis 7.2 or newer (tests/setup/redis8.sh)"))?;
+            continue;
+        };
+        say(&format!("measuring rates, AOF {name} ..."))?;
+        let columns = rates(&folder, binary, durability, bullmq.as_ref(), counts.with(durability)).await?;
+        let heading = format!("\nAOF {name} (Backhaul and BullMQ on the same redis-server)");
         say(&columns.table(&heading))?;
-        modes.push((durability.name(), columns));
+        modes.push((name, columns));
     }
+    say("measuring what watchers and shards cost ...")?;
+    let mut once = variants(&folder, &servers.usual, counts).await?;
+    say(&once.table("\nWatchers and shards, AOF none"))?;
     say(&format!("measuring memory, and dispatch with {} pending ...", counts.pending))?;
-    let once = sizes(&folder, bullmq.as_ref(), counts).await?;
-    say(&once.table("\nOnce, AOF none"))?;
+    let sizes = sizes(&folder, &servers.usual, bullmq.as_ref(), counts).await?;
+    say(&sizes.table("\nMany tasks, AOF none"))?;
+    once.backhaul.extend(sizes.backhaul);
+    once.bullmq.extend(sizes.bullmq);
+    once.ratios.extend(sizes.ratios);
     let conditions = json!({
         "quick": is_quick,
+        "rounds": counts.rounds,
         "cpus": std::thread::available_parallelism()?.get(),
         "pending": counts.pending,
         "bulk": counts.bulk,
@@ -113,37 +156,84 @@ async fn run() -> anyhow::Result<()> {
     say(&format!("written to {}", path.display()))
 }
 
-/// Everything that depends on the durability.
+/// Redis servers to measure on.
+#[derive(Debug)]
+struct Servers {
+    /// The system's own.
+    usual: PathBuf,
+    /// One with `WAITAOF`, where there is one.
+    newer: Option<PathBuf>,
+}
+
+impl Servers {
+    fn find(target: &Path) -> Self {
+        let usual =
+            std::env::var_os("BACKHAUL_TEST_REDIS").map_or_else(|| "redis-server".into(), PathBuf::from);
+        let installed = target.join("tools/bin/redis-server-8");
+        let newer = std::env::var_os("BACKHAUL_TEST_REDIS_8").map_or(installed, PathBuf::from);
+        Self { usual, newer: Some(newer).filter(|path| path.is_file()) }
+    }
+
+    fn with(&self, durability: Durability) -> Option<&Path> {
+        if durability == Durability::Barrier { self.newer.as_deref() } else { Some(&self.usual) }
+    }
+}
+
+/// Everything that depends on the durability, all sides in turns.
 async fn rates(
     scratch: &Path,
+    binary: &Path,
     durability: Durability,
     bullmq: Option<&BullMq>,
     counts: Counts,
 ) -> anyhow::Result<Columns> {
-    let redis = RedisServer::start(scratch, durability).await?;
-    let mut columns = Columns::default();
-    let scripts = raw::scripts_per_second(&redis, counts.scripts).await.context("raw Redis")?;
-    columns.redis.insert("script_pipelined_per_s".into(), scripts);
-    if let Some(bullmq) = bullmq {
-        columns.bullmq = bullmq.rates(&redis, counts.bulk, counts.single).await.context("BullMQ")?;
-    }
+    let redis = RedisServer::start(scratch, binary, durability).await?;
     let place = Place { scratch, redis: &redis };
-    columns.backhaul = place.rates(counts.bulk, counts.single).await.context("Backhaul")?;
+    let mut rounds = Rounds::default();
+    for _ in 0..counts.rounds {
+        let scripts = raw::scripts_per_second(&redis, counts.scripts).await.context("raw Redis")?;
+        rounds.redis.push([("script_pipelined_per_s".to_owned(), scripts)].into());
+        if let Some(bullmq) = bullmq {
+            rounds.bullmq.push(bullmq.rates(&redis, counts.bulk, counts.single).await.context("BullMQ")?);
+        }
+        rounds.backhaul.push(place.rates(counts.bulk, counts.single).await.context("Backhaul")?);
+    }
+    let mut columns = rounds.columns();
     columns.backhaul.extend(place.latency(counts.latency).await.context("Backhaul, one task at a time")?);
     Ok(columns)
 }
 
+/// What is compared with nothing but Backhaul itself, in turns.
+async fn variants(scratch: &Path, binary: &Path, counts: Counts) -> anyhow::Result<Columns> {
+    let redis = RedisServer::start(scratch, binary, Durability::Nothing).await?;
+    let place = Place { scratch, redis: &redis };
+    let mut rounds = Rounds::default();
+    for _ in 0..counts.rounds {
+        let mut figures = place.watched(counts.bulk).await.context("watched")?;
+        figures.extend(place.shards(counts.bulk).await.context("shards")?);
+        rounds.backhaul.push(figures);
+    }
+    Ok(rounds.columns())
+}
+
 /// What depends on how much is stored, and not on when it reaches the disk.
-async fn sizes(scratch: &Path, bullmq: Option<&BullMq>, counts: Counts) -> anyhow::Result<Columns> {
-    const BYTES: &str = "bytes_per_pending_task";
-    let redis = RedisServer::start(scratch, Durability::Nothing).await?;
-    let mut columns = Columns::default();
+async fn sizes(
+    scratch: &Path,
+    binary: &Path,
+    bullmq: Option<&BullMq>,
+    counts: Counts,
+) -> anyhow::Result<Columns> {
+    let bytes = |bytes: f64| vec![Figures::from([("bytes_per_pending_task".to_owned(), bytes)])];
+    let redis = RedisServer::start(scratch, binary, Durability::Nothing).await?;
+    let mut rounds = Rounds::default();
     if let Some(bullmq) = bullmq {
-        columns.bullmq.insert(BYTES.into(), bullmq.bytes_per_job(&redis, counts.waiting).await?);
+        rounds.bullmq = bytes(bullmq.bytes_per_job(&redis, counts.waiting).await?);
     }
     let place = Place { scratch, redis: &redis };
-    columns.backhaul.insert(BYTES.into(), place.bytes_per_task(counts.waiting).await?);
-    columns.backhaul.extend(place.dispatch(counts.pending).await?);
+    rounds.backhaul = bytes(place.bytes_per_task(counts.waiting).await?);
+    let mut columns = rounds.columns();
+    let small = RedisServer::start(scratch, binary, Durability::Nothing).await?;
+    columns.backhaul.extend(place.dispatch(&small, counts.pending).await?);
     Ok(columns)
 }
 

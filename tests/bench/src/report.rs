@@ -16,6 +16,16 @@ pub(crate) struct Columns {
     pub(crate) bullmq: Figures,
     /// The Redis that both ran on.
     pub(crate) redis: Figures,
+    /// Backhaul to BullMQ, of what was measured in turns.
+    pub(crate) ratios: Figures,
+}
+
+/// What was measured in turns, once or more often.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    pub(crate) backhaul: Vec<Figures>,
+    pub(crate) bullmq: Vec<Figures>,
+    pub(crate) redis: Vec<Figures>,
 }
 
 /// A line of the table.
@@ -37,15 +47,66 @@ const ROWS: [Row; 7] = [
 ];
 
 /// Figures that Backhaul alone has: what, key, target, digits.
-const OWN: [(&str, &str, &str, usize); 7] = [
+const OWN: [(&str, &str, &str, usize); 29] = [
     ("calls of scripts per task, batched", "script_calls_per_task", "", 3),
     ("call of submit to assignment, p50 ms", "assign_p50_ms", "", 2),
     ("call of submit to assignment, p99 ms", "assign_p99_ms", "", 2),
     ("answer of submit to assignment, p50 ms", "assign_after_answer_p50_ms", "<= 2", 2),
     ("answer of submit to assignment, p99 ms", "assign_after_answer_p99_ms", "<= 10", 2),
+    ("many pending: data, GiB", "large_data_gib", "<= 6 at 10 M", 2),
+    ("many pending: resident memory of Redis, GiB", "large_resident_gib", "<= 6 at 10 M", 2),
     ("dispatch to confirmed, 10 thousand pending /s", "dispatch_small_per_s", "", 0),
+    ("  Redis CPU, us/task", "dispatch_small_redis_cpu_us", "", 1),
     ("dispatch to confirmed, many pending /s", "dispatch_large_per_s", "", 0),
+    ("  Redis CPU, us/task", "dispatch_large_redis_cpu_us", "", 1),
+    ("nobody watches: submit to confirmed /s", "watched_by_none_per_s", "", 0),
+    ("  Redis CPU, us/task", "watched_by_none_redis_cpu_us", "", 1),
+    ("  dispatcher CPU, us/task", "watched_by_none_dispatcher_cpu_us", "", 1),
+    ("one task is watched /s", "watched_one_per_s", "", 0),
+    ("  Redis CPU, us/task", "watched_one_redis_cpu_us", "", 1),
+    ("  dispatcher CPU, us/task", "watched_one_dispatcher_cpu_us", "", 1),
+    ("all tasks are watched /s", "watched_all_per_s", "", 0),
+    ("  Redis CPU, us/task", "watched_all_redis_cpu_us", "", 1),
+    ("  dispatcher CPU, us/task", "watched_all_dispatcher_cpu_us", "", 1),
+    ("1 shard: submit to confirmed /s", "shards_1_per_s", "", 0),
+    ("  Redis CPU, us/task", "shards_1_redis_cpu_us", "", 1),
+    ("  dispatcher CPU, us/task", "shards_1_dispatcher_cpu_us", "", 1),
+    ("4 shards /s", "shards_4_per_s", "", 0),
+    ("  Redis CPU, us/task", "shards_4_redis_cpu_us", "", 1),
+    ("  dispatcher CPU, us/task", "shards_4_dispatcher_cpu_us", "", 1),
+    ("16 shards /s", "shards_16_per_s", "", 0),
+    ("  Redis CPU, us/task", "shards_16_redis_cpu_us", "", 1),
+    ("  dispatcher CPU, us/task", "shards_16_dispatcher_cpu_us", "", 1),
 ];
+
+impl Rounds {
+    /// Medians; of the ratios those of each turn, because what comes and goes on the machine meets both sides of one turn alike.
+    pub(crate) fn columns(&self) -> Columns {
+        let turns = self.backhaul.iter().zip(&self.bullmq);
+        let ratios: Vec<Figures> = turns
+            .map(|(ours, theirs)| {
+                ours.iter().filter_map(|(key, ours)| Some((key.clone(), ours / theirs.get(key)?))).collect()
+            })
+            .collect();
+        Columns {
+            backhaul: medians(&self.backhaul),
+            bullmq: medians(&self.bullmq),
+            redis: medians(&self.redis),
+            ratios: medians(&ratios),
+        }
+    }
+}
+
+/// The median of each figure.
+pub(crate) fn medians(rounds: &[Figures]) -> Figures {
+    let keys = rounds.first().into_iter().flat_map(|figures| figures.keys());
+    keys.map(|key| {
+        let mut all: Vec<f64> = rounds.iter().filter_map(|figures| figures.get(key).copied()).collect();
+        all.sort_by(f64::total_cmp);
+        (key.clone(), all[all.len() / 2])
+    })
+    .collect()
+}
 
 impl Columns {
     /// The table, with a heading.
@@ -59,12 +120,12 @@ impl Columns {
             if ours.is_none() && theirs.is_none() {
                 continue;
             }
-            let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+            let ratio = self.ratios.get(key);
             lines.push(format!(
                 "{what:<46}{:>12}{:>12}{:>8}  {target}",
                 shown(ours, 0),
                 shown(theirs, 0),
-                shown(ratio.as_ref(), 2)
+                shown(ratio, 2)
             ));
         }
         for (what, key, target, digits) in OWN {
@@ -101,7 +162,7 @@ impl Columns {
     }
 
     fn json(&self) -> Value {
-        json!({ "backhaul": self.backhaul, "bullmq": self.bullmq, "redis": self.redis })
+        json!({ "backhaul": self.backhaul, "bullmq": self.bullmq, "redis": self.redis, "ratios": self.ratios })
     }
 }
 
@@ -112,13 +173,14 @@ pub(crate) fn write(
     modes: &[(&str, Columns)],
     once: &Columns,
 ) -> anyhow::Result<()> {
-    let mut top = json!({ "backhaul": {}, "bullmq": {}, "redis": {}, "modes": {}, "conditions": conditions });
+    let mut top = json!({ "backhaul": {}, "bullmq": {}, "redis": {}, "ratios": {}, "modes": {}, "conditions": conditions });
     if let Some((durability, columns)) = modes.first() {
         top["durability"] = json!(durability);
         for (name, parts) in [
             ("backhaul", [&columns.backhaul, &once.backhaul]),
             ("bullmq", [&columns.bullmq, &once.bullmq]),
             ("redis", [&columns.redis, &once.redis]),
+            ("ratios", [&columns.ratios, &once.ratios]),
         ] {
             for (key, figure) in parts.into_iter().flatten() {
                 top[name][key] = json!(figure);

@@ -25,6 +25,10 @@ pub(crate) enum Durability {
     EverySecond,
     /// The disk.
     Always,
+    /// The disk, by a barrier (`WAITAOF`) while the server itself writes within a second: Redis 7.2 or newer.
+    Barrier,
+    /// Memory of a replica too, by a barrier (`WAIT`).
+    Replica,
 }
 
 /// A folder that is removed at the end.
@@ -38,6 +42,7 @@ pub(crate) struct RedisServer {
     durability: Durability,
     _process: Process,
     folder: Folder,
+    _replica: Option<Box<Self>>,
 }
 
 /// A dispatcher on a Redis.
@@ -62,22 +67,27 @@ impl Durability {
             Self::Nothing => "none",
             Self::EverySecond => "everysec",
             Self::Always => "always",
+            Self::Barrier => "everysec, WAITAOF",
+            Self::Replica => "everysec, WAIT 1",
         }
     }
 
     const fn redis_settings(self) -> [&'static str; 4] {
         match self {
             Self::Nothing => ["--appendonly", "no", "--appendfsync", "no"],
-            Self::EverySecond => ["--appendonly", "yes", "--appendfsync", "everysec"],
+            Self::EverySecond | Self::Barrier | Self::Replica => {
+                ["--appendonly", "yes", "--appendfsync", "everysec"]
+            }
             Self::Always => ["--appendonly", "yes", "--appendfsync", "always"],
         }
     }
 
-    /// What the dispatcher may promise on such a server without waiting for more than BullMQ waits for.
+    /// What the dispatcher promises on such a server. Up to `Always` it waits for no more than BullMQ waits for; BullMQ has no barrier.
     const fn promise(self) -> &'static str {
         match self {
             Self::Nothing | Self::EverySecond => "none",
-            Self::Always => "local",
+            Self::Always | Self::Barrier => "local",
+            Self::Replica => "replicas=1",
         }
     }
 }
@@ -98,19 +108,37 @@ impl Drop for Folder {
 }
 
 impl RedisServer {
-    /// Starts one on a free port, its files below `scratch`.
-    pub(crate) async fn start(scratch: &Path, durability: Durability) -> anyhow::Result<Self> {
+    /// Starts `binary` on a free port, its files below `scratch`, with the replica that the durability needs.
+    pub(crate) async fn start(scratch: &Path, binary: &Path, durability: Durability) -> anyhow::Result<Self> {
+        let mut primary = Self::start_one(scratch, binary, durability, &[]).await?;
+        if durability == Durability::Replica {
+            let of = ["--replicaof", "127.0.0.1", &primary.port.to_string()];
+            primary._replica = Some(Box::new(Self::start_one(scratch, binary, durability, &of).await?));
+            let deadline = Instant::now() + START;
+            while !primary.info("replication").await?.contains("state=online") {
+                ensure!(Instant::now() < deadline, "the replica does not come");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(primary)
+    }
+
+    async fn start_one(
+        scratch: &Path,
+        binary: &Path,
+        durability: Durability,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
         let folder = Folder::make(scratch, "redis")?;
         let port = free_port()?;
-        let binary =
-            std::env::var_os("BACKHAUL_TEST_REDIS").map_or_else(|| "redis-server".into(), PathBuf::from);
         let mut command = Command::new(binary);
         command.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()]);
+        command.args(["--repl-diskless-sync-delay", "0"]).args(more);
         // A rewrite of the file in the middle of somebody's turn would be charged to them.
         command.args(durability.redis_settings()).args(["--auto-aof-rewrite-percentage", "0"]);
         command.arg("--dir").arg(&folder.0);
         let process = Process::start("redis-server", &mut command, &folder.0)?;
-        let mut server = Self { port, durability, _process: process, folder };
+        let mut server = Self { port, durability, _process: process, folder, _replica: None };
         let deadline = Instant::now() + START;
         while let Err(error) = server.connect().await {
             server._process.ensure_running(&server.folder.0)?;
@@ -141,7 +169,7 @@ impl RedisServer {
 
     /// Bytes that its data takes, without the buffers of clients and of the append-only file.
     pub(crate) async fn data_bytes(&self) -> anyhow::Result<i64> {
-        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connect().await?).await?;
+        let info = self.info("memory").await?;
         let field = |name: &str| {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.and_then(|text| text.trim().parse::<i64>().ok())
@@ -152,7 +180,7 @@ impl RedisServer {
 
     /// User and system time of the server so far, in seconds.
     pub(crate) async fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let info: String = redis::cmd("INFO").arg("cpu").query_async(&mut self.connect().await?).await?;
+        let info = self.info("cpu").await?;
         let fields = ["used_cpu_user:", "used_cpu_sys:"];
         let seconds =
             info.lines().filter_map(|line| fields.iter().find_map(|field| line.strip_prefix(field)));
@@ -161,11 +189,21 @@ impl RedisServer {
 
     /// Calls of scripts so far.
     pub(crate) async fn script_calls(&self) -> anyhow::Result<u64> {
-        let info: String =
-            redis::cmd("INFO").arg("commandstats").query_async(&mut self.connect().await?).await?;
+        let info = self.info("commandstats").await?;
         let calls =
             info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
         Ok(calls.map_or(Ok(0), str::parse)?)
+    }
+
+    /// All memory that the server has of the system, in bytes.
+    pub(crate) async fn resident_bytes(&self) -> anyhow::Result<i64> {
+        let info = self.info("memory").await?;
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory_rss:"));
+        Ok(line.context("INFO has no used_memory_rss")?.trim().parse()?)
+    }
+
+    async fn info(&self, section: &str) -> anyhow::Result<String> {
+        Ok(redis::cmd("INFO").arg(section).query_async(&mut self.connect().await?).await?)
     }
 
     fn url(&self) -> String {
@@ -174,8 +212,8 @@ impl RedisServer {
 }
 
 impl Dispatcher {
-    /// Empties the Redis and starts the dispatcher that was built together with this program.
-    pub(crate) async fn start(scratch: &Path, redis: &RedisServer) -> anyhow::Result<Self> {
+    /// Empties the Redis and starts the dispatcher that was built together with this program, with these flags besides the usual.
+    pub(crate) async fn start(scratch: &Path, redis: &RedisServer, flags: &[&str]) -> anyhow::Result<Self> {
         redis.clear().await?;
         let folder = Folder::make(scratch, "dispatcher")?;
         let (locations, address_file) = (folder.0.join("locations.toml"), folder.0.join("address"));
@@ -190,8 +228,11 @@ impl Dispatcher {
         }
         command.args(["--listen", "127.0.0.1:0", "--redis-url", &redis.url(), "--log", "warn"]);
         command.args(["--durability", redis.durability.promise(), "--insecure"]);
+        // A barrier that a busy disk keeps waiting is waited for: repeats would be no new tasks.
+        command.args(["--durability-timeout", "60s"]);
         // Every task of the benchmark is one tenant's: no bound may be what is measured.
         command.args(["--calls-per-second", "4000000000", "--tenant-in-flight-cap", "1000000"]);
+        command.args(flags);
         command.arg("--locations").arg(&locations).arg("--address-file").arg(&address_file);
         let mut process = Process::start("backhaul-dispatcher", &mut command, &folder.0)?;
         let deadline = Instant::now() + START;

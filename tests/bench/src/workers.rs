@@ -1,11 +1,12 @@
 //! Workers as the benchmark plays them: the real stream, and copies that take no time.
 //!
-//! Each assignment is accepted and reported done at once. A worker that the dispatcher treats otherwise than as a good one, or that
-//! gets any verdict but "stored", fails the run: its figures would be about something else.
+//! Each assignment is accepted and reported done at once, and again when the dispatcher asks for that, because a busy disk had kept Redis from
+//! answering. A worker that the dispatcher treats otherwise than as a good one, or that gets any other verdict than "stored" in the
+//! end, fails the run: its figures would be about something else.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use backhaul_proto::{
     WORKER_PROTOCOL,
     v1::{
@@ -31,6 +32,8 @@ const SEND_AHEAD: usize = 64;
 /// Most entries in one message.
 const MOST: usize = 1000;
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a result that could not be stored waits.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What all workers together have seen.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +102,8 @@ async fn work(
     let mut inbound = client.connect(ReceiverStream::new(messages)).await?.into_inner();
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut unconfirmed = HashMap::new();
+    let (mut again, mut repeat) = (Vec::new(), interval(AGAIN_AFTER));
     for seq in 1.. {
         loop {
             tokio::select! {
@@ -108,13 +113,26 @@ async fn work(
                         seen.send_modify(|seen| {
                             (seen.assigned, seen.assigned_at) = (seen.assigned + count, Instant::now());
                         });
-                        answer(assign.assignments, &out).await?;
+                        answer(assign.assignments, &out, &mut unconfirmed).await?;
                     }
                     Some(Told::Confirms(confirms)) => {
-                        for confirm in &confirms.confirms {
-                            ensure!(confirm.verdict() == ConfirmVerdict::Stored, "{confirm:?}");
+                        let mut confirmed = 0;
+                        for confirm in confirms.confirms {
+                            match confirm.verdict() {
+                                // A repeat may find what an answer that came too late had stored.
+                                ConfirmVerdict::Stored | ConfirmVerdict::Duplicate => {
+                                    confirmed += u64::from(unconfirmed.remove(confirm.lease.as_ref()).is_some());
+                                }
+                                ConfirmVerdict::TryAgain => again.push(confirm.lease.to_vec()),
+                                other @ (ConfirmVerdict::Unspecified
+                                | ConfirmVerdict::RunsAgain
+                                | ConfirmVerdict::Fenced
+                                | ConfirmVerdict::Superseded
+                                | ConfirmVerdict::Cancelled
+                                | ConfirmVerdict::Gone) => bail!("{other:?}"),
+                            }
                         }
-                        seen.send_modify(|seen| seen.confirmed += confirms.confirms.len() as u64);
+                        seen.send_modify(|seen| seen.confirmed += confirmed);
                     }
                     Some(Told::Welcome(_) | Told::LeaseUpdates(_)) => {}
                     other => bail!("the dispatcher said {other:?}"),
@@ -126,6 +144,10 @@ async fn work(
                     let tasks = *credit.borrow_and_update();
                     out.send(wrap(Message::Credit(Credit { tasks, bytes: u64::MAX }))).await?;
                 }
+                _ = repeat.tick(), if !again.is_empty() => {
+                    let results = again.drain(..).filter_map(|lease| unconfirmed.get(&lease).cloned());
+                    out.send(wrap(Message::Results(Results { results: results.collect() }))).await?;
+                }
                 _ = beat.tick() => break,
             }
         }
@@ -135,12 +157,17 @@ async fn work(
     Ok(())
 }
 
-async fn answer(assignments: Vec<Assignment>, out: &mpsc::Sender<FromWorker>) -> anyhow::Result<()> {
+async fn answer(
+    assignments: Vec<Assignment>,
+    out: &mpsc::Sender<FromWorker>,
+    unconfirmed: &mut HashMap<Vec<u8>, TaskResult>,
+) -> anyhow::Result<()> {
     for part in assignments.chunks(MOST) {
         let accept =
             |a: &Assignment| Accept { task_id: a.task_id.clone(), lease: a.lease.clone(), refusal: 0 };
         out.send(wrap(Message::Accepts(Accepts { accepts: part.iter().map(accept).collect() }))).await?;
-        let results = part.iter().cloned().map(done).collect();
+        let results: Vec<TaskResult> = part.iter().cloned().map(done).collect();
+        unconfirmed.extend(results.iter().map(|result| (result.lease.to_vec(), result.clone())));
         out.send(wrap(Message::Results(Results { results }))).await?;
     }
     Ok(())

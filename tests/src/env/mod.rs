@@ -282,11 +282,14 @@ impl TestEnv {
     }
 
     /// Ends the scenario: programs that still run are asked to end and must do so cleanly, and nothing may have been logged as
-    /// an error, which means "a human must look".
+    /// an error, which means "a human must look". No secret of a store may be in a log or in Redis.
     ///
     /// # Errors
-    /// When a program does not end cleanly or has logged an error.
+    /// When a program does not end cleanly, has logged an error, or has shown a secret.
     pub async fn finish(mut self) -> anyhow::Result<()> {
+        let stores = [Some(&self.origin), self.vault.as_ref()].into_iter().flatten();
+        let secrets: Vec<String> =
+            stores.map(|store| store.server.credentials().secret_key.clone()).collect();
         let mut programs: Vec<&mut Process> =
             self.workers.iter_mut().map(|worker| &mut worker.process).collect();
         programs.extend(self.dispatchers.iter_mut().map(|dispatcher| &mut dispatcher.process));
@@ -294,7 +297,13 @@ impl TestEnv {
             if process.is_running()? {
                 check_clean(process.stop().await?, process)?;
             }
+            ensure!(
+                !shows(process.log()?.as_bytes(), &secrets),
+                "a secret is in the log of {}",
+                process.id()
+            );
         }
+        ensure!(!shows(&self.redis.appended()?, &secrets), "a secret is in Redis");
         self.finished = true;
         Ok(())
     }
@@ -336,7 +345,7 @@ pub fn worker_name(number: usize) -> String {
 
 fn add_flags(command: &mut Command, flags: &[(String, String)]) {
     for (name, value) in flags {
-        command.arg(format!("--{name}")).arg(value);
+        command.arg(format!("--{name}")).args(Some(value).filter(|value| !value.is_empty()));
     }
 }
 
@@ -348,4 +357,10 @@ fn check_clean(status: ExitStatus, process: &Process) -> anyhow::Result<()> {
         log.lines().filter(|line| line.split_whitespace().take(3).any(|word| word == "ERROR")).collect();
     ensure!(errors.is_empty(), "logged as an error:\n{}", errors.join("\n"));
     Ok(())
+}
+
+/// True when one of the secrets stands in `text`.
+fn shows(text: &[u8], secrets: &[String]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    secrets.iter().any(|secret| text.contains(secret.as_str()))
 }

@@ -73,7 +73,7 @@ impl Default for EnvOptions {
 }
 
 impl EnvOptions {
-    /// Sets a flag of the dispatcher.
+    /// Sets a flag of the dispatcher; one that takes no value has an empty one.
     #[must_use]
     pub fn dispatcher_flag(mut self, name: &str, value: &str) -> Self {
         set(&mut self.dispatcher_flags, name, value);

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod cancelling;
+mod cluster;
 mod command_line;
 mod crashes;
 mod draining;

@@ -34,6 +34,8 @@ pub use self::{
 pub struct Case {
     /// The sentence that it holds.
     pub name: &'static str,
+    /// The part of the suite that it belongs to.
+    pub part: &'static str,
     run: fn(Factory) -> BoxFuture<'static, ()>,
 }
 
@@ -62,14 +64,12 @@ pub fn case(name: &str) -> Case {
     }
 }
 
-/// Runs every directed case and a few random histories, one after the other. Panics at the first that fails, after its name was printed.
-pub async fn run_all(factory: Factory) {
-    for case in CASES {
+/// Runs the directed cases of these parts, one after the other. Panics at the first that fails, after its name was printed.
+pub async fn run_parts(factory: Factory, parts: &[&str]) {
+    for case in CASES.iter().filter(|case| parts.contains(&case.part)) {
         announce(case.name);
         case.run(factory.clone()).await;
     }
-    announce("random_histories");
-    random_histories(factory).await;
 }
 
 /// The random histories that belong to the suite; see [`Plan::from_env`] for how to ask for more, or for one again.
@@ -293,7 +293,7 @@ macro_rules! table {
     ($($module:ident::$name:ident,)*) => {
         /// Every directed case.
         pub const CASES: &[Case] =
-            &[$(Case { name: stringify!($name), run: |factory| Box::pin($module::$name(factory)) },)*];
+            &[$(Case { name: stringify!($name), part: stringify!($module), run: |factory| Box::pin($module::$name(factory)) },)*];
     };
 }
 for_each_conformance_case! { [table] }

@@ -187,7 +187,11 @@ impl WriterLoop {
                 bytes += more_bytes;
                 batch.push(job);
             }
-            self.serve(batch).await;
+            // Whoever has gone cannot be told, and has been told by now that perhaps nothing was done.
+            batch.retain(|job| !job.reply.is_closed());
+            if !batch.is_empty() {
+                self.serve(batch).await;
+            }
         }
     }
 

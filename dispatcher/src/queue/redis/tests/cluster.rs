@@ -85,6 +85,9 @@ impl Cluster {
         let cluster = Self { nodes };
         let known = format!("cluster_known_nodes:{count}");
         until("all nodes know each other", async || cluster.all_say(&known).await).await;
+        // Without full coverage a node calls the cluster good before it has heard who has which slots.
+        until("all know whose the slots are", async || cluster.all_say("cluster_slots_assigned:16384").await)
+            .await;
         until("the cluster serves", async || cluster.all_say("cluster_state:ok").await).await;
         cluster
     }

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::{Server, cluster::until, options, settings, task};
 use crate::queue::{
-    QueueClock, QueueError, SubmitOutcome, TaskQueue as _,
+    QueueClock, QueueError, SubmitOutcome, TaskId, TaskQueue as _,
     redis::{Durability, RedisOptions, RedisQueue, access::Address, map::Map},
 };
 
@@ -87,6 +88,20 @@ async fn a_barrier_that_takes_long_is_waited_for_while_the_server_answers() {
     assert!(submit.try_join_next().is_none());
     replica.thaw();
     submit.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_sent() {
+    let (primary, replica, queue) = pair(NEVER).await;
+    replica.freeze();
+    let mut submit = waiting_submit(&primary, &queue).await;
+    // Given up while the writer is busy with the batch before.
+    assert!(queue.submit(vec![task("t", 2)]).now_or_never().is_none());
+    replica.thaw();
+    submit.join_next().await.unwrap().unwrap().unwrap();
+    queue.submit(vec![task("t", 3)]).await.remove(0).unwrap();
+    let given_up = TaskId::derive("t", &task("t", 2).spec.object, settings().shards);
+    assert!(matches!(queue.get(&given_up).await, Err(QueueError::NotFound(_))));
 }
 
 #[tokio::test]
