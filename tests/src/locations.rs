@@ -12,6 +12,8 @@ use crate::s3::Credentials;
 pub const ORIGIN: &str = "uploads";
 /// Its bucket.
 pub const ORIGIN_BUCKET: &str = "user-uploads";
+/// A second location that scenarios may back up from, on a store of its own; its bucket is called as the first one's.
+pub const ARCHIVE: &str = "archive";
 /// Location that backups go to.
 pub const VAULT: &str = "vault";
 /// Its bucket.
@@ -53,19 +55,35 @@ impl Read {
 /// # Errors
 /// When a file cannot be written.
 pub fn write(folder: &Path, origin: &Store, vault: &Store, reads: &[Read]) -> anyhow::Result<PathBuf> {
+    write_all(folder, &[(ORIGIN, origin)], vault, reads, "")
+}
+
+/// As [`write`], for several origins with the same reads. `terms` are further lines about the backups of each.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_all(
+    folder: &Path,
+    origins: &[(&str, &Store)],
+    vault: &Store,
+    reads: &[Read],
+    terms: &str,
+) -> anyhow::Result<PathBuf> {
     let mut text = String::new();
-    store(folder, ORIGIN, origin, &mut text)?;
-    for read in reads {
-        let Read { bucket, prefixes, tenants } = read;
+    for (name, origin) in origins {
+        store(folder, name, origin, &mut text)?;
+        for read in reads {
+            let Read { bucket, prefixes, tenants } = read;
+            write!(
+                text,
+                "[[location.{name}.read]]\nbucket = {bucket:?}\nprefixes = {prefixes:?}\ntenants = {tenants:?}\n\n"
+            )?;
+        }
         write!(
             text,
-            "[[location.{ORIGIN}.read]]\nbucket = {bucket:?}\nprefixes = {prefixes:?}\ntenants = {tenants:?}\n\n"
+            "[location.{name}.backup]\nlocation = {VAULT:?}\nbucket = {VAULT_BUCKET:?}\nprefix = {VAULT_PREFIX:?}\n{terms}\n\n"
         )?;
     }
-    write!(
-        text,
-        "[location.{ORIGIN}.backup]\nlocation = {VAULT:?}\nbucket = {VAULT_BUCKET:?}\nprefix = {VAULT_PREFIX:?}\n\n"
-    )?;
     store(folder, VAULT, vault, &mut text)?;
     let path = folder.join("locations.toml");
     fs::write(&path, text)?;

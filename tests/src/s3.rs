@@ -5,7 +5,7 @@ use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Region},
     operation::head_object::HeadObjectOutput,
-    types::{BucketVersioningStatus, VersioningConfiguration},
+    types::{BucketVersioningStatus, ObjectLockConfiguration, ObjectLockEnabled, VersioningConfiguration},
 };
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -109,6 +109,18 @@ impl S3 {
     pub async fn keep_versions(&self, bucket: &str) -> anyhow::Result<()> {
         let on = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
         self.client.put_bucket_versioning().bucket(bucket).versioning_configuration(on).send().await?;
+        Ok(())
+    }
+
+    /// Makes objects of a bucket lockable, and with it the bucket keep versions.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn allow_locks(&self, bucket: &str) -> anyhow::Result<()> {
+        self.keep_versions(bucket).await?;
+        let on = ObjectLockConfiguration::builder().object_lock_enabled(ObjectLockEnabled::Enabled).build();
+        let put = self.client.put_object_lock_configuration().bucket(bucket).object_lock_configuration(on);
+        put.send().await.with_context(|| format!("cannot make objects of {bucket} lockable"))?;
         Ok(())
     }
 

@@ -212,12 +212,17 @@ impl AppError {
 /// What a worker's settings mean for its engine.
 #[must_use]
 pub fn engine_settings(settings: &WorkerSettings) -> EngineSettings {
-    EngineSettings {
+    let settings = EngineSettings {
         memory_bytes: settings.memory_bytes,
         part_bytes: settings.part_bytes,
+        whole_bytes: settings.part_bytes,
         window: usize::try_from(PARTS_IN_FLIGHT).unwrap_or(usize::MAX),
         ..EngineSettings::default()
-    }
+    };
+    // What a large object may hold in its window a smaller one may hold at once, as long as two of them find room.
+    let window = settings.part_bytes.saturating_mul(PARTS_IN_FLIGHT.into());
+    let room = (settings.memory_bytes - settings.readback_bytes()) / 2;
+    EngineSettings { whole_bytes: window.min(room).max(settings.part_bytes), ..settings }
 }
 
 fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {

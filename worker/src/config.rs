@@ -44,7 +44,7 @@ pub struct Args {
     /// Most bytes of objects held in memory; at least two parts.
     #[arg(long, env = "BACKHAUL_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = parse_size)]
     pub memory: u64,
-    /// Size of one part of a multipart upload, 5MiB to 5GiB; an object up to this size is copied in one piece.
+    /// Size of one part of a multipart upload, 5MiB to 5GiB; an object of up to four parts is copied in one piece where the memory allows.
     #[arg(long, env = "BACKHAUL_PART_SIZE", value_name = "SIZE", default_value = "16MiB", value_parser = parse_size)]
     pub part_size: u64,
     /// How long the worker may take to finish or hand back its tasks after SIGTERM: 1s to 1h.

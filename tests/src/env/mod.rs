@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use crate::{
     certificates::Holder,
     gate::Gate,
-    locations::{self, ORIGIN_BUCKET, VAULT_BUCKET},
+    locations::{self, ARCHIVE, ORIGIN, ORIGIN_BUCKET, VAULT_BUCKET},
     process::Process,
     programs::program,
     redis::{RedisOptions, RedisServer},
@@ -55,6 +55,7 @@ pub struct TestEnv {
     origin: Behind<Store>,
     /// `None` when backups go to the origin's own store.
     vault: Option<Behind<Store>>,
+    archive: Option<Behind<Store>>,
     locations: PathBuf,
     folder: TempDir,
     finished: bool,
@@ -95,11 +96,35 @@ impl TestEnv {
             Some(kind) => Some(Behind::start(kind, &[VAULT_BUCKET]).await?),
             None => None,
         };
+        if options.locks {
+            vault.as_ref().unwrap_or(&origin).server.client().allow_locks(VAULT_BUCKET).await?;
+        }
+        let archive = match options.archive {
+            true => Some(Behind::start(StoreKind::Embedded, &[ORIGIN_BUCKET]).await?),
+            false => None,
+        };
         let target = vault.as_ref().unwrap_or(&origin).location();
-        let locations = locations::write(folder.path(), &origin.location(), &target, &options.reads)?;
+        let places = [(ORIGIN, Some(&origin)), (ARCHIVE, archive.as_ref())];
+        let places = places.into_iter().filter_map(|(name, place)| Some((name, place?.location())));
+        let places: Vec<(&str, locations::Store)> = places.collect();
+        let places: Vec<(&str, &locations::Store)> =
+            places.iter().map(|(name, place)| (*name, place)).collect();
+        let locations =
+            locations::write_all(folder.path(), &places, &target, &options.reads, &options.terms)?;
         let (dispatchers, workers, called, finished) = (Vec::new(), Vec::new(), 0, false);
-        let mut env =
-            Self { options, workers, dispatchers, called, redis, origin, vault, locations, folder, finished };
+        let mut env = Self {
+            options,
+            workers,
+            dispatchers,
+            called,
+            redis,
+            origin,
+            vault,
+            archive,
+            locations,
+            folder,
+            finished,
+        };
         env.add_dispatcher(&[]).await?;
         for _ in 0..env.options.workers {
             env.add_worker().await?;
@@ -179,6 +204,14 @@ impl TestEnv {
     #[must_use]
     pub fn uploads(&self) -> S3 {
         self.origin.server.client()
+    }
+
+    /// A client of the second origin.
+    ///
+    /// # Errors
+    /// When the scenario has none.
+    pub fn archived(&self) -> anyhow::Result<S3> {
+        Ok(self.archive.as_ref().context("the scenario has no archive")?.server.client())
     }
 
     /// A client of the backup store.

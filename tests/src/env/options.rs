@@ -22,6 +22,12 @@ pub struct EnvOptions {
     pub webhook: Option<Webhook>,
     /// Store that backups go to; the origin itself when not set.
     pub vault: Option<StoreKind>,
+    /// Whether there is a second origin, the archive, on an embedded store of its own.
+    pub archive: bool,
+    /// Whether objects in the backup bucket can be locked.
+    pub locks: bool,
+    /// Further lines of the locations file about the backups, such as a retention.
+    pub terms: String,
     /// What may be backed up.
     pub reads: Vec<Read>,
     /// What the programs and the test's own calls prove themselves with; plaintext when not set.
@@ -54,6 +60,9 @@ impl Default for EnvOptions {
             origin: StoreKind::Embedded,
             webhook: None,
             vault: Some(StoreKind::Embedded),
+            archive: false,
+            locks: false,
+            terms: String::new(),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
             certificates: None,
             workers: 1,

@@ -1,6 +1,7 @@
 //! Workers and dispatchers vanish in the middle of their work; every accepted task ends all the same, once.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use backhaul_embedded_s3::{Action, Operation, Rule};
 use backhaul_proto::v1::{self as pb, TaskReason, TaskState};
 use backhaul_tests::{
     TestEnv,
@@ -59,6 +60,42 @@ async fn a_worker_killed_in_mid_copy_is_replaced_by_another() -> anyhow::Result<
     let second = env.add_worker().await?;
     let task = finished_by(&env, &id, second, &written).await?;
     ensure!(task.crashes == 1 && task.attempts == 0, "a crash is not a failure: {task:?}");
+    env.finish().await
+}
+
+/// Parts of the one upload in progress that the store has.
+async fn parts_held(env: &TestEnv) -> anyhow::Result<usize> {
+    let copies = env.copies();
+    let uploads = copies.sdk().list_multipart_uploads().bucket(VAULT_BUCKET).send().await?;
+    let [upload] = uploads.uploads() else { return Ok(0) };
+    let key = upload.key().context("an upload has a key")?;
+    let parts = copies.sdk().list_parts().bucket(VAULT_BUCKET).key(key);
+    let listed = parts.set_upload_id(upload.upload_id().map(str::to_owned)).send().await?;
+    Ok(listed.parts().len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_worker_had_uploaded_is_not_uploaded_again() -> anyhow::Result<()> {
+    let mut env = TestEnv::start(EnvOptions::default().worker_flag("part-size", "5MiB")).await?;
+    let written = env.uploads().put_random(ORIGIN_BUCKET, "big", BIG).await?;
+    let parts = BIG.div_ceil(5 * MIB);
+    // Two parts arrive; the others stand still on their way.
+    env.vault_faults()?.add(Rule::new(Operation::UploadPart, Action::Hang).skip(2).always());
+    let id = env.submit("big").await?.task_id;
+    eventually("two parts are there", async || {
+        let held = parts_held(&env).await?;
+        ensure!(held == 2, "{held} parts");
+        Ok(())
+    })
+    .await?;
+    env.worker(0).kill()?;
+    env.vault_faults()?.clear();
+    env.vault_faults()?.reset_requests();
+    let second = env.add_worker().await?;
+    let task = finished_by(&env, &id, second, &written).await?;
+    ensure!(task.crashes == 1 && task.attempts == 0, "{task:?}");
+    let uploaded = env.vault_faults()?.requests(Operation::UploadPart);
+    ensure!(uploaded == parts as u64 - 2, "{uploaded} of {parts} parts were uploaded by the second worker");
     env.finish().await
 }
 

@@ -26,13 +26,17 @@ async fn journey(env: &TestEnv, key: &str, written: &Written) -> anyhow::Result<
 
 async fn every_size_arrives(kind: StoreKind) -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default().stores(kind).worker_flag("part-size", "5MiB")).await?;
-    for (name, size) in
-        [("empty", 0), ("one", 1), ("small.bin", 16 * 1024), ("one part", 5 * MIB), ("parts", 17 * MIB + 1)]
-    {
+    for (name, size) in [
+        ("empty", 0),
+        ("one", 1),
+        ("small.bin", 16 * 1024),
+        ("in one piece", 20 * MIB),
+        ("parts", 20 * MIB + 1),
+    ] {
         let key = format!("users/7/{name}");
         let written = env.uploads().put_random(ORIGIN_BUCKET, &key, size).await?;
         let receipt = journey(&env, &key, &written).await.with_context(|| key.clone())?;
-        ensure!((receipt.parts > 0) == (size > 5 * MIB), "{size} bytes went in {} parts", receipt.parts);
+        ensure!((receipt.parts > 0) == (size > 20 * MIB), "{size} bytes went in {} parts", receipt.parts);
     }
     ensure!(env.copies().open_uploads(VAULT_BUCKET).await?.is_empty(), "multipart uploads are left");
     env.finish().await

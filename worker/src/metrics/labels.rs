@@ -4,7 +4,7 @@ use backhaul_runtime::labels;
 
 use crate::{
     store::{Operation, StoreErrorKind},
-    transfer::{CopyReceipt, TransferError, TransferErrorKind},
+    transfer::{CopyReceipt, StoreState, TransferError, TransferErrorKind},
 };
 
 labels! {
@@ -96,6 +96,28 @@ labels! {
         Connection => "connection",
         /// An answer that makes no sense.
         BadAnswer => "bad_answer",
+    }
+}
+
+labels! {
+    /// How a store stands.
+    pub(super) enum Standing {
+        /// It answers.
+        Answers => "answers",
+        /// It failed too often in a row.
+        Away => "away",
+        /// It asked to be left alone.
+        Rests => "rests",
+    }
+}
+
+impl From<StoreState> for Standing {
+    fn from(state: StoreState) -> Self {
+        match state {
+            StoreState::Answers => Self::Answers,
+            StoreState::Away => Self::Away,
+            StoreState::Rests => Self::Rests,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 use async_trait::async_trait;
 use backhaul_runtime::metrics::{Counter, Counters, Histogram, Histograms, Label as _, Page, Source};
 
-use self::labels::{Fault, Outcome, Verb};
+use self::labels::{Fault, Outcome, Standing, Verb};
 pub use self::{copier::MeteredCopier, store::MeteredStore};
 use crate::{
     link::{CreditLimit, LinkGauges},
@@ -110,6 +110,12 @@ impl Source for Exposed {
         sites.iter().for_each(|site| allowed.value(&[&site.name], site.allowed));
         let mut in_flight = page.family(&names::IN_FLIGHT);
         sites.iter().for_each(|site| in_flight.value(&[&site.name], site.in_flight));
+        let mut states = page.family(&names::STORE);
+        for site in &sites {
+            for state in Standing::ALL {
+                states.value(&[&site.name, state.as_str()], u8::from(Standing::from(site.state) == *state));
+            }
+        }
     }
 }
 

@@ -35,4 +35,5 @@ families! {
     WRITTEN = counter("backhaul_worker_written_bytes_total", ["location"], "Bytes that a store has taken.");
     ALLOWED = gauge("backhaul_worker_requests_allowed", ["location"], "Requests at a time that the limiter allows; fewer while the store asks for less load.");
     IN_FLIGHT = gauge("backhaul_worker_requests_in_flight", ["location"], "Requests under way.");
+    STORE = gauge("backhaul_worker_store_state", ["location", "state"], "1 for how the location's store stands: answers, away (it failed ten times in a row) or rests (it asked to be left alone). Tasks that need one that is away or rests are not taken.");
 }

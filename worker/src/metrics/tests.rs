@@ -142,6 +142,30 @@ async fn a_store_that_asks_for_less_load_shows_in_errors_retries_and_limiter() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_shows_until_it_answers_again() {
+    let rig = Rig::new();
+    rig.origin.seed("uploads", "cat", Bytes::from_static(b"purr"), Attributes::default(), &[]);
+    let is = |page: &str, state: &str| {
+        value(page, &format!("backhaul_worker_store_state{{location=\"photos\",state=\"{state}\"}}")) > 0.5
+    };
+    let page = rig.page().await;
+    assert!(is(&page, "answers") && !is(&page, "away") && !is(&page, "rests"), "{page}");
+    rig.faults.add(Rule::new(Operation::Get, Trouble::Fail(StoreErrorKind::Connection)).times(10));
+    while rig.faults.calls(Operation::Get) < 10 {
+        rig.copy("photos", "cat").await;
+    }
+    let page = rig.page().await;
+    assert!(!is(&page, "answers") && is(&page, "away"), "{page}");
+    assert!(value(&page, "backhaul_worker_store_state{location=\"vault\",state=\"answers\"}") > 0.5);
+    assert!(rig.copy("photos", "cat").await);
+    assert!(is(&rig.page().await, "answers"));
+    let retry_after = Duration::from_secs(60);
+    rig.faults.add(Rule::new(Operation::Get, Trouble::Fail(StoreErrorKind::Throttled { retry_after })));
+    assert!(!rig.copy("photos", "cat").await);
+    assert!(is(&rig.page().await, "rests"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn ten_thousand_keys_and_unknown_locations_make_no_further_sample_and_appear_nowhere() {
     let rig = Rig::new();
     let few = {

@@ -14,6 +14,7 @@ pub mod faulty;
 pub mod memory;
 mod s3;
 mod s3_client;
+mod s3_direct;
 mod s3_error;
 mod s3_scratch;
 mod s3_shapes;

@@ -1,7 +1,8 @@
 //! An S3-compatible store over its REST API.
 //!
 //! One method, one request (two where a store sends no length). Bodies are sent from the pieces in memory without being copied or
-//! hashed again: their checksum travels in a header that the engine has already computed.
+//! hashed again: their checksum travels in a header that the engine has already computed. The requests of every copy go past the client
+//! library where they can (`s3_direct`).
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
@@ -18,6 +19,7 @@ use super::{
     BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
     PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
     UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
+    s3_direct::Direct,
     s3_error::{from_body, from_sdk},
     s3_shapes::{
         content_range, copy_source, crc64, crc64_header, grants_to_others, info_of_get, info_of_head,
@@ -30,6 +32,7 @@ use super::{
 pub struct S3Store {
     location: String,
     client: Client,
+    direct: Option<Direct>,
 }
 
 /// Sets the content headers and user metadata of three request builders that have no common trait.
@@ -80,8 +83,14 @@ macro_rules! send_with_expires {
 }
 
 impl S3Store {
-    pub(super) fn new(location: &str, client: Client) -> Self {
-        Self { location: location.to_owned(), client }
+    pub(super) fn new(location: &str, client: Client, direct: Option<Direct>) -> Self {
+        Self { location: location.to_owned(), client, direct }
+    }
+
+    /// The same store, with every request made by the client library.
+    #[cfg(test)]
+    pub(super) fn without_direct(self) -> Self {
+        Self { direct: None, ..self }
     }
 
     /// For requests that the engine must not be able to make.
@@ -99,6 +108,9 @@ impl S3Store {
 #[async_trait]
 impl ObjectStore for S3Store {
     async fn head(&self, at: ObjectPath<'_>, pin: &Pin) -> Result<ObjectInfo, StoreError> {
+        if let Some(direct) = &self.direct {
+            return direct.head(at, pin).await;
+        }
         let output = self
             .client
             .head_object()
@@ -119,6 +131,9 @@ impl ObjectStore for S3Store {
         pin: &Pin,
         range: Option<ByteRange>,
     ) -> Result<GetResponse, StoreError> {
+        if let Some(direct) = &self.direct {
+            return direct.get(at, pin, range).await;
+        }
         let mut output = self
             .client
             .get_object()
@@ -185,6 +200,9 @@ impl ObjectStore for S3Store {
     }
 
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
+        if let Some(direct) = &self.direct {
+            return direct.put(at, put).await;
+        }
         let request = self
             .client
             .put_object()
@@ -213,6 +231,9 @@ impl ObjectStore for S3Store {
         to: ObjectPath<'_>,
         write: &WriteOptions<'_>,
     ) -> Result<Written, StoreError> {
+        if let Some(direct) = &self.direct {
+            return direct.copy(from, pin, to, write).await;
+        }
         let request = self
             .client
             .copy_object()
@@ -262,6 +283,9 @@ impl ObjectStore for S3Store {
         body: &Payload,
         proof: Proof,
     ) -> Result<PartWritten, StoreError> {
+        if let Some(direct) = &self.direct {
+            return direct.upload_part(upload, number, body, proof).await;
+        }
         let output = self
             .client
             .upload_part()
@@ -432,7 +456,7 @@ fn streamed(payload: &Payload) -> ByteStream {
     ByteStream::new(SdkBody::retryable(move || SdkBody::from_body_1_x(payload.body())))
 }
 
-fn pieces(body: ByteStream) -> BodyStream {
+pub(super) fn pieces(body: ByteStream) -> BodyStream {
     Box::pin(stream::unfold(Some(body), |body| async move {
         let mut body = body?;
         match body.next().await? {
@@ -456,11 +480,11 @@ fn part(
 }
 
 /// A weak ETag never matches, so it is not sent; the engine compares it with what comes back.
-fn if_match(pin: &Pin) -> Option<String> {
+pub(super) fn if_match(pin: &Pin) -> Option<String> {
     pin.etag.as_deref().filter(|e| !e.starts_with("W/")).map(quoted)
 }
 
-fn none_match(create_only: bool) -> Option<String> {
+pub(super) fn none_match(create_only: bool) -> Option<String> {
     create_only.then(|| "*".to_owned())
 }
 

@@ -14,14 +14,16 @@ use aws_sdk_s3::{
     },
 };
 use aws_smithy_http_client::{
-    Builder as HttpBuilder,
+    Builder as HttpBuilder, Connector,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
 use backhaul_runtime::locations::Location;
 
 use super::{
     S3Store,
     credentials::{CredentialsError, Environment, provider},
+    s3_direct::{Direct, Transport},
 };
 
 /// Waits and pools.
@@ -42,6 +44,7 @@ pub struct ClientSettings {
 pub struct Clients {
     settings: ClientSettings,
     http: SharedHttpClient,
+    transport: Transport,
 }
 
 /// A certificate file that cannot be used.
@@ -83,10 +86,17 @@ impl Clients {
             .map_err(|source| CaBundleError { path: PathBuf::new(), source: source.into() })?;
         let http = HttpBuilder::new()
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(tls)
+            .tls_context(tls.clone())
             .pool_idle_timeout(settings.idle_connection)
             .build_https();
-        Ok(Self { settings, http })
+        let connect = HttpConnectorSettings::builder().connect_timeout(settings.connect_timeout).build();
+        let connector = Connector::builder()
+            .connector_settings(connect)
+            .pool_idle_timeout(settings.idle_connection)
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls)
+            .build();
+        Ok(Self { settings, http, transport: Transport::new(connector, settings) })
     }
 
     /// A store for a location.
@@ -126,11 +136,15 @@ impl Clients {
         if let Some(endpoint) = &location.endpoint {
             config = config.endpoint_url(endpoint);
         }
+        let direct = location.endpoint.as_deref().filter(|_| location.path_style);
+        let direct = direct.and_then(|endpoint| {
+            Direct::new(&self.transport, endpoint, &location.region, credentials.clone())
+        });
         config = match credentials {
             Some(provider) => config.credentials_provider(provider),
             None => config.allow_no_auth(),
         };
-        Ok(S3Store::new(&location.name, Client::from_conf(config.build())))
+        Ok(S3Store::new(&location.name, Client::from_conf(config.build()), direct))
     }
 }
 

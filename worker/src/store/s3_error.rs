@@ -3,7 +3,7 @@
 //! First the store's own error code, because the status alone hides what matters (404 for a missing bucket, 400 for a slow body);
 //! then the status, because some stores send no code; never the text.
 
-use std::{error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
@@ -11,8 +11,12 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     operation::RequestId,
 };
+use aws_smithy_runtime_api::http::Headers;
 
-use super::error::{Operation, StoreError, StoreErrorKind as Kind};
+use super::{
+    error::{Operation, StoreError, StoreErrorKind as Kind},
+    s3_shapes::xml_text,
+};
 
 /// Longest text taken from a store.
 const MESSAGE_MAX: usize = 300;
@@ -30,15 +34,31 @@ where
         SdkError::DispatchFailure(e) if e.is_timeout() => Kind::Timeout,
         SdkError::DispatchFailure(e) if e.is_user() => Kind::Rejected,
         SdkError::DispatchFailure(_) => credentials_kind(&error).unwrap_or(Kind::Connection),
-        SdkError::ResponseError(e) => kind_of_unreadable(e.raw().status().as_u16(), retry_after(e.raw())),
+        SdkError::ResponseError(e) => {
+            kind_of_unreadable(e.raw().status().as_u16(), retry_after(e.raw().headers()))
+        }
         SdkError::ServiceError(e) => {
             let raw = e.raw();
             let marker = raw.headers().get("x-amz-delete-marker") == Some("true");
-            kind_of(operation, code.as_deref(), raw.status().as_u16(), marker, retry_after(raw))
+            kind_of(operation, code.as_deref(), raw.status().as_u16(), marker, retry_after(raw.headers()))
         }
         _ => Kind::BadAnswer,
     };
     StoreError { operation, kind, code, message, request_id, source: Some(Box::new(error)) }
+}
+
+/// What the store says about a request that was refused, without the client library between.
+pub(super) fn refusal(operation: Operation, status: u16, headers: &Headers, text: &str) -> StoreError {
+    let code = xml_text(text, "Code").filter(|code| !code.is_empty()).map(Cow::into_owned);
+    let marker = headers.get("x-amz-delete-marker") == Some("true");
+    StoreError {
+        operation,
+        kind: kind_of(operation, code.as_deref(), status, marker, retry_after(headers)),
+        code,
+        message: clip(&xml_text(text, "Message").unwrap_or_default()),
+        request_id: headers.get("x-amz-request-id").map(str::to_owned),
+        source: None,
+    }
 }
 
 /// Error in a body, after the headers have come.
@@ -131,13 +151,13 @@ fn kind_of_unreadable(status: u16, retry_after: Duration) -> Kind {
     }
 }
 
-fn retry_after(response: &HttpResponse) -> Duration {
-    let seconds = response.headers().get("retry-after").and_then(|v| v.trim().parse::<u64>().ok());
+fn retry_after(headers: &Headers) -> Duration {
+    let seconds = headers.get("retry-after").and_then(|v| v.trim().parse::<u64>().ok());
     Duration::from_secs(seconds.unwrap_or(0).min(86_400))
 }
 
 /// Credentials that could not be had are the reason of a failed request more often than they are named as such.
-fn credentials_kind(error: &(dyn Error + 'static)) -> Option<Kind> {
+pub(super) fn credentials_kind(error: &(dyn Error + 'static)) -> Option<Kind> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(credentials) = error.downcast_ref::<CredentialsError>() {

@@ -2,6 +2,8 @@
 //!
 //! Pure; what a store sends is checked here and never trusted to be well formed.
 
+use std::borrow::Cow;
+
 use aws_sdk_s3::{
     operation::{
         get_object::GetObjectOutput, get_object_acl::GetObjectAclOutput, head_object::HeadObjectOutput,
@@ -151,8 +153,42 @@ pub(super) fn crc64(header: &str) -> Option<u64> {
     Some(u64::from_be_bytes(STANDARD.decode(header.trim()).ok()?.try_into().ok()?))
 }
 
-fn sha256(header: &str) -> Option<[u8; 32]> {
+pub(super) fn sha256(header: &str) -> Option<[u8; 32]> {
     STANDARD.decode(header.trim()).ok()?.try_into().ok()
+}
+
+/// The text of the first element of that name, in XML as stores write it: without attributes, comments or CDATA.
+pub(super) fn xml_text<'t>(xml: &'t str, name: &str) -> Option<Cow<'t, str>> {
+    let begin = xml.find(&format!("<{name}>"))? + name.len() + 2;
+    let text = &xml[begin..];
+    let text = &text[..text.find(&format!("</{name}>"))?];
+    if !text.contains('&') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('&') {
+        plain.push_str(before);
+        let (entity, after) = after.split_once(';')?;
+        plain.push(match entity {
+            "amp" => '&',
+            "lt" => '<',
+            "gt" => '>',
+            "quot" => '"',
+            "apos" => '\'',
+            _ => {
+                let number = entity.strip_prefix('#')?;
+                let code = match number.strip_prefix(['x', 'X']) {
+                    Some(hex) => u32::from_str_radix(hex, 16).ok()?,
+                    None => number.parse().ok()?,
+                };
+                char::from_u32(code)?
+            }
+        });
+        rest = after;
+    }
+    plain.push_str(rest);
+    Some(Cow::Owned(plain))
 }
 
 fn whole_object(kind: Option<&ChecksumType>) -> bool {
@@ -189,6 +225,18 @@ mod tests {
         assert_eq!(crc64_header(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
         assert_eq!(crc64("AAAA"), None);
         assert_eq!(crc64("not base64"), None);
+    }
+
+    #[test]
+    fn a_text_is_found_in_xml_and_entities_in_it_are_read() {
+        let xml = "<?xml version=\"1.0\"?>\n<Error><Code>NoSuchKey</Code><Message>a &amp; b &#60;&#x3e;</Message></Error>";
+        assert_eq!(xml_text(xml, "Code").as_deref(), Some("NoSuchKey"));
+        assert_eq!(xml_text(xml, "Message").as_deref(), Some("a & b <>"));
+        for broken in
+            ["", "<Code>", "<Code>x</Cod", "<Code>&nbsp;</Code>", "<Code>&#xD800;</Code>", "<Code>&</Code>"]
+        {
+            assert_eq!(xml_text(broken, "Code"), None, "{broken}");
+        }
     }
 
     #[test]

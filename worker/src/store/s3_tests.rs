@@ -7,7 +7,7 @@ use std::sync::Arc;
 use backhaul_embedded_s3::{Bucket, Credentials as StoreCredentials, EmbeddedS3, Options, Storage};
 use backhaul_runtime::locations::{Credentials, Location, VerifyLevel};
 
-use self::servers::{Server, find};
+use self::servers::{Server, find, find_set_up};
 use super::{
     Attributes, ClientSettings, Clients, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store,
     StoreErrorKind, Terms,
@@ -72,6 +72,13 @@ fn subject(store: S3Store) -> Subject {
 async fn the_embedded_store_does_what_the_engine_relies_on() {
     let server = embedded().await;
     all(&subject(store(&server.endpoint(), "key", "secret"))).await;
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_client_library_does_the_same_where_requests_go_through_it() {
+    let server = embedded().await;
+    all(&subject(store(&server.endpoint(), "key", "secret").without_direct())).await;
     server.shutdown().await;
 }
 
@@ -160,7 +167,7 @@ async fn seaweedfs_does_what_the_engine_relies_on() {
 
 #[tokio::test]
 async fn moto_does_what_the_engine_relies_on() {
-    let Some(program) = find("BACKHAUL_TEST_MOTO", "moto_server") else {
+    let Some(program) = find_set_up("BACKHAUL_TEST_MOTO", "moto_server") else {
         return println!("NOT RUN: moto is not installed: run `make setup`");
     };
     let server = Server::moto(&program);

@@ -30,6 +30,17 @@ pub(super) struct Breaker {
     open: Option<Open>,
 }
 
+/// How a location's store stands, as far as anybody can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreState {
+    /// It answers, or nobody has asked.
+    Answers,
+    /// It failed too often in a row; tasks that need it are not taken.
+    Away,
+    /// It asked to be left alone; tasks that need it are not taken.
+    Rests,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Open {
     until: Instant,
@@ -73,6 +84,15 @@ impl Breaker {
         self.open.map(|open| open.until)
     }
 
+    /// How the store stands.
+    pub(super) const fn state(&self) -> StoreState {
+        match self.open {
+            None => StoreState::Answers,
+            Some(Open { asked: false, .. }) => StoreState::Away,
+            Some(Open { asked: true, .. }) => StoreState::Rests,
+        }
+    }
+
     fn open_for(&mut self, now: Instant, asked: Duration) {
         let own = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.opened)).min(LONGEST_PAUSE);
         self.opened = self.opened.saturating_add(1);
@@ -107,10 +127,10 @@ mod tests {
             assert!(!breaker.answered(now));
         }
         let mut breaker = tripped(now);
-        assert_eq!(breaker.until(), Some(now + FIRST_PAUSE));
+        assert_eq!((breaker.until(), breaker.state()), (Some(now + FIRST_PAUSE), StoreState::Away));
         assert!(!breaker.failed(now, NO_TIME), "it is open already");
         assert!(breaker.answered(now));
-        assert_eq!(breaker.until(), None);
+        assert_eq!((breaker.until(), breaker.state()), (None, StoreState::Answers));
     }
 
     #[tokio::test(start_paused = true)]
@@ -139,7 +159,7 @@ mod tests {
         let asked = Duration::from_secs(300);
         assert!(breaker.failed(now, asked));
         assert!(!breaker.answered(now));
-        assert_eq!(breaker.until(), Some(now + asked));
+        assert_eq!((breaker.until(), breaker.state()), (Some(now + asked), StoreState::Rests));
         assert!(breaker.answered(now + asked));
         assert!(breaker.failed(now, Duration::from_secs(1_000_000)));
         assert_eq!(breaker.until(), Some(now + LONGEST_ASKED));

@@ -7,25 +7,24 @@
 //! A race needs a key that nobody has written. Where the earlier start's key is taken, a marker says that its race was decided well; that
 //! conditions hold at all is tried again each time.
 
+mod terms;
+
 use std::collections::BTreeSet;
 
 use backhaul_runtime::locations::{Feature, Retain};
 use bytes::Bytes;
 use tracing::info;
 
+use self::terms::TermsKept;
 use super::{
     checksum::{Crc, md5_of},
-    clock::wall_seconds,
     gate::Gate,
     route::Target,
 };
 use crate::store::{
-    Attributes, ObjectPath, ObjectStore, Operation, Payload, Pin, Proof, Put, Retention, StoreError,
-    StoreErrorKind as Kind, Tag, Terms, WriteOptions, Written,
+    Attributes, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
+    Terms, WriteOptions, Written,
 };
-
-/// How long the scratch object is retained that shows whether a retention is kept.
-const PROBE_RETENTION_SECONDS: i64 = 60;
 
 /// What a backup store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +33,12 @@ pub struct Capabilities {
     pub create_only: bool,
     /// And for copies inside the store.
     pub create_only_copy: bool,
+    /// Copies inside the store keep the storage class and the retention that are asked for; true where none is.
+    pub copy_terms: bool,
     /// Checks and reports CRC-64/NVME. Otherwise MD5 is sent.
     pub crc64nvme: bool,
+    /// Refuses bytes that have another MD5 than was announced, beside a CRC-64/NVME where it takes one.
+    pub md5: bool,
     /// Keeps tags.
     pub tagging: bool,
     /// Keeps the storage class that is asked for; true where none is.
@@ -122,7 +125,9 @@ impl Target {
             bucket = %self.bucket,
             create_only = found.create_only,
             create_only_copy = found.create_only_copy,
+            copy_terms = found.copy_terms,
             crc64nvme = found.crc64nvme,
+            md5 = found.md5,
             tagging = found.tagging,
             storage_class = found.storage_class,
             "backup location probed"
@@ -135,11 +140,20 @@ impl Prober<'_> {
     async fn all(&self, wishes: &Wishes<'_>) -> Result<Capabilities, StoreError> {
         let may = |feature| wishes.without.is_none_or(|without| !without.contains(&feature));
         let create_only = may(Feature::ConditionalWrites) && self.create_only().await?;
-        let crc64nvme = may(Feature::Checksums) && self.crc(create_only).await?;
-        let tagging = may(Feature::Tagging) && self.tagging(create_only).await?;
-        let create_only_copy = create_only && may(Feature::ServerSideCopy) && self.create_only_copy().await;
-        let storage_class = self.terms(wishes, create_only).await?;
-        Ok(Capabilities { create_only, create_only_copy, crc64nvme, tagging, storage_class })
+        // Side by side: the first copy waits for all of it.
+        let checksums = async {
+            let crc64nvme = may(Feature::Checksums) && self.crc(create_only).await?;
+            let md5 = may(Feature::Checksums) && self.md5(create_only, crc64nvme).await?;
+            Ok((crc64nvme, md5))
+        };
+        let tagging = async { Ok(may(Feature::Tagging) && self.tagging(create_only).await?) };
+        let create_only_copy =
+            async { Ok(create_only && may(Feature::ServerSideCopy) && self.create_only_copy().await) };
+        let terms = self.terms(wishes, create_only, may(Feature::ServerSideCopy));
+        let ((crc64nvme, md5), tagging, create_only_copy, terms) =
+            tokio::try_join!(checksums, tagging, create_only_copy, terms)?;
+        let TermsKept { storage_class, copies: copy_terms } = terms;
+        Ok(Capabilities { create_only, create_only_copy, copy_terms, crc64nvme, md5, tagging, storage_class })
     }
 
     async fn create_only(&self) -> Result<bool, StoreError> {
@@ -208,11 +222,39 @@ impl Prober<'_> {
         if kept != Some(right) {
             return Ok(false);
         }
-        match self.put("bad", &body, proof(!right), &[], create_only).await {
-            Err(error) if error.kind == Kind::BadDigest || is_unable(error.kind) => Ok(true),
+        let refused = self.refused("bad", &body, proof(!right), create_only).await?;
+        Ok(refused.is_some())
+    }
+
+    /// A right MD5 is taken, a wrong one refused; both beside a CRC-64/NVME where the store takes one.
+    async fn md5(&self, create_only: bool, crc64nvme: bool) -> Result<bool, StoreError> {
+        let body = Payload::from(Bytes::from_static(b"abcdefghi"));
+        let right = md5_of(&body);
+        let crc64nvme = crc64nvme.then(|| Crc::of(&body).value());
+        let proof = |md5| Proof { crc64nvme, md5: Some(md5) };
+        match self.put("md5", &body, proof(right), &[], create_only).await {
+            Ok(_) => {}
+            Err(error) if error.kind == Kind::PreconditionFailed => {}
+            Err(error) if is_unable(error.kind) || error.kind == Kind::BadDigest => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let refused = self.refused("md5-bad", &body, proof(right.map(|byte| !byte)), create_only).await?;
+        Ok(refused == Some(Kind::BadDigest))
+    }
+
+    /// How a wrong proof is refused; `None` where it is not.
+    async fn refused(
+        &self,
+        name: &str,
+        body: &Payload,
+        proof: Proof,
+        create_only: bool,
+    ) -> Result<Option<Kind>, StoreError> {
+        match self.put(name, body, proof, &[], create_only).await {
+            Err(error) if error.kind == Kind::BadDigest || is_unable(error.kind) => Ok(Some(error.kind)),
             // Accepted, now or by an earlier probe.
-            Ok(_) => Ok(false),
-            Err(error) if error.kind == Kind::PreconditionFailed => Ok(false),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind == Kind::PreconditionFailed => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -232,45 +274,6 @@ impl Prober<'_> {
             // Write-only tags are kept tags; a worker need not be allowed to read them.
             Err(error) => Ok(error.kind == Kind::Denied),
         }
-    }
-
-    /// A storage class that is asked for must be known, and is named where the store forgets it. A retention must be kept: whoever asks for
-    /// one relies on it, so without it nothing is copied.
-    async fn terms(&self, wishes: &Wishes<'_>, create_only: bool) -> Result<bool, StoreError> {
-        let storage_class = wishes.storage_class;
-        let retention = wishes.retain.map(|r| Retention {
-            compliance: r.compliance,
-            until: wall_seconds().saturating_add(PROBE_RETENTION_SECONDS),
-        });
-        if storage_class.is_none() && retention.is_none() {
-            return Ok(true);
-        }
-        // Other terms are another object: one that is there was written with these.
-        let mode = retention.map_or("none", |r| if r.compliance { "compliance" } else { "governance" });
-        let key = self.key(&format!("terms-{}-{mode}", storage_class.unwrap_or("none")));
-        let body = Payload::from(Bytes::from_static(b"terms"));
-        let attributes = Attributes::default();
-        let terms = Terms { storage_class, retention };
-        let put =
-            Put { body: &body, proof: md5(&body), attributes: &attributes, tags: &[], terms, create_only };
-        let (version, is_new) = match self.pass(self.store.put(self.at(&key), put)).await {
-            Ok(written) => (written.version, true),
-            Err(error) if error.kind == Kind::PreconditionFailed => (None, false),
-            Err(error) => return Err(error),
-        };
-        let pin = Pin { version, etag: None };
-        let info = self.pass(self.store.head(self.at(&key), &pin)).await?;
-        // That of an earlier start may be over; that it is shown is enough.
-        let kept = |wanted: Retention| {
-            let has = info.retained.filter(|has| has.compliance == wanted.compliance);
-            has.is_some_and(|has| !is_new || has.until >= wanted.until)
-        };
-        if retention.is_some_and(|wanted| !kept(wanted)) {
-            let what = "the store does not keep (or not show) the retention that is asked for";
-            return Err(StoreError::new(Operation::Put, Kind::NotImplemented, what));
-        }
-        let standard = |class: &str| class == "STANDARD" && info.storage_class.is_none();
-        Ok(storage_class.is_none_or(|c| standard(c) || info.storage_class.as_deref() == Some(c)))
     }
 
     /// A copy onto a key that exists must fail. Both exist wherever writes are create-only.

@@ -1,12 +1,12 @@
 //! Checksums that prove a copy: CRC-64/NVME over every byte, SHA-256 and MD5 where they are wanted.
 //!
-//! A CRC of a whole object is put together from those of its parts, so parts can move in any order and in parallel. SHA-256 cannot;
-//! [`OrderedSha256`] lets parts that were read out of order be hashed in order.
+//! A CRC of a whole object is put together from those of its parts, so parts can move in any order and in parallel. The others cannot;
+//! [`InOrder`] lets parts that were read out of order be hashed in order.
 
 use std::sync::{Mutex, PoisonError};
 
 use crc_fast::{CrcAlgorithm, Digest as CrcDigest, checksum_combine};
-use md5::{Digest as _, Md5};
+use md5::{Digest, Md5, digest::Output};
 use sha2::Sha256;
 use tokio::sync::Notify;
 
@@ -19,10 +19,24 @@ pub(super) struct Crc {
     length: u64,
 }
 
-/// SHA-256 over parts that may be ready in any order.
+/// A CRC-64/NVME of bytes as they come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunningCrc {
+    digest: CrcDigest,
+    length: u64,
+}
+
+/// What is computed over a whole object besides its CRC.
+#[derive(Debug, Default)]
+pub(super) struct WholeDigests {
+    sha256: Option<InOrder<Sha256>>,
+    md5: Option<InOrder<Md5>>,
+}
+
+/// A digest over parts that may be ready in any order.
 #[derive(Debug)]
-pub(super) struct OrderedSha256 {
-    state: Mutex<(u32, Sha256)>,
+struct InOrder<D> {
+    state: Mutex<(u32, D)>,
     turn: Notify,
 }
 
@@ -39,11 +53,9 @@ impl Crc {
     /// Of a body.
     #[must_use]
     pub(super) fn of(payload: &Payload) -> Self {
-        let mut digest = CrcDigest::new(CrcAlgorithm::Crc64Nvme);
-        for piece in payload.pieces() {
-            digest.update(piece);
-        }
-        Self { value: digest.finalize(), length: payload.len() }
+        let mut running = RunningCrc::new();
+        payload.pieces().for_each(|piece| running.update(piece));
+        running.finish()
     }
 
     /// Of these bytes followed by those of `next`.
@@ -94,21 +106,64 @@ pub(super) fn multipart_etag<'a>(parts: impl Iterator<Item = &'a [u8; 16]>) -> S
     format!("{}-{count}", hex::encode(digest.finalize()))
 }
 
-/// Whether an ETag can be the MD5 of the object's bytes.
+/// The MD5 of the object's bytes that an ETag seems to be.
 #[must_use]
-pub(super) fn looks_like_md5(etag: &str) -> bool {
-    etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_hexdigit())
+pub(super) fn md5_in(etag: &str) -> Option<[u8; 16]> {
+    let mut md5 = [0; 16];
+    hex::decode_to_slice(etag, &mut md5).ok().map(|()| md5)
 }
 
-impl OrderedSha256 {
-    /// Before part 1.
-    #[must_use]
+impl RunningCrc {
+    /// Of no bytes.
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new((1, Sha256::new())), turn: Notify::new() }
+        Self { digest: CrcDigest::new(CrcAlgorithm::Crc64Nvme), length: 0 }
+    }
+
+    /// Goes on with these bytes.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+        self.length += bytes.len() as u64;
+    }
+
+    /// Of all bytes so far.
+    pub(super) fn finish(self) -> Crc {
+        Crc { value: self.digest.finalize(), length: self.length }
+    }
+}
+
+impl WholeDigests {
+    /// Those that are wanted, before part 1.
+    pub(super) fn new(sha256: bool, md5: bool) -> Self {
+        Self { sha256: sha256.then(InOrder::new), md5: md5.then(InOrder::new) }
+    }
+
+    /// Whether none is wanted.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.sha256.is_none() && self.md5.is_none()
     }
 
     /// Waits for all parts before `number`, then hashes this one.
     pub(super) async fn add(&self, number: u32, payload: &Payload) {
+        if let Some(sha256) = &self.sha256 {
+            sha256.add(number, payload).await;
+        }
+        if let Some(md5) = &self.md5 {
+            md5.add(number, payload).await;
+        }
+    }
+
+    /// SHA-256 and MD5 of all parts added so far.
+    pub(super) fn finish(self) -> (Option<[u8; 32]>, Option<[u8; 16]>) {
+        (self.sha256.map(|d| d.finish().into()), self.md5.map(|d| d.finish().into()))
+    }
+}
+
+impl<D: Digest> InOrder<D> {
+    fn new() -> Self {
+        Self { state: Mutex::new((1, D::new())), turn: Notify::new() }
+    }
+
+    async fn add(&self, number: u32, payload: &Payload) {
         loop {
             // Registered before looking, so that a part that is hashed in between is not missed.
             let turn = self.turn.notified();
@@ -129,16 +184,8 @@ impl OrderedSha256 {
         }
     }
 
-    /// Of all parts added so far.
-    #[must_use]
-    pub(super) fn finish(self) -> [u8; 32] {
-        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).1.finalize().into()
-    }
-}
-
-impl Default for OrderedSha256 {
-    fn default() -> Self {
-        Self::new()
+    fn finish(self) -> Output<D> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).1.finalize()
     }
 }
 
@@ -164,16 +211,16 @@ mod tests {
         let parts = [md5_of(&payload(b"hello ")), md5_of(&payload(b"world"))];
         let joined = payload(&parts.concat());
         assert_eq!(multipart_etag(parts.iter()), format!("{}-2", hex::encode(md5_of(&joined))));
-        assert!(looks_like_md5(&hex::encode(parts[0])));
-        assert!(!looks_like_md5(&multipart_etag(parts.iter())));
+        assert_eq!(md5_in(&hex::encode_upper(parts[0])), Some(parts[0]));
+        assert_eq!(md5_in(&multipart_etag(parts.iter())), None);
     }
 
     #[tokio::test]
     async fn parts_read_out_of_order_are_hashed_in_order() {
-        let sha = OrderedSha256::new();
+        let whole = WholeDigests::new(true, true);
         let (first, second, third) = (payload(b"a"), payload(b"b"), payload(b"c"));
-        tokio::join!(biased; sha.add(3, &third), sha.add(2, &second), sha.add(1, &first));
-        assert_eq!(sha.finish()[..], Sha256::digest(b"abc")[..]);
+        tokio::join!(biased; whole.add(3, &third), whole.add(2, &second), whole.add(1, &first));
+        assert_eq!(whole.finish(), (Some(Sha256::digest(b"abc").into()), Some(Md5::digest(b"abc").into())));
     }
 
     proptest! {

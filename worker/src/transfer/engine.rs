@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::{
     Copier, CopyReceipt, CopyRequest, ProgressCell, Step, Stop, TransferError, TransferErrorKind,
     VerifyLevel,
+    breaker::StoreState,
     capability::Capabilities,
     failure::{Halt, Refusal, Side, failed},
     gate::Gate,
@@ -31,9 +32,9 @@ use super::{
     server_side::{self, Inside},
     settings::{EngineSettings, SettingsError},
     sight::TagSight,
-    small,
     source::{self, Source, TagsWanted},
     upload::{self, Upload},
+    whole,
 };
 use crate::store::{CaBundleError, Clients, CredentialsError, ObjectStore, StoreError};
 
@@ -93,6 +94,8 @@ pub struct SiteLoad {
     pub in_flight: u32,
     /// Requests that were sent again, since the start.
     pub retries: u64,
+    /// Whether it answers.
+    pub state: StoreState,
 }
 
 /// What was found out about one backup target.
@@ -191,7 +194,6 @@ impl Engine {
                 acls: location.acls,
                 tags: TagSight::default(),
                 same_store: AtomicBool::new(same_store(location, other)),
-                etag_is_no_md5: AtomicBool::new(false),
             };
             routes.insert(location.name.clone(), route);
         }
@@ -244,7 +246,8 @@ impl Engine {
         let unique: BTreeMap<&str, &Arc<Site>> = sites.map(|site| (site.name.as_str(), site)).collect();
         let load = |site: &Arc<Site>| {
             let (allowed, in_flight) = site.gate.load();
-            SiteLoad { name: site.name.clone(), allowed, in_flight, retries: site.gate.repeated.get() }
+            let (retries, state) = (site.gate.repeated.get(), site.gate.store_state());
+            SiteLoad { name: site.name.clone(), allowed, in_flight, retries, state }
         };
         unique.into_values().map(load).collect()
     }
@@ -348,7 +351,10 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
     if job.route.copies_inside() {
         let info = source::look(job).await?;
         // A SHA-256 that the store does not know needs the bytes.
-        if !job.sha256 || info.sha256.is_some() || job.verify == VerifyLevel::Readback {
+        let hashes = !job.sha256 || info.sha256.is_some() || job.verify == VerifyLevel::Readback;
+        // One that is copied in parts is written as any other is.
+        let terms = capabilities.copy_terms || info.size_bytes > job.settings.copy_part_bytes;
+        if hashes && terms {
             let tags =
                 if info.size_bytes > job.settings.copy_part_bytes { TagsWanted::Yes } else { TagsWanted::No };
             let source = Source::new(job, info, tags).await?;
@@ -368,9 +374,9 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
     }
     let response = source::open(job).await?;
     let info = response.info.clone();
-    if info.size_bytes <= job.settings.part_bytes {
+    if info.size_bytes <= job.settings.whole_bytes {
         let source = Source::new(job, info, TagsWanted::Yes).await?;
-        return Box::pin(small::copy(job, capabilities, source, response)).await;
+        return Box::pin(whole::copy(job, capabilities, source, response)).await;
     }
     // Its parts are read by ranges; the connection is worth less than reading the first part alone.
     drop(response);

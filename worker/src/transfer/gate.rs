@@ -17,7 +17,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{breaker::Breaker, rate::Rate};
+use super::{
+    breaker::{Breaker, StoreState},
+    rate::Rate,
+};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Longest time that requests wait because the store asked for it. What is longer is the breaker's affair: copies that run must come to
@@ -142,6 +145,11 @@ impl Gate {
         let result = request.await;
         passing.outcome = Outcome::of(&result);
         result
+    }
+
+    /// How the store stands.
+    pub(super) fn store_state(&self) -> StoreState {
+        self.state().breaker.state()
     }
 
     /// How many requests may be under way now, and how many are.

@@ -10,20 +10,21 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use super::{
     CopyReceipt, Step, TransferErrorKind, VerifyLevel,
     capability::Capabilities,
-    checksum::{Crc, OrderedSha256, md5_of, multipart_etag},
+    checksum::{Crc, WholeDigests, md5_of, multipart_etag},
     existing::{examine, settle},
     failure::{Halt, Refusal, Side, failed},
     janitor::Watch,
     job::Job,
     key::MAX_REPAIRS,
+    manifest::write_manifest,
     permits::MemoryPermit,
     plan::{Part, PartPlan},
     read::{Wanted, read},
     receipt::{Outcome, receipt},
-    small::{REPAIRS, gave_up, warn_bad, write_manifest},
     source::Source,
     upload::{Completed, Upload, abort, complete, create, end, handle, orphans, redo, resumable},
     verify::{Expected, Proof as Proven, prove},
+    whole::{REPAIRS, gave_up, warn_bad},
 };
 use crate::store::{PartListed, PartWritten, Proof, StoreErrorKind as Kind, WriteOptions};
 
@@ -31,6 +32,8 @@ use crate::store::{PartListed, PartWritten, Proof, StoreErrorKind as Kind, Write
 struct Moved {
     parts: Vec<PartWritten>,
     expected: Expected,
+    /// Of the whole object, where the origin tells one.
+    md5: Option<[u8; 16]>,
 }
 
 /// What became of one part.
@@ -155,6 +158,10 @@ async fn fill(
     let moved = Box::pin(move_parts(job, capabilities, source, plan, upload, held)).await?;
     let expected = moved.expected;
     source.check_read(expected.crc, expected.sha256)?;
+    let md5_differs = moved.md5 != source.told_md5();
+    if md5_differs {
+        source.settle_md5(job, expected.crc).await?;
+    }
     let record = source.record(job, Some(expected.crc.value()), expected.sha256);
     if record.place(needs_manifest(job, capabilities, source)).manifest {
         let manifest = source.key.manifest(repair);
@@ -168,7 +175,7 @@ async fn fill(
         Completed::Written(written) => match prove(job, &upload.key, &written, &expected).await? {
             Proven::Proven(level) => {
                 let outcome = Outcome::new(written, expected.crc, expected.sha256, level);
-                Ok(Some(Outcome { parts, ..outcome }))
+                Ok(Some(Outcome { parts, md5_differs, ..outcome }))
             }
             Proven::Bad(why) => {
                 warn_bad(job, &upload.key, why);
@@ -179,7 +186,7 @@ async fn fill(
             abort(job, upload).await;
             let level = outcome.level.max(VerifyLevel::Head);
             let parts = if outcome.already_present { 0 } else { parts };
-            Ok(Some(Outcome { parts, level, sha256: expected.sha256, ..outcome }))
+            Ok(Some(Outcome { parts, level, sha256: expected.sha256, md5_differs, ..outcome }))
         }
         Completed::Damaged => {
             abort(job, upload).await;
@@ -202,9 +209,9 @@ async fn move_parts(
     upload: &Upload,
     mut held: BTreeMap<u32, PartListed>,
 ) -> Result<Moved, Halt> {
-    let sha256 = job.sha256.then(OrderedSha256::new);
+    let digests = WholeDigests::new(job.sha256, source.told_md5().is_some());
     let mut done: BTreeMap<u32, MovedPart> = BTreeMap::new();
-    if sha256.is_none() {
+    if digests.is_empty() {
         for (number, listed) in std::mem::take(&mut held) {
             if let Some(part) = resumed(listed) {
                 job.progress.add_bytes(part.crc.length());
@@ -235,8 +242,8 @@ async fn move_parts(
                 memory = None;
                 if let Some((part, permit)) = started {
                     let listed = held.remove(&part.number);
-                    let sha256 = sha256.as_ref();
-                    moving.push(move_part(job, capabilities, source, upload, part, permit, sha256, listed));
+                    let digests = &digests;
+                    moving.push(move_part(job, capabilities, source, upload, part, permit, digests, listed));
                 }
             }
             Next::Ended(ended) => {
@@ -249,12 +256,9 @@ async fn move_parts(
     drop(moving);
     let crc = done.values().map(|p| p.crc).fold(Crc::EMPTY, Crc::followed_by);
     let md5s: Option<Vec<[u8; 16]>> = done.values().map(|p| p.md5).collect();
-    let expected = Expected {
-        crc,
-        sha256: sha256.map(OrderedSha256::finish),
-        md5_etag: md5s.map(|md5s| multipart_etag(md5s.iter())),
-    };
-    Ok(Moved { parts: done.into_values().map(|p| p.part).collect(), expected })
+    let (sha256, md5) = digests.finish();
+    let expected = Expected { crc, sha256, md5_etag: md5s.map(|md5s| multipart_etag(md5s.iter())) };
+    Ok(Moved { parts: done.into_values().map(|p| p.part).collect(), expected, md5 })
 }
 
 enum Next {
@@ -275,7 +279,7 @@ async fn move_part(
     upload: &Upload,
     part: Part,
     _memory: MemoryPermit,
-    sha256: Option<&OrderedSha256>,
+    digests: &WholeDigests,
     listed: Option<PartListed>,
 ) -> Result<MovedPart, Halt> {
     let wanted = Wanted {
@@ -287,11 +291,8 @@ async fn move_part(
         length: part.length,
         total: source.info.size_bytes,
     };
-    let body = read(job, wanted, None).await?;
-    let crc = Crc::of(&body);
-    if let Some(sha256) = sha256 {
-        sha256.add(part.number, &body).await;
-    }
+    let (body, crc) = read(job, wanted, None).await?;
+    digests.add(part.number, &body).await;
     // Uploaded by an earlier attempt, and read again only to be hashed.
     if let Some(resumed) = listed.and_then(resumed)
         && resumed.crc == crc

@@ -6,7 +6,7 @@
 //! # The way of a copy
 //!
 //! `engine` finds the route and begins again where the source changed; `source` finds out what is to be copied and pins it. Then one of
-//! three strategies: `small` (one GET, one PUT), `large` (ranges and parts side by side, over an `upload`), `server_side` (the store copies
+//! three strategies: `whole` (one GET, one PUT), `large` (ranges and parts side by side, over an `upload`), `server_side` (the store copies
 //! by itself). All read through `read`, look at taken keys through `existing`, and prove what they wrote through `verify`.
 //!
 //! What can be decided without I/O is decided apart from it: `plan` (parts), [`key`] (names), [`metadata`] (what a restore needs),
@@ -33,9 +33,11 @@ mod janitor;
 mod job;
 pub mod key;
 mod large;
+mod manifest;
 pub mod metadata;
 mod permits;
 mod plan;
+mod put;
 mod rate;
 mod read;
 mod receipt;
@@ -44,13 +46,13 @@ mod route;
 mod server_side;
 mod settings;
 mod sight;
-mod small;
 mod source;
 mod tend;
 #[cfg(test)]
 mod tests;
 mod upload;
 mod verify;
+mod whole;
 
 use std::{
     fmt,
@@ -64,6 +66,7 @@ use std::{
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+pub use breaker::StoreState;
 pub use capability::{Capabilities, PROBE_FOLDER, probe_root};
 pub use engine::{Engine, Probe, SetupError, SiteLoad};
 pub use plan::{Limits, PartPlan, PlanError};

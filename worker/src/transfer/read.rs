@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{
     Step,
+    checksum::{Crc, RunningCrc},
     failure::{Halt, Side},
     job::Job,
 };
@@ -35,26 +36,33 @@ pub(super) struct Wanted<'a> {
     pub(super) total: u64,
 }
 
-/// Reads it into memory. `first` is an answer that has already begun to come, for exactly that range.
+/// What came so far.
+struct Received {
+    pieces: Vec<Bytes>,
+    crc: RunningCrc,
+    bytes: u64,
+}
+
+/// Reads it into memory, and its checksum while the bytes are still in the processor's caches. `first` is an answer that has already
+/// begun to come, for exactly that range.
 pub(super) async fn read(
     job: &Job<'_>,
     wanted: Wanted<'_>,
     first: Option<GetResponse>,
-) -> Result<Payload, Halt> {
-    let mut pieces: Vec<Bytes> = Vec::new();
-    let mut have = 0;
+) -> Result<(Payload, Crc), Halt> {
+    let mut have = Received { pieces: Vec::new(), crc: RunningCrc::new(), bytes: 0 };
     let mut tries = 0;
     let mut continuations = 0;
     let mut begun = first;
     loop {
-        let before = have;
-        let attempt = job.unless_stopped(once(job, wanted, begun.take(), &mut pieces, &mut have)).await;
+        let before = have.bytes;
+        let attempt = job.unless_stopped(once(job, wanted, begun.take(), &mut have)).await;
         match attempt.map_err(|r| job.halt(r, wanted.side, wanted.step))? {
-            Ok(()) => return Ok(Payload::new(pieces)),
+            Ok(()) => return Ok((Payload::new(have.pieces), have.crc.finish())),
             Err(Problem::Changed) => return Err(Halt::Changed),
             Err(Problem::Store(error)) => {
                 continuations += 1;
-                tries = if have > before && continuations < MAX_CONTINUATIONS { 1 } else { tries + 1 };
+                tries = if have.bytes > before && continuations < MAX_CONTINUATIONS { 1 } else { tries + 1 };
                 let paused = job.pause(wanted.side, tries, error).await;
                 paused.map_err(|refusal| job.halt(refusal, wanted.side, wanted.step))?;
             }
@@ -77,10 +85,9 @@ async fn once(
     job: &Job<'_>,
     wanted: Wanted<'_>,
     begun: Option<GetResponse>,
-    pieces: &mut Vec<Bytes>,
-    have: &mut u64,
+    have: &mut Received,
 ) -> Result<(), Problem> {
-    let rest = ByteRange { start: wanted.start + *have, length: wanted.length - *have };
+    let rest = ByteRange { start: wanted.start + have.bytes, length: wanted.length - have.bytes };
     let response = match begun {
         Some(response) => {
             job.site(wanted.side).gate.take_bytes(rest.length).await;
@@ -96,6 +103,7 @@ async fn once(
     check(&response, wanted, rest)?;
     let mut body = response.body;
     let mut fresh = Vec::new();
+    let mut crc = have.crc;
     let mut received = 0;
     let ended = loop {
         let complete = received == rest.length;
@@ -107,6 +115,7 @@ async fn once(
                     return Err(bad("more bytes than asked for").into());
                 }
                 if !piece.is_empty() {
+                    crc.update(&piece);
                     fresh.push(piece);
                 }
             }
@@ -123,8 +132,9 @@ async fn once(
             }
         }
     };
-    pieces.append(&mut fresh);
-    *have += received;
+    have.pieces.append(&mut fresh);
+    have.crc = crc;
+    have.bytes += received;
     Ok(ended?)
 }
 

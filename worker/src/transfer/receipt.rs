@@ -15,6 +15,8 @@ pub(super) struct Outcome {
     pub(super) server_side: bool,
     /// The copy was there already, without the retention that is asked for now.
     pub(super) unretained: bool,
+    /// The bytes are not those that the origin's ETag seems to be the MD5 of.
+    pub(super) md5_differs: bool,
 }
 
 impl Outcome {
@@ -34,6 +36,7 @@ impl Outcome {
             parts: 0,
             server_side: false,
             unretained: false,
+            md5_differs: false,
         }
     }
 }
@@ -42,6 +45,9 @@ pub(super) fn receipt(job: &Job<'_>, source: &Source, key: String, outcome: Outc
     let mut not_kept = source.not_kept.clone();
     if outcome.unretained {
         not_kept.push("retention".to_owned());
+    }
+    if outcome.md5_differs {
+        not_kept.push("source-md5".to_owned());
     }
     not_kept.sort_unstable();
     not_kept.dedup();

@@ -63,8 +63,6 @@ pub(super) struct Route {
     pub(super) tags: TagSight,
     /// Both are the same store: it can copy by itself, until it turns out that it cannot.
     pub(super) same_store: AtomicBool,
-    /// ETags of the origin turned out not to be MD5s although they look like it.
-    pub(super) etag_is_no_md5: AtomicBool,
 }
 
 impl Route {

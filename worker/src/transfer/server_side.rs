@@ -17,13 +17,14 @@ use super::{
     janitor::Watch,
     job::Job,
     key::MAX_REPAIRS,
+    manifest::write_manifest,
     metadata::Record,
     plan::PartPlan,
     receipt::{Outcome, receipt},
-    small::{REPAIRS, gave_up, warn_bad, write_manifest},
     source::Source,
     upload::{Completed, Upload, complete, create, end, redo},
     verify::{hash, same_md5},
+    whole::{REPAIRS, gave_up, warn_bad},
 };
 use crate::store::{
     Attributes, ByteRange, ObjectInfo, PartWritten, Pin, StoreErrorKind as Kind, WriteOptions, Written,

@@ -10,9 +10,11 @@ use crate::store::ClientSettings;
 pub struct EngineSettings {
     /// Bytes of objects that all copies may hold in memory together.
     pub memory_bytes: u64,
-    /// Objects up to this size move in one piece, larger ones in parts of this size. S3 wants at least 5 MiB; larger parts cost memory,
-    /// smaller ones requests.
+    /// Size of the parts in which large objects move. S3 wants at least 5 MiB; larger parts cost memory, smaller ones requests.
     pub part_bytes: u64,
+    /// Objects up to this size move in one piece: one read and one write cost less than the requests around an upload, and prove more. As
+    /// much as the window of a larger object is no new claim on the memory.
+    pub whole_bytes: u64,
     /// Part size of copies inside a store, where no memory is used: large, because each part is one request and copies at store speed.
     pub copy_part_bytes: u64,
     /// Parts of one object in flight. Bounds what one copy takes of the memory and of the stores.
@@ -77,6 +79,12 @@ impl EngineSettings {
         if self.memory_bytes / 2 < self.part_bytes {
             return error("memory_bytes", "must hold at least two parts: one to copy and one to read back");
         }
+        if self.whole_bytes < self.part_bytes || self.whole_bytes > max_part_bytes {
+            return error("whole_bytes", "must be between one part and what S3 takes at once, 5 GiB");
+        }
+        if self.memory_bytes - self.readback_bytes() < self.whole_bytes {
+            return error("whole_bytes", "must fit into the memory besides what is for reading back");
+        }
         if self.window == 0 {
             return error("window", "must be at least 1");
         }
@@ -105,6 +113,7 @@ impl Default for EngineSettings {
         Self {
             memory_bytes: 256 * MIB,
             part_bytes: 8 * MIB,
+            whole_bytes: 32 * MIB,
             copy_part_bytes: 128 * MIB,
             window: 8,
             restarts: 3,

@@ -1,15 +1,18 @@
 //! The version that is copied: found out once, pinned from then on, and described for the backup.
 
+use tracing::warn;
+
 use super::{
     Step, TransferErrorKind,
-    checksum::{Crc, looks_like_md5, md5_of},
+    checksum::{Crc, md5_in},
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     key::{BackupKey, SourceName},
     metadata::{Record, crc_text},
     sight::{Asked, Silence},
+    verify::hash,
 };
-use crate::store::{GetResponse, ObjectInfo, Payload, Pin, StoreError, StoreErrorKind as Kind, Tag};
+use crate::store::{GetResponse, ObjectInfo, Pin, StoreError, StoreErrorKind as Kind, Tag};
 
 /// What is known about the version.
 #[derive(Debug)]
@@ -176,13 +179,30 @@ impl Source {
         Ok(())
     }
 
-    /// Whether the bytes contradict the ETag, where it seems to be an MD5 and the origin keeps nothing better. It may be no MD5 after all:
-    /// the same bytes read twice settle that.
-    pub(super) fn etag_doubts(&self, payload: &Payload) -> bool {
-        self.info.crc64nvme.is_none()
-            && !self.info.opaque_etag
-            && looks_like_md5(&self.info.etag)
-            && !self.info.etag.eq_ignore_ascii_case(&hex::encode(md5_of(payload)))
+    /// The MD5 of the bytes that the origin seems to tell by its ETag, where it keeps nothing better.
+    pub(super) fn told_md5(&self) -> Option<[u8; 16]> {
+        let is_best = self.info.crc64nvme.is_none() && !self.info.opaque_etag;
+        is_best.then(|| md5_in(&self.info.etag)).flatten()
+    }
+
+    /// Finds out what it means that the bytes read, with this checksum, have another MD5 than the origin tells: they are read once more.
+    /// Other bytes mean that reading went wrong. The same bytes are what the origin has: its ETag is no MD5, or it has lost the bytes that
+    /// it was the MD5 of. Nobody can tell which, so it is decided, and told, for each object by itself.
+    pub(super) async fn settle_md5(&self, job: &Job<'_>, crc: Crc) -> Result<(), Halt> {
+        let (again, _) = hash(job, Side::Source, job.source_path(), &self.pin, self.info.size_bytes).await?;
+        if again != crc {
+            let message = "two reads of the same version brought different bytes";
+            return Err(Halt::Redo(failed(Step::Read, TransferErrorKind::Integrity, message)));
+        }
+        warn!(
+            task.id = %job.request.task_id,
+            location = %job.request.location,
+            bucket = %job.request.bucket,
+            key = %job.request.key,
+            etag = %self.info.etag,
+            "the bytes at the origin are not those that its ETag seems to be the MD5 of; copied as they are"
+        );
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
 //! Whether what the backup store has is what was read. Judgements are pure; reading back is the last resort and the strictest level.
 
+use sha2::{Digest as _, Sha256};
+
 use super::{
     Step, TransferErrorKind, VerifyLevel,
-    checksum::{Crc, OrderedSha256, looks_like_md5},
+    checksum::{Crc, md5_in},
     failure::{Halt, Side, failed},
     job::Job,
     key::SourceName,
@@ -125,9 +127,8 @@ pub(super) async fn hash(
     size_bytes: u64,
 ) -> Result<(Crc, Option<[u8; 32]>), Halt> {
     let step = Step::Verify;
-    let sha256 = job.sha256.then(OrderedSha256::new);
+    let mut sha256 = job.sha256.then(Sha256::new);
     let mut crc = Crc::EMPTY;
-    let mut number = 1;
     while crc.length() < size_bytes {
         let part = ByteRange {
             start: crc.length(),
@@ -137,7 +138,7 @@ pub(super) async fn hash(
         let _permit = permit.map_err(|r| job.halt(r, side, step))?;
         let wanted =
             Wanted { side, step, at, pin, start: part.start, length: part.length, total: size_bytes };
-        let payload = read(job, wanted, None).await.map_err(|halt| {
+        let (payload, read_crc) = read(job, wanted, None).await.map_err(|halt| {
             if side == Side::Backup && matches!(halt, Halt::Changed) {
                 let message = "the copy was replaced while it was read back";
                 failed(step, TransferErrorKind::Integrity, message).into()
@@ -145,20 +146,19 @@ pub(super) async fn hash(
                 halt
             }
         })?;
-        crc = crc.followed_by(Crc::of(&payload));
-        if let Some(sha256) = &sha256 {
-            sha256.add(number, &payload).await;
+        crc = crc.followed_by(read_crc);
+        if let Some(sha256) = &mut sha256 {
+            payload.pieces().for_each(|piece| sha256.update(piece));
         }
-        number += 1;
     }
-    Ok((crc, sha256.map(OrderedSha256::finish)))
+    Ok((crc, sha256.map(|digest| digest.finalize().into())))
 }
 
 /// Whether an ETag, unchanged by a copy inside a store, proves equal bytes: an MD5 of them, or of the MD5s of the same parts.
 pub(super) fn same_md5(source: &Source, etag: &str) -> bool {
     let ours = &source.info.etag;
     let md5 = ours.split_once('-').map_or(ours.as_str(), |(md5, _)| md5);
-    !source.info.opaque_etag && looks_like_md5(md5) && ours.eq_ignore_ascii_case(etag)
+    !source.info.opaque_etag && md5_in(md5).is_some() && ours.eq_ignore_ascii_case(etag)
 }
 
 #[cfg(test)]

@@ -399,6 +399,7 @@ fn engine_settings() -> EngineSettings {
     EngineSettings {
         memory_bytes: 64 * 1024,
         part_bytes: 1024,
+        whole_bytes: 1024,
         copy_part_bytes: 1024,
         limits: Limits { min_part_bytes: 1, ..Limits::default() },
         ..EngineSettings::default()

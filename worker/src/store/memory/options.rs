@@ -13,6 +13,8 @@ pub struct MemoryOptions {
     pub md5_etags: bool,
     /// Checks, keeps and reports CRC-64/NVME.
     pub crc64nvme: bool,
+    /// Checks an MD5; otherwise it takes any, like some real stores.
+    pub checks_md5: bool,
     /// Has tags; otherwise a write with tags is refused.
     pub tagging: bool,
     /// Has server-side copies.
@@ -21,6 +23,8 @@ pub struct MemoryOptions {
     pub counts_tags: bool,
     /// Keeps retentions; otherwise it takes them and says nothing, like some real stores.
     pub locking: bool,
+    /// Also those that copies inside it ask for; otherwise these have what their source has, like on some real stores.
+    pub locks_copies: bool,
     /// Uploads on one page of a listing.
     pub page: usize,
     /// Smallest part but for the last.
@@ -37,10 +41,12 @@ impl Default for MemoryOptions {
             pins: true,
             md5_etags: true,
             crc64nvme: true,
+            checks_md5: true,
             tagging: true,
             copying: true,
             counts_tags: true,
             locking: true,
+            locks_copies: true,
             page: 1_000,
             min_part_bytes: 1,
             piece_bytes: 64 * 1024,

@@ -30,14 +30,20 @@ pub(crate) struct Server {
 
 /// A program: named by a variable, or where `make setup` puts what it installs, or on the path.
 pub(crate) fn find(variable: &str, name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    find_set_up(variable, name).or_else(|| {
+        let mut files = std::env::split_paths(&path).map(|folder| folder.join(name));
+        files.find(|file| file.is_file())
+    })
+}
+
+/// The same, not on the path: where only the version is known that `make setup` installs.
+pub(crate) fn find_set_up(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(named) = std::env::var_os(variable).filter(|v| !v.is_empty()) {
         return Some(named.into());
     }
     let test = std::env::current_exe().ok()?;
-    let tools = test.ancestors().map(|folder| folder.join("tools/bin"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = tools.chain(std::env::split_paths(&path)).collect();
-    folders.into_iter().map(|folder| folder.join(name)).find(|file| file.is_file())
+    test.ancestors().map(|folder| folder.join("tools/bin").join(name)).find(|file| file.is_file())
 }
 
 impl Server {

@@ -8,7 +8,7 @@ use tokio::sync::OnceCell;
 use super::*;
 use crate::{
     store::{
-        ObjectStore,
+        ObjectStore, Operation,
         faulty::{Fault, FaultyStore, Rule},
         memory::{MemoryOptions, MemoryStore},
     },
@@ -48,7 +48,9 @@ async fn a_store_that_can_do_everything_is_believed() {
     let every = Capabilities {
         create_only: true,
         create_only_copy: true,
+        copy_terms: true,
         crc64nvme: true,
+        md5: true,
         tagging: true,
         storage_class: true,
     };
@@ -62,7 +64,8 @@ async fn what_must_not_be_used_is_not_even_tried() {
     let without = [Feature::ConditionalWrites, Feature::Checksums, Feature::Tagging, Feature::ServerSideCopy];
     let target = target_with(Arc::clone(&faulty) as _, without.into(), None, None);
     let found = target.capabilities().await.expect("reachable");
-    assert!(!(found.create_only || found.create_only_copy || found.crc64nvme || found.tagging));
+    assert!(!(found.create_only || found.create_only_copy || found.tagging));
+    assert!(!(found.crc64nvme || found.md5));
     assert_eq!(faulty.calls(Operation::Put), 0);
     for feature in without {
         let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
@@ -95,10 +98,27 @@ async fn a_store_that_forgets_a_retention_is_not_used_where_one_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_store_whose_copies_forget_a_retention_is_not_asked_to_copy_by_itself() {
+    let retain = Some(Retain { compliance: false, days: 30 });
+    for locks_copies in [true, false] {
+        let options = MemoryOptions { locks_copies, ..MemoryOptions::default() };
+        let store = Arc::new(MemoryStore::new(options, &["backups"]));
+        for _ in 0..2 {
+            let target = target_with(Arc::clone(&store) as _, BTreeSet::new(), None, retain);
+            assert_eq!(target.capabilities().await.expect("reachable").copy_terms, locks_copies);
+        }
+        assert_eq!(store.open_uploads(), Vec::<String>::new());
+    }
+    assert!(probed(MemoryOptions { locks_copies: false, ..MemoryOptions::default() }).await.copy_terms);
+}
+
+#[tokio::test]
 async fn each_weakness_is_found() {
     let strong = MemoryOptions::default();
     assert!(!probed(MemoryOptions { create_only: false, ..strong }).await.create_only);
     assert!(!probed(MemoryOptions { crc64nvme: false, ..strong }).await.crc64nvme);
+    assert!(!probed(MemoryOptions { checks_md5: false, ..strong }).await.md5);
+    assert!(probed(MemoryOptions { crc64nvme: false, ..strong }).await.md5);
     assert!(!probed(MemoryOptions { tagging: false, ..strong }).await.tagging);
     assert!(!probed(MemoryOptions { copying: false, ..strong }).await.create_only_copy);
 }
@@ -109,12 +129,13 @@ async fn a_probe_finds_the_same_again_and_leaves_nothing_more() {
         MemoryOptions::default(),
         MemoryOptions { create_only: false, ..MemoryOptions::default() },
         MemoryOptions { crc64nvme: false, ..MemoryOptions::default() },
+        MemoryOptions { checks_md5: false, ..MemoryOptions::default() },
         MemoryOptions { tagging: false, ..MemoryOptions::default() },
     ] {
         let store = Arc::new(MemoryStore::new(options, &["backups"]));
         let first = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
         let keys = store.keys("backups");
-        assert!(keys.len() <= 6 && keys.iter().all(|k| k.starts_with("p/.backhaul/probe/")), "{keys:?}");
+        assert!(keys.len() <= 7 && keys.iter().all(|k| k.starts_with("p/.backhaul/probe/")), "{keys:?}");
         for _ in 0..3 {
             let again = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
             assert_eq!((again, store.keys("backups")), (first, keys.clone()));

@@ -173,6 +173,7 @@ fn settings() -> EngineSettings {
     EngineSettings {
         memory_bytes: MEMORY,
         part_bytes: PART,
+        whole_bytes: PART,
         copy_part_bytes: 4 * PART,
         window: 4,
         limits: Limits { min_part_bytes: 1, ..Limits::default() },

@@ -182,20 +182,58 @@ async fn a_bit_that_flips_is_found_with_the_etag_where_there_is_no_checksum() {
     rig.assert_holds(&receipt, &bytes(100, 1));
 }
 
+/// Origins that keep no CRC-64/NVME, and backup stores that check an MD5 or do not.
+fn without_checksums() -> [Setup; 3] {
+    let strong = Setup::default().origin;
+    let origin = MemoryOptions { crc64nvme: false, ..strong };
+    [
+        Setup { origin, ..Setup::default() },
+        Setup { origin, vault: MemoryOptions { checks_md5: false, ..strong }, ..Setup::default() },
+        Setup { origin, vault: MemoryOptions { crc64nvme: false, ..strong }, ..Setup::default() },
+    ]
+}
+
 #[tokio::test(start_paused = true)]
-async fn an_etag_that_only_looks_like_an_md5_is_no_reason_to_fail() {
-    let origin = MemoryOptions { crc64nvme: false, ..Setup::default().origin };
-    let rig = Rig::with(Setup { origin, ..Setup::default() });
-    rig.upload("k", &bytes(100, 1));
-    // At rest the bytes are stable, and their ETag is that of others.
-    rig.origin.rot("uploads", "k");
-    let receipt = rig.copied("k").await;
-    assert_eq!(receipt.size_bytes, 100);
-    let reads = rig.origin_faults.calls(Operation::Get);
-    rig.upload("other", b"x");
-    rig.origin.rot("uploads", "other");
-    rig.copied("other").await;
-    assert_eq!(rig.origin_faults.calls(Operation::Get), reads + 1, "learnt once for the origin");
+async fn bytes_that_are_not_those_of_their_etag_are_copied_and_named_each_time() {
+    for setup in without_checksums() {
+        for size in SIZES {
+            let rig = Rig::with(setup);
+            // At rest the bytes are stable, and their ETag is that of others: rotten, or it is no MD5.
+            for key in ["one", "another"] {
+                rig.upload(key, &bytes(size, 1));
+                rig.origin.rot("uploads", key);
+                let receipt = rig.copied(key).await;
+                assert_eq!(receipt.not_kept, ["source-md5"], "{key} of {size}");
+                assert_eq!(rig.vault.open_uploads(), Vec::<String>::new());
+                let at_origin = rig.origin.versions("uploads", key);
+                assert_eq!(rig.backup(&receipt.backup_key).bytes, at_origin[0].bytes);
+            }
+            rig.upload("sound", &bytes(size, 1));
+            let receipt = rig.copied("sound").await;
+            assert_eq!(receipt.not_kept, Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_object_s_etag_is_says_nothing_about_the_next() {
+    for setup in without_checksums() {
+        for size in SIZES {
+            let rig = Rig::with(setup);
+            rig.engine.probe().await;
+            rig.upload("rotten", &bytes(size, 1));
+            rig.origin.rot("uploads", "rotten");
+            rig.copied("rotten").await;
+            rig.upload("k", &bytes(size, 2));
+            let first_read = u32::from(size > PART);
+            rig.origin_does(Rule::new(Operation::Get, Fault::FlipBody { at: 7 }).after(first_read));
+            let receipt = rig.copied("k").await;
+            rig.assert_holds(&receipt, &bytes(size, 2));
+            assert_eq!(receipt.not_kept, Vec::<String>::new());
+            let kept = rig.backups().into_iter().filter(|key| key.contains("/k~") && !key.ends_with(".json"));
+            assert_eq!(kept.collect::<Vec<_>>(), [receipt.backup_key], "nothing wrong was stored");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

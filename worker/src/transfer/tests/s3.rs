@@ -105,6 +105,7 @@ impl Servers {
 pub(super) fn settings() -> EngineSettings {
     EngineSettings {
         part_bytes: PART,
+        whole_bytes: PART,
         copy_part_bytes: PART,
         memory_bytes: 16 * PART,
         // A busy machine answers late; what is tested is not how soon.

@@ -70,6 +70,20 @@ async fn without_the_retention_that_is_asked_for_nothing_is_copied() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_copies_inside_the_store_forget_the_retention_the_worker_carries_the_bytes() {
+    let backup = "retain = { mode = \"governance\", days = 1 }";
+    let forgetful = MemoryOptions { locks_copies: false, ..Setup::default().origin };
+    let rig = Rig::with(Setup { backup, origin: forgetful, same_store: true, ..Setup::default() });
+    for size in [5, 13 * PART] {
+        rig.upload("k", &bytes(size, 1));
+        let receipt = rig.copied("k").await;
+        rig.assert_holds(&receipt, &bytes(size, 1));
+        assert_eq!(receipt.server_side, size > 4 * PART, "in parts it is written as any other");
+        assert!(rig.backup(&receipt.backup_key).info.retained.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn rights_on_single_objects_are_named_where_the_location_has_them() {
     for same_store in [false, true] {
         let rig = Rig::with(Setup { photos: "acls = true", same_store, ..Setup::default() });

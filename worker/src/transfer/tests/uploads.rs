@@ -168,7 +168,12 @@ async fn an_upload_with_parts_of_another_size_is_aborted_and_not_gone_on_with() 
     let handed = stopped(&rig, hang_at_part(4), true).await.upload_id();
     rig.vault_faults.clear();
     let uploaded = rig.vault_faults.calls(Operation::UploadPart);
-    let larger = EngineSettings { part_bytes: 2 * PART, memory_bytes: 2 * MEMORY, ..settings() };
+    let larger = EngineSettings {
+        part_bytes: 2 * PART,
+        whole_bytes: 2 * PART,
+        memory_bytes: 2 * MEMORY,
+        ..settings()
+    };
     let vault = Arc::clone(&rig.vault_faults);
     let origin = Arc::clone(&rig.origin_faults);
     let engine = Engine::with_stores(&locations(Setup::default()), larger, |location| {
