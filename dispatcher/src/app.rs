@@ -12,7 +12,10 @@ mod parts;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use backhaul_proto::{FILE_DESCRIPTOR_SET, v1::backup_service_server::BackupServiceServer};
+use backhaul_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{backup_service_server::BackupServiceServer, event_service_server::EventServiceServer},
+};
 use backhaul_runtime::{
     build, descriptors,
     locations::{Locations, LocationsError},
@@ -32,10 +35,11 @@ use crate::{
     events::sources::SourcesError,
     grpc::{
         backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
+        event_service::Events as EventService,
         gate::GateLayer,
         health::{self, Readiness},
         identity::{Certified, ConfiguredTenant, Identify},
-        layers::{Guard, GuardLayer},
+        layers::GuardLayer,
         scaler::Scaler,
         worker_service::WorkerService,
     },
@@ -154,6 +158,7 @@ impl App {
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let mut app = Self::bind_with(config, queue, locations).await?;
         app.events.quarantine = Arc::<RedisQueue>::clone(&redis);
+        app.events.removals = Arc::<RedisQueue>::clone(&redis);
         Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app })
     }
 
@@ -238,7 +243,11 @@ impl<L: Listener> App<L> {
             defaults: config.defaults,
             clock: QueueClock::Server,
         };
-        let backups = backup_server(&config, backups, Arc::clone(&metrics));
+        // One for both services: they share its limits. The stream of the workers must not come under them.
+        let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
+        let backups = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let operators = EventService { intake: Arc::clone(&intake), sources: events.sources() };
+        let operators = EventServiceServer::new(operators).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let watched = Arc::new(Watched::new(observe));
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
@@ -249,7 +258,8 @@ impl<L: Listener> App<L> {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let routes = Routes::new(backups)
+        let routes = Routes::new(guard.layer(backups))
+            .add_service(guard.layer(operators))
             .add_service(WorkerService::new(streams.clone(), locations).into_server())
             .add_service(health.clone())
             .add_service(reflection);
@@ -393,16 +403,6 @@ fn identify(config: &Config) -> Arc<dyn Identify> {
     } else {
         Arc::new(ConfiguredTenant::new(config.caller.clone()))
     }
-}
-
-/// The unary service with its limits around it. The stream of the workers must not come under them.
-fn backup_server(
-    config: &Config,
-    backups: Backups,
-    metrics: Arc<Metrics>,
-) -> Guard<BackupServiceServer<Backups>> {
-    let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(config.calls, metrics).layer(server)
 }
 
 async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {

@@ -57,7 +57,7 @@ pub struct Flags {
     /// Address for events of origins, in HTTP without TLS: `POST /events/NAME`. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
     pub events_listen: Option<SocketAddr>,
-    /// Event sources file: who may tell of uploads to which buckets, over HTTP or through a stream, and how they prove who they are.
+    /// Event sources file: who may tell of uploads to which buckets, how their events get here, and how they prove who they are.
     #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
     pub event_sources: Option<PathBuf>,
     /// Redis.

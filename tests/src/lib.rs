@@ -10,6 +10,7 @@ pub mod env;
 pub mod eventually;
 pub mod gate;
 pub mod locations;
+pub mod moto;
 pub mod ops;
 pub mod ports;
 pub mod process;

@@ -41,6 +41,12 @@ pub fn promtool() -> Option<PathBuf> {
     program("BACKHAUL_TEST_PROMTOOL", "promtool")
 }
 
+/// A server that speaks as many services of AWS, if there is one: `BACKHAUL_TEST_MOTO`, or what `make setup` could install.
+#[must_use]
+pub fn moto() -> Option<PathBuf> {
+    program("BACKHAUL_TEST_MOTO", "moto_server")
+}
+
 /// SeaweedFS: `BACKHAUL_TEST_WEED`, what `make setup` installed, or `weed` on the path.
 ///
 /// # Errors

@@ -31,6 +31,8 @@ enum Server {
     Weed {
         _process: Box<WeedServer>,
     },
+    /// The test's own.
+    Elsewhere,
 }
 
 impl Store {
@@ -51,6 +53,23 @@ impl Store {
     /// When it does not start.
     pub async fn start_telling(webhook: &Webhook, buckets: &[&str]) -> anyhow::Result<Self> {
         Self::weed(buckets, Some(webhook)).await
+    }
+
+    /// A server that runs already, with these buckets.
+    ///
+    /// # Errors
+    /// When it does not make them.
+    pub async fn elsewhere(
+        address: &str,
+        credentials: &Credentials,
+        buckets: &[&str],
+    ) -> anyhow::Result<Self> {
+        let (address, credentials) = (address.to_owned(), credentials.clone());
+        let store = Self { server: Server::Elsewhere, address, credentials };
+        for bucket in buckets {
+            store.client().create_bucket(bucket).await?;
+        }
+        Ok(store)
     }
 
     /// Where it listens, such as `127.0.0.1:8333`.
@@ -76,7 +95,7 @@ impl Store {
     pub fn faults(&self) -> Option<&FaultPlan> {
         match &self.server {
             Server::Embedded(server) => Some(server.faults()),
-            Server::Weed { .. } => None,
+            Server::Weed { .. } | Server::Elsewhere => None,
         }
     }
 

@@ -45,6 +45,9 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Follow tasks until they are finished.
     Watch(WatchArgs),
+    /// See what origins told that became no task: removals, and bodies that nobody understood; for operators.
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Find out what a store can do: writes, tries and removes a few objects under `.backhaul/probe/` of a backup bucket, and says what
     /// each answer means for backups there.
     Probe(ProbeArgs),
@@ -216,6 +219,58 @@ pub(crate) struct StatsArgs {
     /// Tenants to name with `--all-tenants`.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
     pub(crate) tenants: u32,
+}
+
+/// What to do about events.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsCommand {
+    /// List objects that were removed at their origins, the latest first. Their backups are still there.
+    Removals(RemovalsArgs),
+    /// List bodies that were not understood, the latest first.
+    Quarantined(QuarantinedArgs),
+    /// Print the body of one as it came.
+    Show(EventArgs),
+    /// Take bodies again, as if their origins had sent them again; what is understood now is forgotten.
+    Retry(EventsArgs),
+    /// Forget bodies.
+    Discard(EventsArgs),
+}
+
+/// Flags of `events removals`.
+#[derive(Debug, Args)]
+pub(crate) struct RemovalsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Stop after this many; 0 lists them all.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: u64,
+}
+
+/// Flags of `events quarantined`.
+#[derive(Debug, Args)]
+pub(crate) struct QuarantinedArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// Flags of `events show`.
+#[derive(Debug, Args)]
+pub(crate) struct EventArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Its id.
+    #[arg(value_name = "EVENT")]
+    pub(crate) event: String,
+}
+
+/// Flags of `events retry` and `events discard`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Their ids.
+    #[arg(required = true, value_name = "EVENT")]
+    pub(crate) events: Vec<String>,
 }
 
 /// Flags of `probe`.

@@ -4,7 +4,9 @@
 
 use std::{fmt, future::Future, time::Duration};
 
-use backhaul_proto::v1::{self, backup_service_client::BackupServiceClient};
+use backhaul_proto::v1::{
+    self, backup_service_client::BackupServiceClient, event_service_client::EventServiceClient,
+};
 use backhaul_runtime::tls::{SpiffeId, Tls, TlsSettings};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -23,6 +25,7 @@ use crate::{cli::ClientArgs, watching::Watching};
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     service: BackupServiceClient<Channel>,
+    events: EventServiceClient<Channel>,
     timeout: Duration,
 }
 
@@ -110,7 +113,8 @@ impl Client {
                 return Err(ClientError::Usage(format!("--dispatcher: {expected}")));
             }
         };
-        Ok(Self { service: BackupServiceClient::new(channel), timeout })
+        let events = EventServiceClient::new(channel.clone());
+        Ok(Self { service: BackupServiceClient::new(channel), events, timeout })
     }
 
     /// Submits up to 1,000 backups.
@@ -177,15 +181,34 @@ impl Client {
         self.call(|mut service| async move { service.get_queue_stats(request).await }).await
     }
 
+    /// Asks the service of events.
+    pub(crate) async fn events<T, F>(
+        &self,
+        call: impl FnMut(EventServiceClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.repeat(&self.events, call).await
+    }
+
     /// Follows tasks; connects when it is first asked for something.
     pub(crate) fn watch(&self, request: v1::WatchBackupsRequest) -> Watching {
         Watching::new(self.service.clone(), request, self.timeout)
     }
 
+    async fn call<T, F>(&self, call: impl FnMut(BackupServiceClient<Channel>) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.repeat(&self.service, call).await
+    }
+
     /// One call under one deadline. UNAVAILABLE and RESOURCE_EXHAUSTED are repeated after the time the dispatcher asks for.
-    async fn call<T, F>(
+    async fn repeat<C: Clone, T, F>(
         &self,
-        mut call: impl FnMut(BackupServiceClient<Channel>) -> F,
+        service: &C,
+        mut call: impl FnMut(C) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -193,7 +216,7 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Duration::from_millis(200);
         loop {
-            let answer = timeout_at(deadline, call(self.service.clone())).await;
+            let answer = timeout_at(deadline, call(service.clone())).await;
             let status = match answer {
                 Err(_) => return Err(ClientError::Timeout(self.timeout)),
                 Ok(Ok(response)) => return Ok(response.into_inner()),

@@ -35,21 +35,25 @@ async fn main() -> ExitCode {
     let command = Cli::parse().command;
     // Anything else would leave work undone, or its outcome unknown, and must not look like a success.
     let may_be_cut_short = matches!(command, Command::List(_) | Command::Status(_) | Command::Stats(_));
-    let done = run_until_signal(|stop| async move {
-        match command {
-            // The client commands have nothing to put in order: a signal just ends them.
-            Command::Submit(args) => until(&stop, commands::submit::run(args)).await,
-            Command::Status(args) => until(&stop, commands::status::run(args)).await,
-            Command::List(args) => until(&stop, commands::list::run(args)).await,
-            Command::Cancel(args) => until(&stop, commands::cancel::run(args)).await,
-            Command::Retry(args) => until(&stop, commands::retry::run(args)).await,
-            Command::Stats(args) => until(&stop, commands::stats::run(args)).await,
-            Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
-            // It cleans up after itself: a signal is heard when it is done.
-            Command::Probe(args) => commands::probe::run(args).await,
-            Command::Standalone(args) => standalone::run(args, stop).await,
-            Command::Demo(args) => demo::run(args, stop).await,
-        }
+    let done = run_until_signal(|stop| {
+        // Commands are large futures.
+        Box::pin(async move {
+            match command {
+                // The client commands have nothing to put in order: a signal just ends them.
+                Command::Submit(args) => until(&stop, commands::submit::run(args)).await,
+                Command::Status(args) => until(&stop, commands::status::run(args)).await,
+                Command::List(args) => until(&stop, commands::list::run(args)).await,
+                Command::Cancel(args) => until(&stop, commands::cancel::run(args)).await,
+                Command::Retry(args) => until(&stop, commands::retry::run(args)).await,
+                Command::Stats(args) => until(&stop, commands::stats::run(args)).await,
+                Command::Events(command) => until(&stop, commands::events::run(command)).await,
+                Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
+                // It cleans up after itself: a signal is heard when it is done.
+                Command::Probe(args) => commands::probe::run(args).await,
+                Command::Standalone(args) => standalone::run(args, stop).await,
+                Command::Demo(args) => demo::run(args, stop).await,
+            }
+        })
     })
     .await;
     match done {

@@ -14,8 +14,13 @@ use crate::{
     events::{
         http::Endpoint,
         intake::Intake,
-        pull::{self, PullSource, redis_stream},
+        pull::{
+            self, PullSource,
+            redis_stream::{self, RedisStream},
+            sqs::{self, Sqs},
+        },
         quarantine::{MemoryQuarantine, Quarantine},
+        removals::{MemoryRemovals, Removals},
         sns::{Sns, fetch::Https},
         sources::{Delivery, EventSource, Sources},
     },
@@ -29,6 +34,7 @@ pub(super) struct Events {
     port: Option<HttpPort>,
     sources: Arc<Sources>,
     pub(super) quarantine: Arc<dyn Quarantine>,
+    pub(super) removals: Arc<dyn Removals>,
 }
 
 /// All that runs.
@@ -42,7 +48,7 @@ pub(super) struct Running {
 impl Events {
     /// No sources and no port.
     pub(super) fn none() -> Self {
-        Self { port: None, sources: Arc::default(), quarantine: Arc::<MemoryQuarantine>::default() }
+        Self::over(None, Sources::default())
     }
 
     /// Reads the sources and binds the port.
@@ -57,7 +63,17 @@ impl Events {
             }
             None => None,
         };
-        Ok(Self { port, sources: Arc::new(sources), quarantine: Arc::<MemoryQuarantine>::default() })
+        Ok(Self::over(port, sources))
+    }
+
+    fn over(port: Option<HttpPort>, sources: Sources) -> Self {
+        let (quarantine, removals) = (Arc::<MemoryQuarantine>::default(), Arc::<MemoryRemovals>::default());
+        Self { port, sources: Arc::new(sources), quarantine, removals }
+    }
+
+    /// Who tells of uploads.
+    pub(super) fn sources(&self) -> Arc<Sources> {
+        Arc::clone(&self.sources)
     }
 
     pub(super) fn addr(&self) -> Option<SocketAddr> {
@@ -77,6 +93,7 @@ impl Events {
             locations: Arc::clone(locations),
             defaults: config.defaults,
             quarantine: Arc::clone(&self.quarantine),
+            removals: Arc::clone(&self.removals),
             metrics: Arc::clone(metrics),
         }
     }
@@ -88,9 +105,19 @@ impl Events {
     pub(super) fn ready(self, intake: &Arc<Intake>) -> Result<Running, AppError> {
         let mut pulled: Vec<(Box<dyn PullSource>, Arc<EventSource>)> = Vec::new();
         for source in self.sources.iter() {
-            if let Delivery::RedisStream(options) = &source.delivery {
-                let stream = redis_stream::RedisStream::new(options.clone(), redis_stream::ABANDONED_AFTER);
-                pulled.push((Box::new(stream), Arc::clone(source)));
+            match &source.delivery {
+                Delivery::Token(_) | Delivery::Topic(_) => {}
+                Delivery::RedisStream(options) => {
+                    let stream = RedisStream::new(options.clone(), redis_stream::ABANDONED_AFTER);
+                    pulled.push((Box::new(stream), Arc::clone(source)));
+                }
+                Delivery::Sqs { queue, .. } => {
+                    let client = sqs::client::client(queue);
+                    for _ in 0..queue.readers {
+                        let reader = Sqs::new(client.clone(), queue.queue_url.clone());
+                        pulled.push((Box::new(reader), Arc::clone(source)));
+                    }
+                }
             }
         }
         let door = match self.port {

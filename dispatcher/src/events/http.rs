@@ -121,7 +121,7 @@ impl Endpoint {
                 (MAX_BODY_BYTES, &self.room)
             }
             Delivery::Topic(_) => (MAX_SNS_BYTES, &self.room_for_strangers),
-            Delivery::RedisStream(_) => return Err(Refused::Path),
+            Delivery::RedisStream(_) | Delivery::Sqs { .. } => return Err(Refused::Path),
         };
         let (body, _place) = whole_body(request, most, room).await?;
         let taken = match &source.delivery {
@@ -139,7 +139,9 @@ impl Endpoint {
                     Err(error) => return Err(refused_by_sns(source, &error)),
                 }
             }
-            Delivery::Token(_) | Delivery::RedisStream(_) => self.intake.take(source, &body).await,
+            Delivery::Token(_) | Delivery::RedisStream(_) | Delivery::Sqs { .. } => {
+                self.intake.take(source, &body).await
+            }
         };
         taken.map_err(|error| match error {
             NotTaken::ForeignBucket => {

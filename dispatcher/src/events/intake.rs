@@ -8,11 +8,12 @@ use std::{collections::HashSet, sync::Arc};
 
 use backhaul_proto::v1 as pb;
 use backhaul_runtime::locations::{Locations, Refusal};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     parse::{Notice, Removal, Upload, parse},
     quarantine::{Oddity, Quarantine},
+    removals::{Note, Removals},
     sources::EventSource,
 };
 use crate::{
@@ -28,6 +29,9 @@ use crate::{
 const BATCH: usize = 1000;
 /// Label of every task that an event asked for: the source's name.
 const SOURCE_LABEL: &str = "event-source";
+/// Longest key or version that is noted.
+const LONGEST_NAME: usize = 1024;
+const TOO_LONG: &str = "a name is longer than names can be";
 
 /// Takes bodies.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub struct Intake {
     pub defaults: SubmitDefaults,
     /// What is not understood.
     pub quarantine: Arc<dyn Quarantine>,
+    /// What was removed.
+    pub removals: Arc<dyn Removals>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -78,7 +84,7 @@ pub enum NotTaken {
 #[derive(Default)]
 struct Sorted {
     tasks: Vec<NewTask>,
-    removals: Vec<Removal>,
+    removals: Vec<Note>,
     counts: Taken,
     /// Of the first that is not understood.
     reason: Option<&'static str>,
@@ -94,18 +100,30 @@ impl Intake {
             Ok(notices) => notices,
             Err(malformed) => return self.set_aside(source, &malformed.to_string(), body).await,
         };
-        let Sorted { mut tasks, removals, counts, reason } = self.sort(source, notices)?;
+        let Sorted { mut tasks, removals, mut counts, mut reason } = self.sort(source, notices)?;
         while !tasks.is_empty() {
             let rest = tasks.split_off(tasks.len().min(BATCH));
             for answer in self.queue.submit(std::mem::replace(&mut tasks, rest)).await {
-                answer?;
+                match answer {
+                    Ok(_) => {}
+                    // A person has to look, and until then the event must not hold up its source.
+                    Err(QueueError::Corrupt { .. }) => {
+                        counts.uploads -= 1;
+                        counts.unknown += 1;
+                        reason.get_or_insert("the stored record of one of its tasks is damaged");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         if let Some(reason) = reason {
             self.keep(source, reason, body).await?;
         }
-        for Removal { bucket, key, version } in &removals {
-            info!(source = %source.name, location = %source.location, bucket, key, version, "removed at its origin; backups stay");
+        if !removals.is_empty() {
+            self.removals.note(&removals).await?;
+        }
+        for Note { location, bucket, key, version, .. } in &removals {
+            debug!(source = %source.name, location, bucket, key, version, "removed at its origin; backups stay");
         }
         self.count(source, counts);
         Ok(counts)
@@ -173,14 +191,20 @@ impl Intake {
                     Err(ApiError::Refused { refusal: Refusal::Bucket | Refusal::Location, .. }) => {
                         return Err(NotTaken::ForeignBucket);
                     }
-                    Err(_) => Some("a name is longer than names can be"),
+                    Err(_) => Some(TOO_LONG),
                 },
                 Notice::Removal(removal) => {
-                    let Removal { bucket, key, .. } = &removal;
-                    match self.locations.authorize(&source.tenant, &source.location, bucket, key) {
+                    let Removal { bucket, key, version } = removal;
+                    let longest = key.len().max(version.as_ref().map_or(0, String::len));
+                    match self.locations.authorize(&source.tenant, &source.location, &bucket, &key) {
+                        Ok(_) if longest > LONGEST_NAME => {
+                            *unknown += 1;
+                            sorted.reason.get_or_insert(TOO_LONG);
+                        }
                         Ok(_) => {
                             *removed += 1;
-                            sorted.removals.push(removal);
+                            let (source, location) = (source.name.clone(), source.location.clone());
+                            sorted.removals.push(Note { source, location, bucket, key, version });
                         }
                         Err(Refusal::Key) => *out_of_scope += 1,
                         Err(Refusal::Bucket | Refusal::Location) => return Err(NotTaken::ForeignBucket),

@@ -19,6 +19,7 @@ pub mod intake;
 pub mod parse;
 pub mod pull;
 pub mod quarantine;
+pub mod removals;
 pub mod sns;
 pub mod sources;
 #[cfg(test)]

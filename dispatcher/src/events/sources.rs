@@ -3,6 +3,8 @@
 //! TOML, with every problem named by its setting. Secrets are in files that it points to; they are read once, at the start, kept as
 //! digests, and compared in constant time. Must not open a connection.
 
+mod delivery;
+
 use std::{
     collections::BTreeSet,
     fmt, fs, io,
@@ -13,13 +15,11 @@ use backhaul_runtime::locations::{Locations, is_bucket_name, is_location_name, i
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::parse::Form;
-use crate::queue::redis::is_server;
+use self::delivery::{RawDelivery, delivery};
+use super::{parse::Form, pull::sqs::client::QueueOptions};
 
 /// Largest file, in bytes; of sources, and of secrets.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
-/// Shortest token: 128 bits in base64.
-const MIN_TOKEN_BYTES: usize = 22;
 
 /// All sources.
 #[derive(Debug, Default)]
@@ -51,6 +51,13 @@ pub enum Delivery {
     Topic(String),
     /// They are read from a Redis stream.
     RedisStream(StreamOptions),
+    /// They are read from an Amazon SQS queue; wrapped by this topic, where that matters.
+    Sqs {
+        /// The queue.
+        queue: QueueOptions,
+        /// Topic that must have wrapped them.
+        topic: Option<String>,
+    },
 }
 
 /// Tokens of a source; two while they are being changed. Known by their digests only.
@@ -137,7 +144,8 @@ impl Sources {
     /// The source of that name that posts its events.
     #[must_use]
     pub fn posting(&self, name: &str) -> Option<&EventSource> {
-        let posts = |source: &&EventSource| !matches!(source.delivery, Delivery::RedisStream(_));
+        let posts =
+            |source: &&EventSource| matches!(source.delivery, Delivery::Token(_) | Delivery::Topic(_));
         self.iter().map(AsRef::as_ref).filter(posts).find(|source| source.name == name)
     }
 
@@ -202,26 +210,8 @@ struct RawSource {
     buckets: BTreeSet<String>,
     token_file: Option<PathBuf>,
     sns_topic: Option<String>,
-    redis_stream: Option<RawStream>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawStream {
-    url_file: PathBuf,
-    stream: String,
-    #[serde(default = "default_group")]
-    group: String,
-    #[serde(default = "default_field")]
-    field: String,
-}
-
-fn default_group() -> String {
-    "backhaul".into()
-}
-
-fn default_field() -> String {
-    "event".into()
+    redis_stream: Option<delivery::RawStream>,
+    sqs: Option<delivery::RawQueue>,
 }
 
 fn source(raw: RawSource, locations: &Locations, add: &mut dyn FnMut(&str, &str)) -> Option<EventSource> {
@@ -248,7 +238,8 @@ fn source(raw: RawSource, locations: &Locations, add: &mut dyn FnMut(&str, &str)
             add(".buckets", "the location does not allow the tenant such a bucket");
         }
     }
-    let delivery = delivery(raw.form, raw.token_file, raw.sns_topic, raw.redis_stream, add)?;
+    let RawSource { token_file, sns_topic, redis_stream, sqs, .. } = raw;
+    let delivery = delivery(raw.form, RawDelivery { token_file, sns_topic, redis_stream, sqs }, add)?;
     Some(EventSource {
         name: raw.name,
         form: raw.form,
@@ -257,84 +248,6 @@ fn source(raw: RawSource, locations: &Locations, add: &mut dyn FnMut(&str, &str)
         buckets: raw.buckets,
         delivery,
     })
-}
-
-fn delivery(
-    form: Form,
-    token_file: Option<PathBuf>,
-    topic: Option<String>,
-    stream: Option<RawStream>,
-    add: &mut dyn FnMut(&str, &str),
-) -> Option<Delivery> {
-    match (token_file, topic, stream) {
-        (None, Some(topic), None) if form == Form::Sns => {
-            let parts: Vec<&str> = topic.split(':').collect();
-            if !matches!(parts.as_slice(), ["arn", _, "sns", region, account, name]
-                if ![region, account, name].iter().any(|part| part.is_empty()))
-            {
-                add(".sns_topic", "must be the ARN of a topic");
-            }
-            Some(Delivery::Topic(topic))
-        }
-        (Some(file), None, None) if form != Form::Sns => match tokens(&file) {
-            Ok(tokens) => Some(Delivery::Token(tokens)),
-            Err(what) => {
-                add(".token_file", &what);
-                None
-            }
-        },
-        (None, None, Some(stream)) if form != Form::Sns => {
-            match secret(&stream.url_file) {
-                Ok(url) if is_server(url.trim()) => {
-                    let RawStream { stream, group, field, .. } = stream;
-                    if [&stream, &group, &field].iter().any(|name| name.is_empty()) {
-                        add(".redis_stream", "a name is empty");
-                    }
-                    return Some(Delivery::RedisStream(StreamOptions {
-                        url: url.trim().to_owned(),
-                        stream,
-                        group,
-                        field,
-                    }));
-                }
-                Ok(_) => add(".redis_stream.url_file", "the file holds no URL of one Redis server"),
-                Err(what) => add(".redis_stream.url_file", &what),
-            }
-            None
-        }
-        _ if form == Form::Sns => {
-            add("", "the form sns needs sns_topic, and nothing else, to know who sends");
-            None
-        }
-        _ => {
-            add("", "needs exactly one of token_file and redis_stream");
-            None
-        }
-    }
-}
-
-/// One token a line.
-fn tokens(file: &Path) -> Result<Tokens, String> {
-    let text = secret(file)?;
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    match lines.as_slice() {
-        [] => Err("the file holds no token".into()),
-        [_, _, _, ..] => Err("the file holds more than two tokens".into()),
-        tokens if tokens.iter().any(|token| token.len() < MIN_TOKEN_BYTES) => {
-            Err(format!("a token has at least {MIN_TOKEN_BYTES} characters"))
-        }
-        tokens if tokens.iter().any(|token| !token.bytes().all(|b| b.is_ascii_graphic())) => {
-            Err("a token has only visible ASCII characters".into())
-        }
-        tokens => Ok(Tokens::new(tokens.iter().copied())),
-    }
-}
-
-fn secret(file: &Path) -> Result<String, String> {
-    if !file.is_absolute() {
-        return Err("must be an absolute path".into());
-    }
-    read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
 
 fn read(path: &Path) -> io::Result<String> {

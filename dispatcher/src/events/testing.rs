@@ -8,6 +8,7 @@ use super::{
     intake::Intake,
     parse::Form,
     quarantine::{MemoryQuarantine, Quarantine},
+    removals::{MemoryRemovals, Removals},
     sources::{EventSource, Sources},
 };
 use crate::{
@@ -25,6 +26,7 @@ pub(crate) const TOPIC: &str = "arn:aws:sns:eu-west-1:111122223333:uploads";
 pub(crate) struct Kit {
     pub(crate) queue: Arc<dyn TaskQueue>,
     pub(crate) quarantine: Arc<MemoryQuarantine>,
+    pub(crate) removals: Arc<MemoryRemovals>,
     pub(crate) intake: Arc<Intake>,
 }
 
@@ -36,14 +38,16 @@ impl Kit {
 
     pub(crate) fn over(queue: Arc<dyn TaskQueue>) -> Self {
         let quarantine = Arc::<MemoryQuarantine>::default();
+        let removals = Arc::<MemoryRemovals>::default();
         let intake = Intake {
             queue: Arc::clone(&queue),
             locations: locations(),
             defaults: SubmitDefaults { max_attempts: 5, processing_timeout: Duration::from_secs(600) },
             quarantine: Arc::<MemoryQuarantine>::clone(&quarantine) as Arc<dyn Quarantine>,
+            removals: Arc::<MemoryRemovals>::clone(&removals) as Arc<dyn Removals>,
             metrics: Arc::default(),
         };
-        Self { queue, quarantine, intake: Arc::new(intake) }
+        Self { queue, quarantine, removals, intake: Arc::new(intake) }
     }
 
     /// All tasks that there are.

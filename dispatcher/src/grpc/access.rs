@@ -14,7 +14,7 @@ pub enum Role {
     Submitter,
     /// Sees a tenant's tasks.
     Reader,
-    /// A submitter who also sees how much all tenants have in the queues.
+    /// A submitter who also sees how much all tenants have in the queues, and what events of all sources left.
     Operator,
     /// Copies.
     Worker,
@@ -52,6 +52,11 @@ pub static TABLE: &[(&str, Who)] = &[
     ("/backhaul.v1.BackupService/GetQueueStats", CALLERS),
     (STATS_OF_ALL, OPERATORS),
     ("/backhaul.v1.BackupService/WatchBackups", CALLERS),
+    ("/backhaul.v1.EventService/ListRemovals", OPERATORS),
+    ("/backhaul.v1.EventService/ListQuarantinedEvents", OPERATORS),
+    ("/backhaul.v1.EventService/GetQuarantinedEvent", OPERATORS),
+    ("/backhaul.v1.EventService/RetryQuarantinedEvent", OPERATORS),
+    ("/backhaul.v1.EventService/DiscardQuarantinedEvent", OPERATORS),
     (CONNECT, WORKERS),
     ("/backhaul.v1.WorkerService/Connect#hello", WORKERS),
     ("/backhaul.v1.WorkerService/Connect#credit", WORKERS),

@@ -109,7 +109,8 @@ impl Caller {
         }
     }
 
-    /// The same caller, who may also see what all tenants together have in the queues: counts and names, never tasks.
+    /// The same caller, who may also see what all tenants together have in the queues (counts and names, never tasks), and what
+    /// events of all sources left.
     #[must_use]
     pub fn operator(self) -> Self {
         Self { role: Role::Operator, ..self }

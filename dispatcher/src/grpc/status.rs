@@ -13,7 +13,7 @@ use backhaul_runtime::locations::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{identity::Denied, validate::Violations};
+use super::{event_service::EventRefusal, identity::Denied, validate::Violations};
 use crate::{
     queue::{QueueError, TaskId, TaskState},
     watch::WatchRefusal,
@@ -58,6 +58,9 @@ pub(crate) enum ApiError {
     /// The caller asked for what only an operator may see.
     #[error("only operators may see all tenants")]
     NotOperator,
+    /// What an event left cannot be used as was asked.
+    #[error(transparent)]
+    EventRefused(#[from] EventRefusal),
     /// Nobody may begin to watch now.
     #[error(transparent)]
     WatchRefused(#[from] WatchRefusal),
@@ -129,6 +132,7 @@ impl ApiError {
             | Self::NoSuchTask(_)
             | Self::Finished { .. }
             | Self::NotOperator
+            | Self::EventRefused(_)
             | Self::WatchRefused(_)
             | Self::Queue(_)
             | Self::Overloaded
@@ -185,6 +189,7 @@ impl ApiError {
                 "OPERATORS_ONLY",
                 "only an operator may see what all tenants have",
             ),
+            Self::EventRefused(refusal) => Self::event_refused(*refusal),
             Self::WatchRefused(WatchRefusal::TooMany) => Answer::new(
                 Code::ResourceExhausted,
                 "TOO_MANY_WATCHERS",
@@ -236,6 +241,16 @@ impl ApiError {
                     .metadata("field", "object.key")
             }
         }
+    }
+
+    fn event_refused(refusal: EventRefusal) -> Answer {
+        let (code, reason) = match refusal {
+            EventRefusal::Unknown => (Code::NotFound, "EVENT_NOT_FOUND"),
+            EventRefusal::Partial => (Code::FailedPrecondition, "EVENT_PARTIAL"),
+            EventRefusal::NoSource => (Code::FailedPrecondition, "EVENT_SOURCE_NOT_FOUND"),
+            EventRefusal::ForeignBucket => (Code::FailedPrecondition, "BUCKET_NOT_ALLOWED"),
+        };
+        Answer::new(code, reason, refusal.to_string())
     }
 
     fn queue(error: &QueueError) -> Answer {
@@ -302,6 +317,7 @@ impl ApiError {
             | Self::NoSuchTask(_)
             | Self::Finished { .. }
             | Self::NotOperator
+            | Self::EventRefused(_)
             | Self::WatchRefused(_)
             | Self::Overloaded
             | Self::RateLimited { .. }

@@ -43,6 +43,16 @@ labels! {
         GetQueueStats => "GetQueueStats",
         /// Changes as they happen.
         WatchBackups => "WatchBackups",
+        /// What origins told to be removed.
+        ListRemovals => "ListRemovals",
+        /// What was not understood.
+        ListQuarantinedEvents => "ListQuarantinedEvents",
+        /// One of them.
+        GetQuarantinedEvent => "GetQuarantinedEvent",
+        /// One is taken again.
+        RetryQuarantinedEvent => "RetryQuarantinedEvent",
+        /// One is forgotten.
+        DiscardQuarantinedEvent => "DiscardQuarantinedEvent",
         /// None of these.
         Unknown => "unknown",
     }

@@ -221,6 +221,11 @@ fn write_queue(page: &mut Page, snapshot: Option<&Snapshot>) {
             tasks.value(&[queue], count);
         }
     }
+    let mut kept = page.family(&names::EVENTS_KEPT);
+    if let Some(aside) = snapshot.and_then(|snapshot| snapshot.aside) {
+        kept.value(&["quarantined"], aside.quarantined);
+        kept.value(&["removals"], aside.removals);
+    }
     let mut ages = page.family(&names::QUEUE_OLDEST);
     if let Some(Snapshot { oldest, .. }) = snapshot {
         for (queue, age) in

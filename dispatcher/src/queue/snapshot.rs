@@ -49,6 +49,17 @@ pub struct Snapshot {
     pub moves: BTreeMap<String, u64>,
     /// How long ago the shard was swept that has waited longest; `None` before the first sweep.
     pub swept_ago: Option<Duration>,
+    /// What events left beside the tasks; `None` where nobody looked.
+    pub aside: Option<Aside>,
+}
+
+/// How much of what origins told is kept that is no task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aside {
+    /// Bodies that were not understood.
+    pub quarantined: u64,
+    /// Notes of removals.
+    pub removals: u64,
 }
 
 /// Ages of the oldest tasks.

@@ -88,9 +88,12 @@ impl TestEnv {
         };
         let redis = RedisServer::start(redis).await?;
         let buckets = [ORIGIN_BUCKET, VAULT_BUCKET];
-        let origin = match &options.webhook {
-            Some(webhook) => Behind::new(Store::start_telling(webhook, &buckets).await?).await?,
-            None => Behind::start(options.origin, &buckets).await?,
+        let origin = match (&options.webhook, &options.origin_at) {
+            (Some(webhook), _) => Behind::new(Store::start_telling(webhook, &buckets).await?).await?,
+            (None, Some((address, keys))) => {
+                Behind::new(Store::elsewhere(address, keys, &buckets).await?).await?
+            }
+            (None, None) => Behind::start(options.origin, &buckets).await?,
         };
         let vault = match options.vault {
             Some(kind) => Some(Behind::start(kind, &[VAULT_BUCKET]).await?),

@@ -6,6 +6,7 @@ use crate::{
     certificates::Certificates,
     locations::{ORIGIN_BUCKET, Read},
     redis::RedisOptions,
+    s3::Credentials,
     store::StoreKind,
     weed::Webhook,
 };
@@ -20,6 +21,8 @@ pub struct EnvOptions {
     pub origin: StoreKind,
     /// Where the origin, which is a SeaweedFS then, posts word of every change to.
     pub webhook: Option<Webhook>,
+    /// Server that objects are uploaded to instead, where the test has started one: its address and keys.
+    pub origin_at: Option<(String, Credentials)>,
     /// Store that backups go to; the origin itself when not set.
     pub vault: Option<StoreKind>,
     /// Whether there is a second origin, the archive, on an embedded store of its own.
@@ -59,6 +62,7 @@ impl Default for EnvOptions {
             redis: None,
             origin: StoreKind::Embedded,
             webhook: None,
+            origin_at: None,
             vault: Some(StoreKind::Embedded),
             archive: false,
             locks: false,
@@ -113,6 +117,13 @@ impl EnvOptions {
     #[must_use]
     pub fn webhook(mut self, webhook: Webhook) -> Self {
         self.webhook = Some(webhook);
+        self
+    }
+
+    /// Makes a server of the test's the origin.
+    #[must_use]
+    pub fn origin_at(mut self, address: String, credentials: Credentials) -> Self {
+        self.origin_at = Some((address, credentials));
         self
     }
 

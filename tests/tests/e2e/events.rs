@@ -1,6 +1,7 @@
-//! An origin that nobody here wrote tells of its uploads, and they are backed up: no RPC is called.
+//! An origin that nobody here wrote tells of its uploads, and they are backed up: no RPC is called. And whoever posts nonsense, too much,
+//! or while Redis is away, is told so, and holds up nobody.
 
-use std::{fs, net::Ipv4Addr};
+use std::{fmt::Write as _, fs, net::Ipv4Addr};
 
 use anyhow::{Context as _, ensure};
 use backhaul_proto::v1::{self as pb, TaskState};
@@ -15,6 +16,10 @@ use backhaul_tests::{
     weed::Webhook,
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 const TOKEN: &str = "e2e-0123456789abcdef0123456789abcdef";
 
@@ -33,6 +38,7 @@ impl Door {
             "[[event_source]]\nname = \"filer\"\nform = \"seaweedfs\"\nlocation = {ORIGIN:?}\n\
              tenant = {TENANT:?}\nbuckets = [{ORIGIN_BUCKET:?}]\ntoken_file = {token:?}\n"
         );
+        let sources = sources.clone() + &sources.replace("filer", "posted").replace("seaweedfs", "s3");
         fs::write(folder.path().join("sources.toml"), sources)?;
         Ok(Self { port: Port::lease()?, folder })
     }
@@ -41,10 +47,43 @@ impl Door {
         format!("{}:{}", Ipv4Addr::LOCALHOST, self.port.number())
     }
 
-    fn options(&self, token: &str) -> EnvOptions {
+    /// The status and the whole answer to a body for the source `posted`.
+    async fn post(&self, token: &str, body: &[u8]) -> anyhow::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address()).await?;
+        let head = format!(
+            "POST /events/posted HTTP/1.1\r\nhost: events\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        // It may be answered, and closed, before all of it was sent.
+        drop(stream.write_all(body).await);
+        // Nor need the connection end well for that.
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer).await);
+        let answer = String::from_utf8(answer)?;
+        let status =
+            answer.split(' ').nth(1).with_context(|| format!("{answer:?} has no status"))?.parse()?;
+        Ok((status, answer.to_lowercase()))
+    }
+
+    /// The answer to a body that is sent as origins do: again and again while it is to be sent again.
+    async fn deliver(&self, body: &[u8]) -> anyhow::Result<(u16, String)> {
+        eventually("it need not be sent again", async || {
+            let (status, answer) = self.post(TOKEN, body).await?;
+            ensure!(status != 503, "{answer}");
+            Ok((status, answer))
+        })
+        .await
+    }
+
+    fn telling(&self, token: &str) -> EnvOptions {
         let endpoint = format!("http://{}/events/filer", self.address());
+        self.options().webhook(Webhook { endpoint, token: token.to_owned() })
+    }
+
+    fn options(&self) -> EnvOptions {
         EnvOptions::default()
-            .webhook(Webhook { endpoint, token: token.to_owned() })
             .dispatcher_flag("events-listen", &self.address())
             .dispatcher_flag("event-sources", &self.folder.path().join("sources.toml").display().to_string())
     }
@@ -65,7 +104,7 @@ async fn backed_up(env: &TestEnv, key: &str, written: &Written) -> anyhow::Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_backed_up_because_its_origin_tells_of_it() -> anyhow::Result<()> {
     let (door, ops) = (Door::new()?, OpsPort::lease()?);
-    let env = TestEnv::start(door.options(TOKEN).dispatcher_flag("ops-listen", &ops.address())).await?;
+    let env = TestEnv::start(door.telling(TOKEN).dispatcher_flag("ops-listen", &ops.address())).await?;
     for (key, size) in [("users/7/cat.jpg", 30_000), ("red flower + 50%2F €.jpg", 100), ("large", 12_000_000)]
     {
         let written = env.uploads().put_random(ORIGIN_BUCKET, key, size).await?;
@@ -75,5 +114,78 @@ async fn an_upload_is_backed_up_because_its_origin_tells_of_it() -> anyhow::Resu
     ensure!(ops.metric("backhaul_dispatcher_events_total{form=\"seaweedfs\",kind=\"upload\"}").await? >= 3.0);
     let (_, page) = ops.get("/metrics").await?;
     ensure!(!page.contains("form=\"seaweedfs\",kind=\"unknown\""), "all that it posts is understood");
+    env.finish().await
+}
+
+fn record(key: &str) -> String {
+    format!(
+        r#"{{"eventName":"ObjectCreated:Put","eventTime":"2020-01-01T00:00:00Z","s3":{{"bucket":{{"name":"{ORIGIN_BUCKET}"}},"object":{{"key":"{key}","size":3,"sequencer":"0A"}}}}}}"#
+    )
+}
+
+fn body(records: &[String]) -> Vec<u8> {
+    format!("{{\"Records\":[{}]}}", records.join(",")).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_answered_with_yes_only_when_redis_has_its_task() -> anyhow::Result<()> {
+    let door = Door::new()?;
+    let mut env = TestEnv::start(door.options().workers(0)).await?;
+    let event = body(&[record("users/a")]);
+    ensure!(door.post("wrong-0123456789abcdef0123456789abcdef", &event).await?.0 == 401);
+    env.redis().kill()?;
+    let (status, answer) = door.post(TOKEN, &event).await?;
+    ensure!(status == 503 && answer.contains("retry-after: 5"), "{answer}");
+    let (status, answer) = door.post(TOKEN, b"nonsense").await?;
+    ensure!(status == 503 && answer.contains("retry-after: 5"), "nor can nonsense be kept: {answer}");
+    env.redis().restart().await?;
+    // As an origin does: again and again until it is told yes, and once more because the answer was lost.
+    eventually("the event is taken", async || {
+        let (status, answer) = door.post(TOKEN, &event).await?;
+        ensure!(status == 200, "{answer}");
+        Ok(())
+    })
+    .await?;
+    env.redis().kill()?;
+    env.redis().restart().await?;
+    let tasks = eventually("the queue answers", async || env.list(&[]).await).await?;
+    ensure!(tasks.len() == 1, "what was answered with yes has survived, once: {tasks:?}");
+    env.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_bodies_and_ten_thousand_records_hold_up_nobody() -> anyhow::Result<()> {
+    let door = Door::new()?;
+    let ops = OpsPort::lease()?;
+    let options = door.options().workers(0).dispatcher_flag("ops-listen", &ops.address());
+    let env = TestEnv::start(options).await?;
+    let deep = [b"{\"Records\":".as_slice(), &b"[".repeat(1_000_000)].concat();
+    let mut wrong_types = String::from("{\"Records\":[{},1,null,\"x\",{\"eventName\":{}}");
+    write!(wrong_types, ",{}]}}", record("users/%zz"))?;
+    let hostile = [&deep, b"\xff\xfe".as_slice(), b"{\"Records\":[", b"null", wrong_types.as_bytes()];
+    for body in hostile {
+        for _ in 0..2 {
+            let (status, answer) = door.deliver(body).await?;
+            ensure!(status == 200 && !answer.contains("\"unknown\":0"), "{answer}");
+        }
+    }
+    eventually("an operator hears of it", async || {
+        ensure!(ops.metric("backhaul_events_kept{what=\"quarantined\"}").await? == 5.0);
+        Ok(())
+    })
+    .await?;
+    let mut records: Vec<String> = (0..10_000).map(|n| record(&format!("users/{n:05}"))).collect();
+    let (status, answer) = door.deliver(&body(&records)).await?;
+    ensure!(status == 200 && answer.contains("\"uploads\":10000"), "{answer}");
+    // Late, again, and in another order.
+    records.reverse();
+    ensure!(door.deliver(&body(&records)).await?.0 == 200);
+    eventually("each is there once", async || {
+        let pending = ops.metric("backhaul_queue_tasks{queue=\"pending\"}").await?;
+        ensure!(pending == 10_000.0, "{pending}");
+        Ok(())
+    })
+    .await?;
+    ensure!(ops.metric("backhaul_dispatcher_events_total{form=\"s3\",kind=\"upload\"}").await? == 20_000.0);
     env.finish().await
 }

@@ -12,6 +12,7 @@ mod crashes;
 mod draining;
 mod duplicates;
 mod events;
+mod events_from_queues;
 mod failover;
 mod http2_abuse;
 mod integrity;

@@ -2,6 +2,7 @@
 //! print through [`crate::output`]; they must not know how either service works.
 
 pub(crate) mod cancel;
+pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod probe;
 pub(crate) mod retry;

@@ -198,3 +198,34 @@ async fn sns_is_trusted_by_its_signature_and_asked_nothing_else() {
     assert_eq!(tasks[0].spec.object.key, "users/red flower.jpg");
     assert!(served.kit.quarantine.kept().is_empty(), "nobody unknown can fill it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_end_gives_up_its_place() {
+    use futures_util::stream;
+    type Chunk = Result<Bytes, std::io::Error>;
+    let room = Semaphore::new(BODIES_BYTES / KIB);
+    let all = room.available_permits();
+    let request = |body: Body| Request::new(body);
+    let silent = Body::from_stream(stream::pending::<Chunk>());
+    let began = tokio::time::Instant::now();
+    assert_eq!(whole_body(request(silent), MAX_BODY_BYTES, &room).await.unwrap_err(), Refused::Broken);
+    assert_eq!(began.elapsed(), BODY_WITHIN);
+    let drop_by_drop = Body::from_stream(stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Some((Chunk::Ok(Bytes::from_static(b" ")), ()))
+    }));
+    let began = tokio::time::Instant::now();
+    assert_eq!(whole_body(request(drop_by_drop), MAX_BODY_BYTES, &room).await.unwrap_err(), Refused::Broken);
+    assert_eq!(began.elapsed(), BODY_WITHIN);
+    let endless = stream::repeat_with(|| Chunk::Ok(Bytes::from_static(&[b' '; 65_536])));
+    let endless = Body::from_stream(endless);
+    assert_eq!(whole_body(request(endless), MAX_BODY_BYTES, &room).await.unwrap_err(), Refused::TooLarge);
+    assert_eq!(room.available_permits(), all);
+
+    // Two that may be as long as can be are all that there is room for; a third is told to come again.
+    let held = room.acquire_many(u32::try_from(all).unwrap()).await.unwrap();
+    let third = whole_body(request(Body::from("{}")), MAX_BODY_BYTES, &room).await;
+    assert_eq!(third.unwrap_err(), Refused::Unavailable);
+    drop(held);
+    assert!(whole_body(request(Body::from("{}")), MAX_BODY_BYTES, &room).await.is_ok());
+}

@@ -4,6 +4,7 @@
 //! that cannot be understood is [`Notice::Unknown`] and leaves the others alone; a body that cannot is [`Malformed`]. Nothing
 //! here may know sources, tenants or the queue.
 
+pub mod envelope;
 mod eventbridge;
 mod json;
 mod key;
@@ -27,7 +28,7 @@ pub const MAX_DEPTH: usize = 32;
 pub enum Form {
     /// AWS S3: `Records[]` with URL-encoded keys.
     S3,
-    /// The same, wrapped into a signed message of Amazon SNS.
+    /// The same, wrapped into a message of Amazon SNS.
     Sns,
     /// Amazon EventBridge: one event, keys as they are.
     EventBridge,
@@ -102,7 +103,7 @@ pub enum Malformed {
     NotTheForm,
 }
 
-/// Reads a body. Of [`Form::Sns`] it reads what the message holds, whose signature must have been verified.
+/// Reads a body. Of [`Form::Sns`] it reads what the message holds; that it may be trusted must have been found out before.
 ///
 /// # Errors
 /// [`Malformed`].

@@ -1,25 +1,32 @@
 //! Sources that are asked for events: a queue or a stream somewhere, from which a message goes only when its tasks are durable.
 //!
-//! [`PullSource`] is the seam to the broker. [`run`] is the same for all: a batch is received, each message is taken, again and again
-//! while the queue says no, and only then acknowledged. A crash in between leaves the message to be received again.
+//! [`PullSource`] is the seam to the broker. [`run`] is the same for all: a batch is received, its messages are taken side by side, and
+//! each is acknowledged only then. While the queue says no, what is left of the batch is kept from others and nothing more is
+//! received. A crash in between leaves messages to be received again.
 
 pub mod redis_stream;
+pub mod sqs;
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{borrow::Cow, error::Error, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     intake::{Intake, NotTaken},
-    sources::EventSource,
+    parse::{Form, envelope},
+    sources::{Delivery, EventSource},
 };
 use crate::metrics::EventAnswer;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// How long leaving a broker may take.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// One message of a broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +52,22 @@ pub trait PullSource: Send + std::fmt::Debug + 'static {
     /// [`PullError`].
     async fn receive(&mut self) -> Result<Vec<Message>, PullError>;
 
+    /// How long the broker gives a message to nobody else after it was received or kept.
+    fn held_for(&self) -> Duration;
+
+    /// Begins that time anew.
+    ///
+    /// # Errors
+    /// [`PullError`]: somebody else may receive them too.
+    async fn keep(&mut self, ids: &[String]) -> Result<(), PullError>;
+
     /// Makes the broker forget messages.
     ///
     /// # Errors
     /// [`PullError`]: they may come again.
     async fn acknowledge(&mut self, ids: &[String]) -> Result<(), PullError>;
 
-    /// Leaves in order. Failing to is no loss.
+    /// Leaves in order; what is not acknowledged is for others. Failing to is no loss.
     async fn leave(&mut self) {}
 }
 
@@ -82,42 +98,115 @@ pub async fn run(
         }
     };
     stop.run_until_cancelled(work).await;
-    broker.leave().await;
+    if timeout(LEAVE_WITHIN, broker.leave()).await.is_err() {
+        debug!(source = %source.name, "the event source was not left in time");
+    }
 }
 
 /// One batch: received, taken, acknowledged.
 async fn round(broker: &mut dyn PullSource, source: &EventSource, intake: &Intake) -> Result<(), PullError> {
-    let messages = broker.receive().await?;
-    let mut taken = Vec::with_capacity(messages.len());
-    for Message { id, body } in messages {
-        take(source, intake, &body).await;
-        taken.push(id);
-    }
-    if taken.is_empty() { Ok(()) } else { broker.acknowledge(&taken).await }
-}
-
-/// Takes one message, however long that takes.
-async fn take(source: &EventSource, intake: &Intake, body: &[u8]) {
+    let mut left = broker.receive().await?;
+    let mut hold = Hold::new(broker.held_for());
     let mut wait = Wait::default();
-    loop {
-        let error = match intake.take(source, body).await {
-            Ok(_) => break,
-            // Nobody could mend the message, and it must not block those behind it.
-            Err(foreign @ NotTaken::ForeignBucket) => {
-                match intake.set_aside(source, &foreign.to_string(), body).await {
-                    Ok(_) => break,
-                    Err(error) => error,
+    while !left.is_empty() {
+        let tries = join_all(left.iter().map(|message| take(source, intake, &message.body)));
+        let results = hold.during(broker, &left, tries).await;
+        let (mut taken, mut refused, mut why) = (Vec::new(), Vec::new(), None);
+        for (message, result) in std::mem::take(&mut left).into_iter().zip(results) {
+            match result {
+                Ok(()) => taken.push(message.id),
+                Err(error) => {
+                    why.get_or_insert(error);
+                    refused.push(message);
                 }
             }
-            Err(error) => error,
-        };
-        intake.metrics.event_answer(source.form.into(), EventAnswer::Unavailable);
-        if wait.is_new() {
-            warn!(source = %source.name, error = &error as &dyn Error, "events wait until the queue takes them");
         }
-        wait.pause().await;
+        // Now, so that what holds up one message holds up no other.
+        if !taken.is_empty() {
+            broker.acknowledge(&taken).await?;
+        }
+        left = refused;
+        if let Some(error) = why {
+            if wait.is_new() {
+                warn!(source = %source.name, error = &error as &dyn Error, "events wait until the queue takes them");
+            }
+            hold.during(broker, &left, wait.pause()).await;
+        }
     }
-    intake.metrics.event_answer(source.form.into(), EventAnswer::Taken);
+    Ok(())
+}
+
+/// Tries to take one message.
+async fn take(source: &EventSource, intake: &Intake, raw: &[u8]) -> Result<(), NotTaken> {
+    let result = match opened(source, raw) {
+        Ok(body) => match intake.take(source, &body).await {
+            // Nobody could mend the message, and it must not block those behind it.
+            Err(foreign @ NotTaken::ForeignBucket) => {
+                intake.set_aside(source, &foreign.to_string(), raw).await
+            }
+            result => result,
+        },
+        Err(reason) => intake.set_aside(source, reason, raw).await,
+    };
+    let answer = if result.is_ok() { EventAnswer::Taken } else { EventAnswer::Unavailable };
+    intake.metrics.event_answer(source.form.into(), answer);
+    result.map(|_| ())
+}
+
+/// What a message holds, in the form of its source.
+///
+/// # Errors
+/// Why it is of no use.
+pub(crate) fn opened<'a>(source: &EventSource, raw: &'a [u8]) -> Result<Cow<'a, [u8]>, &'static str> {
+    match (&source.delivery, source.form) {
+        (Delivery::Sqs { topic, .. }, Form::Sns) => {
+            envelope::message(raw, topic.as_deref()).map(|message| Cow::Owned(message.into_bytes()))
+        }
+        _ => Ok(Cow::Borrowed(raw)),
+    }
+}
+
+/// When messages have to be kept from others again.
+#[derive(Debug)]
+struct Hold {
+    every: Duration,
+    next: Instant,
+}
+
+impl Hold {
+    fn new(held_for: Duration) -> Self {
+        let every = held_for / 3;
+        Self { every, next: Instant::now() + every }
+    }
+
+    /// Does something, however long it takes, and keeps `messages` from others meanwhile.
+    async fn during<T>(
+        &mut self,
+        broker: &mut dyn PullSource,
+        messages: &[Message],
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = tokio::time::sleep_until(self.next) => {}
+            }
+            let ids: Vec<String> = messages.iter().map(|message| message.id.clone()).collect();
+            let mut keep = pin!(broker.keep(&ids));
+            let kept = tokio::select! {
+                biased;
+                // What is not kept comes again, and is taken twice: no loss.
+                done = &mut work => return done,
+                kept = &mut keep => kept,
+            };
+            if let Err(error) = kept {
+                debug!(error = &error as &dyn Error, "messages could not be kept from others");
+            }
+            self.next = Instant::now() + self.every;
+        }
+    }
 }
 
 /// Waits that grow.

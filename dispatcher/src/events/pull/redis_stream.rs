@@ -1,8 +1,7 @@
 //! A Redis stream as a source: all dispatchers are one consumer group, each a consumer of its own.
 //!
 //! An entry stays in the group's pending list until it is acknowledged; what a consumer that is gone has left there is claimed after
-//! [`ABANDONED_AFTER`]. Entries of a live consumer that waits for its queue that long are claimed too, and taken twice, which
-//! is harmless.
+//! [`ABANDONED_AFTER`]. A live consumer that waits for its queue claims its own entries anew, which begins that time again.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -108,6 +107,19 @@ impl PullSource for RedisStream {
         }
         let field = self.options.field.as_bytes();
         Ok(entries.into_iter().map(|(id, fields)| Message { id, body: body(fields, field).into() }).collect())
+    }
+
+    fn held_for(&self) -> Duration {
+        self.abandoned_after
+    }
+
+    async fn keep(&mut self, ids: &[String]) -> Result<(), PullError> {
+        let mut claim = redis::cmd("XCLAIM");
+        claim.arg(&self.options.stream).arg(&self.options.group).arg(&self.consumer);
+        // From this consumer to itself. Only the ids are answered, and it counts as no delivery.
+        claim.arg(0).arg(ids).arg("JUSTID");
+        self.ask::<Vec<String>>(claim).await?;
+        Ok(())
     }
 
     async fn acknowledge(&mut self, ids: &[String]) -> Result<(), PullError> {

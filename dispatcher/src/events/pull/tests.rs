@@ -61,6 +61,100 @@ impl Stream {
     }
 }
 
+/// When a broker was told what, and of which messages.
+type Told = (Instant, &'static str, Vec<String>);
+
+/// A broker that has one batch, and notes when it was told what.
+#[derive(Debug, Default)]
+struct Noting {
+    batch: Vec<Message>,
+    told: std::sync::Mutex<Vec<Told>>,
+}
+
+const HELD_FOR: Duration = Duration::from_secs(60);
+
+impl Noting {
+    fn note(&self, what: &'static str, ids: Vec<String>) {
+        self.told.lock().unwrap().push((Instant::now(), what, ids));
+    }
+}
+
+#[async_trait]
+impl PullSource for Noting {
+    async fn receive(&mut self) -> Result<Vec<Message>, PullError> {
+        let batch = std::mem::take(&mut self.batch);
+        self.note("receive", batch.iter().map(|message| message.id.clone()).collect());
+        Ok(batch)
+    }
+
+    fn held_for(&self) -> Duration {
+        HELD_FOR
+    }
+
+    async fn keep(&mut self, ids: &[String]) -> Result<(), PullError> {
+        self.note("keep", ids.to_vec());
+        Err(PullError("not even that can be done".into()))
+    }
+
+    async fn acknowledge(&mut self, ids: &[String]) -> Result<(), PullError> {
+        self.note("acknowledge", ids.to_vec());
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_taken_is_kept_from_others_and_holds_up_nothing_else() {
+    let queue = Arc::new(ScriptedQueue::default());
+    let kit = Kit::over(Arc::clone(&queue) as Arc<dyn TaskQueue>);
+    // The first message is refused for many minutes; the one that is set aside needs no queue.
+    queue.submits.lock().unwrap().extend((0..100).map(|_| Err(QueueError::Unavailable("gone".into()))));
+    let message = |id: &str| Message { id: id.into(), body: upload(&format!("users/{id}")).into() };
+    let odd = Message { id: "odd".into(), body: "no JSON".into() };
+    let mut broker = Noting { batch: vec![message("b"), odd], ..Noting::default() };
+    round(&mut broker, &source(Form::S3), &kit.intake).await.unwrap();
+
+    let told = broker.told.lock().unwrap().clone();
+    let [(received, "receive", _), (first, "acknowledge", a), kept @ .., (last, "acknowledge", b)] =
+        told.as_slice()
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((a.as_slice(), b.as_slice()), (&["odd".to_owned()][..], &["b".to_owned()][..]));
+    assert_eq!(received, first, "what can be taken does not wait");
+    assert!(*last - *received > 5 * HELD_FOR && kept.len() > 10, "{told:?}");
+    let mut since = *received;
+    for (at, what, ids) in kept {
+        assert_eq!((*what, ids.as_slice()), ("keep", &["b".to_owned()][..]));
+        assert!(*at - since < HELD_FOR, "nobody else could have received it: {told:?}");
+        since = *at;
+    }
+    assert!(*last - since < HELD_FOR);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_kept_is_not_abandoned() {
+    let mut stream = Stream::start().await;
+    stream.add(&upload("users/a")).await;
+    let mut holder = stream.broker(NEVER);
+    let ids: Vec<String> = holder.receive().await.unwrap().into_iter().map(|message| message.id).collect();
+    let idle = async |client: &mut MultiplexedConnection| {
+        let mut ask = redis::cmd("XPENDING");
+        ask.arg("uploads").arg("backhaul").arg("-").arg("+").arg(1);
+        let found: Vec<(String, String, u64, u64)> = ask.query_async(client).await.unwrap();
+        (found[0].2, found[0].3)
+    };
+    while idle(&mut stream.client).await.0 < 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Whatever else takes its time, this much lies between two looks only if it was not begun anew.
+    let before = std::time::Duration::from_millis(idle(&mut stream.client).await.0);
+    let asked = Instant::now();
+    holder.keep(&ids).await.unwrap();
+    let (after, deliveries) = idle(&mut stream.client).await;
+    assert!(Duration::from_millis(after) < before + asked.elapsed(), "{after} ms");
+    assert_eq!(deliveries, 1, "it is not delivered once more");
+}
+
 fn upload(key: &str) -> Vec<u8> {
     body(&[record("ObjectCreated:Put", key)])
 }

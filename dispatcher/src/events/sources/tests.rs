@@ -25,6 +25,16 @@ fn one(settings: &str) -> String {
     format!("[[event_source]]\nname = 'a'\nform = 's3'\nlocation = 'uploads'\ntenant = 'web'\n{settings}\n")
 }
 
+fn keys(files: &Files) -> String {
+    format!("{{ file = '{}' }}", files.with("keys", "id\nsecret\n"))
+}
+
+fn queue(more: &str, credentials: &str) -> String {
+    format!(
+        "sqs = {{ {more}url = 'https://sqs.eu-west-1.amazonaws.com/1/uploads', region = 'eu-west-1', credentials = {credentials} }}"
+    )
+}
+
 #[test]
 fn every_way_of_delivery_can_be_configured() {
     let files = Files::new();
@@ -42,7 +52,17 @@ fn every_way_of_delivery_can_be_configured() {
         matches!(&c.delivery, Delivery::RedisStream(options) if options.group == "backhaul" && options.field == "event")
     );
     assert!(sources.posting("a").is_some() && sources.posting("c").is_none(), "nobody posts for a stream");
-    let shown = format!("{sources:?}");
+    let wrapped = one(&format!("{}\nsns_topic = '{TOPIC}'", queue("", "'default'"))).replace("'s3'", "'sns'");
+    let queues = format!("{}{}", one(&queue("readers = 4, ", &keys(&files))).replace("'a'", "'d'"), wrapped);
+    let queues = parse(&queues).unwrap();
+    let Delivery::Sqs { queue, topic: None } = &queues.iter().next().unwrap().delivery else {
+        panic!("{queues:?}")
+    };
+    assert_eq!((queue.endpoint.as_str(), queue.readers), ("https://sqs.eu-west-1.amazonaws.com", 4));
+    let last = queues.iter().last().unwrap();
+    assert!(matches!(&last.delivery, Delivery::Sqs { topic: Some(topic), .. } if topic == TOPIC));
+    assert!(queues.posting("a").is_none() && queues.posting("d").is_none(), "nobody posts for a queue");
+    let shown = format!("{sources:?}{queues:?}");
     assert!(!shown.contains("secret") && !shown.contains(TOKEN), "{shown}");
 }
 
@@ -55,6 +75,7 @@ fn every_mistake_is_named() {
     let empty = format!("token_file = '{}'", files.with("empty", "\n\n"));
     let spaces = format!("token_file = '{}'", files.with("spaces", "0123456789abcdef 0123456789abcdef"));
     let url = format!("redis_stream = {{ url_file = '{}', stream = 's' }}", files.with("url", "http://x"));
+    let keys = keys(&files);
     for (text, named) in [
         (one(&short), ".token_file: a token has at least"),
         (one(&many), ".token_file: the file holds more than two"),
@@ -66,6 +87,18 @@ fn every_mistake_is_named() {
         (one(""), "exactly one of"),
         (one(&format!("{token}\nsns_topic = '{TOPIC}'")), "exactly one of"),
         (one(&token).replace("'s3'", "'sns'"), "the form sns needs sns_topic"),
+        (one(&format!("{token}\n{}", queue("", &keys))), "exactly one of"),
+        (
+            one(&format!("{}\n{token}", queue("", &keys))).replace("'s3'", "'sns'"),
+            "the form sns needs sns_topic",
+        ),
+        (one(&queue("", "{ file = '/nowhere/at/all' }")), ".sqs.credentials.file: cannot read"),
+        (one(&queue("", "{ file = 'relative' }")), ".sqs.credentials.file: must be an absolute"),
+        (one(&queue("readers = 0, ", &keys)), ".sqs.readers: must be 1 to 16"),
+        (one(&queue("", &keys)).replace("'eu-west-1'", "'EU'"), ".sqs.region: must be"),
+        (one(&queue("", &keys)).replace("https:", "ftp:"), ".sqs.url: must be the URL"),
+        (one(&queue("", &keys)).replace("https://", "https://me@"), ".sqs.url: must be the URL"),
+        (one(&queue("", &keys)).replace("/1/uploads", ""), ".sqs.url: must be the URL"),
         (one("sns_topic = 'uploads'").replace("'s3'", "'sns'"), ".sns_topic: must be the ARN"),
         (one(&token).replace("'uploads'", "'elsewhere'"), ".location: there is no such"),
         (one(&token).replace("'uploads'", "'vault'"), ".location: there is no such"),

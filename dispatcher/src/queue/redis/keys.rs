@@ -32,10 +32,14 @@ pub(super) const SLOTS: u16 = 16_384;
 
 /// What this deployment was created with: schema and shard count. The only key of the queue without a shard.
 pub(super) const CONFIG: &str = "bh:config";
-/// Bodies that nobody understands, by digest, and their digests in order. Outside of the shards: they are no part of the queue.
-pub(crate) const QUARANTINE: &str = "{bh:quarantine}:bodies";
-/// See [`QUARANTINE`].
-pub(crate) const QUARANTINE_ORDER: &str = "{bh:quarantine}:order";
+/// Bodies that nobody understands, by digest. These four are outside of the shards: they are no part of the queue.
+pub(crate) const QUARANTINE_BODIES: &str = "{bh:aside}:bodies";
+/// What is known of each of them, by digest.
+pub(crate) const QUARANTINE_ABOUT: &str = "{bh:aside}:about";
+/// Their digests by the time when they came.
+pub(crate) const QUARANTINE_ORDER: &str = "{bh:aside}:order";
+/// Removals that origins told of, by time.
+pub(crate) const REMOVALS: &str = "{bh:aside}:removals";
 /// Channel on which a shard announces that a tenant waits anew; the message is the shard and what is pending there by band.
 pub(super) const READY_CHANNEL: &str = "bh:ready";
 

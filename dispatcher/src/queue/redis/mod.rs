@@ -6,7 +6,7 @@
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
 //! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
 //!   other calls. `snapshot`: the look at all tasks together.
-//! - `fsck`: the audit of all that. `quarantine`: what is kept beside it.
+//! - `fsck`: the audit of all that. `aside`: what is kept beside it.
 //! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
 //!   key; `link` keeps a connection, which `endpoint` makes and `access` logs in; `trouble` is what calls the scout.
@@ -14,6 +14,7 @@
 //! Every call may be repeated after a lost answer: the scripts recognise what they have done.
 
 mod access;
+mod aside;
 mod batch;
 mod check;
 mod codec;
@@ -33,7 +34,6 @@ mod map;
 mod nodes;
 mod options;
 mod primary;
-mod quarantine;
 mod redrive;
 mod scout;
 mod scripts;
@@ -54,21 +54,22 @@ use redis::{Cmd, Value};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::{
-    check::Unfit,
-    endpoint::{connect_to, is_server},
-    options::{ConnectError, Durability, Layout, Login, RedisOptions, Timeouts, TlsFiles},
-    writer::BarrierStats,
-};
 use self::{
+    aside::Aside,
     hints::Hints,
     lease::Sessions,
     nodes::{Maker, Nodes},
     primary::{Primary, WriterSettings},
-    quarantine::Quarantine,
     scout::Scout,
     trouble::Trouble,
     writer::{Context, Outcomes, Write, Written},
+};
+pub use self::{
+    aside::KeptBody,
+    check::Unfit,
+    endpoint::{connect_to, is_server},
+    options::{ConnectError, Durability, Layout, Login, RedisOptions, Timeouts, TlsFiles},
+    writer::BarrierStats,
 };
 use super::{
     CancelOutcome, Depths, EventCursor, Events, LeaseRequest, LeaseToken, LeasedTask, ListPage, ListQuery,
@@ -85,7 +86,7 @@ pub struct RedisQueue {
     shared: Arc<Shared>,
     writing: WriterSettings,
     sessions: Sessions,
-    quarantine: Quarantine,
+    aside: Aside,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -146,8 +147,8 @@ impl RedisQueue {
             async move { shared.hints.listen(&shared.nodes, &data, &stop).await }
         });
         guard.disarm();
-        let (sessions, quarantine) = (Sessions::default(), Quarantine::default());
-        Ok(Self { shared, writing, sessions, quarantine, stop, tasks })
+        let (sessions, aside) = (Sessions::default(), Aside::default());
+        Ok(Self { shared, writing, sessions, aside, stop, tasks })
     }
 
     /// Ends the queue's own tasks: writes that are waiting are finished, new ones answer [`QueueError::Unavailable`].

@@ -11,7 +11,7 @@ use redis::{Cmd, Value};
 use super::{RedisQueue, Shared, codec, error, keys, value};
 use crate::queue::{
     QueueError, TaskId, TaskState,
-    snapshot::{Load, Observe, Snapshot},
+    snapshot::{Aside, Load, Observe, Snapshot},
 };
 
 /// Entries of an index whose age is looked at.
@@ -52,9 +52,17 @@ impl Shared {
         Ok(Load { pending, working })
     }
 
+    async fn aside(&self) -> Result<Aside, QueueError> {
+        let sizes = [keys::QUARANTINE_ORDER, keys::REMOVALS].map(|name| key("ZCARD", name.to_owned()));
+        let [quarantined, removals] = <[_; 2]>::try_from(self.send(sizes.to_vec()).await)
+            .map_err(|_| error::unexpected("a command was not answered"))?;
+        Ok(Aside { quarantined: count(&quarantined?)?, removals: count(&removals?)? })
+    }
+
     async fn snapshot(&self) -> Result<Snapshot, QueueError> {
         let mut snapshot = Snapshot { depths: self.depths().await?, ..Snapshot::default() };
         let now_ms = self.server_ms().await?;
+        snapshot.aside = Some(self.aside().await?);
         for shard in 0..self.settings.shards {
             let heads = self.look(shard, now_ms, &mut snapshot).await?;
             let ago = |created: Option<u64>| {

@@ -44,7 +44,8 @@ enum Mend {
 }
 
 /// Keys of ours that belong to no shard.
-const OUTSIDE: [&str; 3] = [keys::CONFIG, keys::QUARANTINE, keys::QUARANTINE_ORDER];
+const OUTSIDE: [&str; 5] =
+    [keys::CONFIG, keys::QUARANTINE_BODIES, keys::QUARANTINE_ABOUT, keys::QUARANTINE_ORDER, keys::REMOVALS];
 
 impl Audit {
     /// Looks at every key of the queue, and at every record.
