@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         [
             "backhaul/v1/types.proto",
             "backhaul/v1/backup.proto",
+            "backhaul/v1/prefix.proto",
             "backhaul/v1/worker.proto",
             "externalscaler/externalscaler.proto",
         ],

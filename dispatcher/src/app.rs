@@ -8,6 +8,7 @@ mod address_file;
 mod connect;
 mod ops;
 mod parts;
+mod prefixes;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,7 +24,7 @@ use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, parts::Parts};
+use self::{address_file::AddressFile, parts::Parts, prefixes::Prefixing};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -31,7 +32,7 @@ use crate::{
         backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
         health::{self, Readiness},
         identity::{ConfiguredTenant, Identify},
-        layers::{Guard, GuardLayer},
+        layers::GuardLayer,
         scaler::Scaler,
         worker_service::WorkerService,
     },
@@ -40,6 +41,7 @@ use crate::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
         snapshot::{DepthsOnly, Observe, Watched},
+        walk::WalkStore,
     },
     session::StreamSettings,
     transport::{ConnectionLimits, Listener, Server},
@@ -51,9 +53,13 @@ const READINESS: &str = "readiness";
 const SERVER: &str = "server";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
+const PREFIXES: &str = "prefix backups";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long drives of prefix backups are waited for: what they hold ends by itself.
+const PREFIXES_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long watches are waited for: a caller that does not read holds up nobody.
 const WATCHES_WITHIN: Duration = Duration::from_secs(1);
@@ -65,6 +71,8 @@ pub struct App<L = TcpListener> {
     queue: Arc<dyn TaskQueue>,
     /// The queue again, to be looked at.
     observe: Arc<dyn Observe>,
+    /// Where backups of prefixes are kept; without, there are none.
+    walks: Option<Arc<dyn WalkStore>>,
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
@@ -134,7 +142,8 @@ impl App {
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let app = Self::bind_with(config, queue, locations).await?;
-        Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app })
+        let walks: Arc<dyn WalkStore> = Arc::<RedisQueue>::clone(&redis);
+        Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app }.with_walks(walks))
     }
 
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
@@ -168,7 +177,13 @@ impl<L: Listener> App<L> {
         let addr =
             listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
-        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None })
+        Ok(Self { config, queue, observe, walks: None, redis: None, locations, listener, addr, ops: None })
+    }
+
+    /// Takes backups of prefixes too, and keeps them there.
+    #[must_use]
+    pub fn with_walks(self, walks: Arc<dyn WalkStore>) -> Self {
+        Self { walks: Some(walks), ..self }
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -188,8 +203,8 @@ impl<L: Listener> App<L> {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, observe, redis, locations, listener, addr, ops } = self;
-        let [end_streams, end_readiness, end_watches, end_server, end_ops] =
+        let Self { config, queue, observe, walks, redis, locations, listener, addr, ops } = self;
+        let [end_streams, end_readiness, end_watches, end_prefixes, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
@@ -199,6 +214,8 @@ impl<L: Listener> App<L> {
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
         let watches = Watches::new(Arc::clone(&queue));
+        let guard = call_guard(&config, Arc::clone(&metrics));
+        let prefixes = walks.map(|walks| Prefixing::new(&config, walks, &queue, &streams, &locations));
         let backups = Backups {
             queue,
             copies: Arc::new(streams.clone()),
@@ -207,20 +224,25 @@ impl<L: Listener> App<L> {
             defaults: config.defaults,
             clock: QueueClock::Server,
         };
-        let backups = backup_server(&config, backups, Arc::clone(&metrics));
+        let backups = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let watched = Arc::new(Watched::new(observe));
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
-        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers };
+        let walked = prefixes.as_ref().map(Prefixing::counters).unwrap_or_default();
+        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
-        let routes = Routes::new(backups)
+        let routes = Routes::new(guard.layer(backups))
             .add_service(WorkerService::new(streams.clone()).into_server())
             .add_service(health.clone())
             .add_service(reflection);
+        let (routes, walker) = match prefixes {
+            Some(Prefixing { service, walker }) => (routes.add_service(guard.layer(service)), Some(walker)),
+            None => (routes, None),
+        };
 
         // The last step that can fail. Whoever connects already waits in the listener's backlog.
         let address_file = match &config.address_file {
@@ -234,6 +256,7 @@ impl<L: Listener> App<L> {
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
+        parts.start(PREFIXES, prefixes::run(walker, end_prefixes.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
         let server = Server::new(listener, routes, connection_limits(&config), connections);
         parts.start(SERVER, serve(server, end_server.clone()));
@@ -249,6 +272,9 @@ impl<L: Listener> App<L> {
         let deadline = Instant::now() + config.drain_within;
         end_readiness.cancel();
         parts.wait_for(READINESS, deadline).await;
+        // Others can go on with them at once.
+        end_prefixes.cancel();
+        parts.wait_for(PREFIXES, deadline.min(Instant::now() + PREFIXES_WITHIN)).await;
         end_streams.cancel();
         parts.wait_for(STREAMS, deadline).await;
         // Told where to go on, callers do so at another dispatcher.
@@ -331,15 +357,10 @@ impl StopCopies for Dispatch {
     }
 }
 
-/// The unary service with its limits around it. The stream of the workers must not come under them.
-fn backup_server(
-    config: &Config,
-    backups: Backups,
-    metrics: Arc<Metrics>,
-) -> Guard<BackupServiceServer<Backups>> {
+/// The limits around the unary services, which share them. The stream of the workers must not come under them.
+fn call_guard(config: &Config, metrics: Arc<Metrics>) -> GuardLayer {
     let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
-    let server = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    GuardLayer::new(config.calls, identify, metrics).layer(server)
+    GuardLayer::new(config.calls, identify, metrics)
 }
 
 async fn serve<L: Listener>(server: Server<L>, end: CancellationToken) -> Result<(), AppError> {

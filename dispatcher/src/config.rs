@@ -5,6 +5,7 @@
 //! file or a connection.
 
 mod connections;
+mod prefix;
 mod redis;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
@@ -14,6 +15,7 @@ use clap::{ArgAction, Parser};
 
 pub use self::{
     connections::ConnectionFlags,
+    prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
 };
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
         identity::Caller,
         layers::CallLimits,
     },
+    prefix::WalkerSettings,
     queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
     transport::ConnectionLimits,
 };
@@ -149,6 +152,9 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
+    /// Backups of prefixes.
+    #[command(flatten)]
+    pub prefix: PrefixFlags,
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
@@ -192,6 +198,8 @@ pub struct Config {
     pub max_stream_age: Option<Duration>,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
+    /// Of backups of prefixes.
+    pub prefix: WalkerSettings,
     /// Time for an ordered stop.
     pub drain_within: Duration,
     /// Logs and traces.
@@ -250,6 +258,7 @@ impl Flags {
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
+        self.prefix.check(&mut problems);
         match caller {
             Ok(caller) if problems.0.is_empty() => {
                 let caller = if self.operator { caller.operator() } else { caller };
@@ -336,6 +345,7 @@ impl Flags {
     }
 
     fn into_config(self, caller: Caller) -> Config {
+        let queue = self.queue_settings();
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -345,25 +355,8 @@ impl Flags {
             durability: self.durability,
             locations: self.locations,
             caller,
-            queue: QueueSettings {
-                shards: self.shards,
-                lease: self.lease,
-                // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
-                accept_within: self.accept_within * 3 / 2,
-                max_crashes: self.max_crashes,
-                max_returns: self.max_returns,
-                retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
-                dedup_window: self.dedup_window,
-                retain_finished: self.retain_finished,
-                retain_dead: self.retain_dead,
-                retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
-                shard_cap: self.shard_cap,
-                tenant_cap: self.tenant_cap,
-                tenant_in_flight_cap: self.tenant_in_flight_cap,
-                // A heartbeat fell out for everybody, or several sweeps did: nobody could renew.
-                outage: (self.lease / 3).max(self.sweep_every * 3),
-                sweep_every: self.sweep_every,
-            },
+            prefix: self.prefix.settings(&queue),
+            queue,
             defaults: SubmitDefaults {
                 max_attempts: self.max_attempts,
                 processing_timeout: self.processing_timeout,
@@ -380,6 +373,30 @@ impl Flags {
             connections: self.connections.limits(),
             drain_within: self.drain_within,
             log: self.log,
+        }
+    }
+}
+
+impl Flags {
+    fn queue_settings(&self) -> QueueSettings {
+        QueueSettings {
+            shards: self.shards,
+            lease: self.lease,
+            // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
+            accept_within: self.accept_within * 3 / 2,
+            max_crashes: self.max_crashes,
+            max_returns: self.max_returns,
+            retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
+            dedup_window: self.dedup_window,
+            retain_finished: self.retain_finished,
+            retain_dead: self.retain_dead,
+            retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
+            shard_cap: self.shard_cap,
+            tenant_cap: self.tenant_cap,
+            tenant_in_flight_cap: self.tenant_in_flight_cap,
+            // A heartbeat fell out for everybody, or several sweeps did: nobody could renew.
+            outage: (self.lease / 3).max(self.sweep_every * 3),
+            sweep_every: self.sweep_every,
         }
     }
 }

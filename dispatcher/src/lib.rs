@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod fsck;
 pub mod grpc;
 pub mod metrics;
+pub mod prefix;
 pub mod queue;
 pub mod session;
 pub mod transport;

@@ -4,6 +4,7 @@ use backhaul_embedded_s3::{Bucket, EmbeddedS3, FaultPlan, Options, Storage};
 
 use crate::{
     s3::{Credentials, S3},
+    synthetic::SyntheticOrigin,
     weed::WeedServer,
 };
 
@@ -14,6 +15,13 @@ pub enum StoreKind {
     Embedded,
     /// SeaweedFS: written by others, some seconds to start.
     Weed,
+    /// Keys that nobody has written, to be listed and nothing else.
+    Synthetic {
+        /// How many.
+        keys: usize,
+        /// Whoever reads an object finds it gone; otherwise there is no answer.
+        gone: bool,
+    },
 }
 
 /// A running server.
@@ -31,6 +39,7 @@ enum Server {
     Weed {
         _process: Box<WeedServer>,
     },
+    Synthetic(SyntheticOrigin),
 }
 
 impl Store {
@@ -42,6 +51,14 @@ impl Store {
         match kind {
             StoreKind::Embedded => Self::embedded(buckets).await,
             StoreKind::Weed => Self::weed(buckets).await,
+            StoreKind::Synthetic { keys, gone } => {
+                let server = SyntheticOrigin::start(keys, gone).await?;
+                Ok(Self {
+                    address: server.address().to_owned(),
+                    server: Server::Synthetic(server),
+                    credentials: Credentials::random(),
+                })
+            }
         }
     }
 
@@ -68,7 +85,16 @@ impl Store {
     pub fn faults(&self) -> Option<&FaultPlan> {
         match &self.server {
             Server::Embedded(server) => Some(server.faults()),
-            Server::Weed { .. } => None,
+            Server::Weed { .. } | Server::Synthetic(_) => None,
+        }
+    }
+
+    /// Behind which keys pages of a synthetic origin began; `None` for any other.
+    #[must_use]
+    pub fn page_begins(&self) -> Option<Vec<String>> {
+        match &self.server {
+            Server::Synthetic(server) => Some(server.begins()),
+            Server::Embedded(_) | Server::Weed { .. } => None,
         }
     }
 

@@ -2,9 +2,13 @@
 //!
 //! Every call of the service may be repeated; this is the one place that does so.
 
+mod prefix;
+
 use std::{fmt, future::Future, time::Duration};
 
-use backhaul_proto::v1::{self, backup_service_client::BackupServiceClient};
+use backhaul_proto::v1::{
+    self, backup_service_client::BackupServiceClient, prefix_service_client::PrefixServiceClient,
+};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -15,6 +19,7 @@ use crate::{cli::ClientArgs, watching::Watching};
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     service: BackupServiceClient<Channel>,
+    prefixes: PrefixServiceClient<Channel>,
     timeout: Duration,
 }
 
@@ -53,7 +58,8 @@ impl Client {
             .connect()
             .await
             .map_err(failed)?;
-        Ok(Self { service: BackupServiceClient::new(channel), timeout })
+        let prefixes = PrefixServiceClient::new(channel.clone());
+        Ok(Self { service: BackupServiceClient::new(channel), prefixes, timeout })
     }
 
     /// Submits up to 1,000 backups.
@@ -126,9 +132,18 @@ impl Client {
     }
 
     /// One call under one deadline. UNAVAILABLE and RESOURCE_EXHAUSTED are repeated after the time the dispatcher asks for.
-    async fn call<T, F>(
+    async fn call<T, F>(&self, call: impl FnMut(BackupServiceClient<Channel>) -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.repeat(&self.service, call).await
+    }
+
+    /// As [`Client::call`], of any service.
+    async fn repeat<S: Clone, T, F>(
         &self,
-        mut call: impl FnMut(BackupServiceClient<Channel>) -> F,
+        service: &S,
+        mut call: impl FnMut(S) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -136,7 +151,7 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let mut pause = Duration::from_millis(200);
         loop {
-            let answer = timeout_at(deadline, call(self.service.clone())).await;
+            let answer = timeout_at(deadline, call(service.clone())).await;
             let status = match answer {
                 Err(_) => return Err(ClientError::Timeout(self.timeout)),
                 Ok(Ok(response)) => return Ok(response.into_inner()),

@@ -256,7 +256,7 @@ impl Backups {
 }
 
 /// Who calls, as the layers found out. A service that is served without them refuses everybody.
-fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
+pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
     let caller = request.extensions().get::<Caller>().cloned();
     caller.ok_or(ApiError::Unidentified(Unidentified("the caller is not identified")))
 }

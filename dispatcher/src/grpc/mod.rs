@@ -1,6 +1,6 @@
 //! The gRPC face of the dispatcher: what callers send is checked here, and what the queue answers is put into the contract's words.
 //!
-//! Reading order: [`backup_service`] (the calls of internal services), `validate` (what is taken), `status` (how everything that goes
+//! Reading order: [`backup_service`] and [`prefix_service`] (the calls of internal services), `validate` (what is taken), `status` (how everything that goes
 //! wrong with a call is told), [`layers`] (what surrounds each call), [`worker_service`] (where streams of workers come in), [`scaler`] (what
 //! KEDA asks).
 //! Services are thin: no decision about a task is made here, and nothing here may know Redis.
@@ -10,6 +10,7 @@ pub mod health;
 pub mod identity;
 pub mod layers;
 pub(crate) mod page_token;
+pub mod prefix_service;
 pub(crate) mod present;
 pub mod scaler;
 pub(crate) mod status;

@@ -42,6 +42,20 @@ labels! {
         GetQueueStats => "GetQueueStats",
         /// Changes as they happen.
         WatchBackups => "WatchBackups",
+        /// A prefix.
+        SubmitPrefixBackup => "SubmitPrefixBackup",
+        /// One prefix backup.
+        GetPrefixBackup => "GetPrefixBackup",
+        /// Many prefix backups.
+        ListPrefixBackups => "ListPrefixBackups",
+        /// Nothing further is to be listed for now.
+        PausePrefixBackup => "PausePrefixBackup",
+        /// It is to be listed on.
+        ResumePrefixBackup => "ResumePrefixBackup",
+        /// A prefix backup is not wanted any more.
+        CancelPrefixBackup => "CancelPrefixBackup",
+        /// What could not be backed up.
+        ListPrefixBackupFailures => "ListPrefixBackupFailures",
         /// None of these.
         Unknown => "unknown",
     }

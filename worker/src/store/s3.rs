@@ -15,10 +15,11 @@ use aws_sdk_s3::{
 use futures_util::stream;
 
 use super::{
-    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
-    UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
+    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, ObjectsPage,
+    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
+    UploadListed, UploadRef, UploadsPage, VersionMarker, VersionsPage, WriteOptions, Written,
     s3_error::{from_body, from_sdk},
+    s3_listings,
     s3_shapes::{
         content_range, copy_source, crc64, crc64_header, grants_to_others, info_of_get, info_of_head,
         lock_mode, md5_header, quoted, range_header, tagging, unquoted, uploads_listed,
@@ -343,6 +344,26 @@ impl ObjectStore for S3Store {
             .map_err(|e| from_sdk(Operation::ListUploads, e))?;
         let uploads = uploads_listed(&output);
         Ok(UploadsPage { more: output.is_truncated().unwrap_or(false) && !uploads.is_empty(), uploads })
+    }
+
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        s3_listings::objects(&self.client, bucket, prefix, after, most).await
+    }
+
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        s3_listings::versions(&self.client, bucket, prefix, after, most).await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

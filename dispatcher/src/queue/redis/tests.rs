@@ -15,6 +15,7 @@ mod server;
 mod silence;
 mod size;
 mod snapshot;
+mod walks;
 
 use std::{
     sync::{
