@@ -121,8 +121,8 @@ start() {
         "localhost/backhaul-$part:$version" "$@" >/dev/null
 }
 say "both images"
-start dispatcher --listen "127.0.0.1:$grpc" --redis-url "redis://localhost:$redis/0" --locations /etc/backhaul/locations.toml
-start worker --dispatcher "http://localhost:$grpc" --locations /etc/backhaul/locations.toml --memory 64MiB
+start dispatcher --insecure --listen "127.0.0.1:$grpc" --redis-url "redis://localhost:$redis/0" --locations /etc/backhaul/locations.toml
+start worker --insecure --dispatcher "http://localhost:$grpc" --locations /etc/backhaul/locations.toml --memory 64MiB
 
 # Asked of the kernel, not of podman.
 status() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status"; }
@@ -144,8 +144,8 @@ for part in dispatcher worker; do
 done
 
 say "one backup"
-eventually "the dispatcher" "$backhaul" list --dispatcher "http://127.0.0.1:$grpc"
-timeout 90 "$backhaul" submit --dispatcher "http://127.0.0.1:$grpc" --watch uploads:uploads/users/7/cat.jpg
+eventually "the dispatcher" "$backhaul" list --insecure --dispatcher "http://127.0.0.1:$grpc"
+timeout 90 "$backhaul" submit --insecure --dispatcher "http://127.0.0.1:$grpc" --watch uploads:uploads/users/7/cat.jpg
 listing=$(s3 "http://127.0.0.1:$s3/backups?list-type=2&prefix=copies%2Fuploads%2F") || die "the copies cannot be listed"
 key=$(sed -n 's|.*<Key>\(copies/[^<]*cat.jpg[^<]*\)</Key>.*|\1|p' <<<"$listing")
 s3 "http://127.0.0.1:$s3/backups/$key" | cmp - "$run/object" || die "the copy \`$key\` differs"
@@ -188,15 +188,15 @@ sed -e "s# path: /etc/backhaul/# path: $run/etc/#; s#0.0.0.0:7400#127.0.0.1:$grp
 
 say "the single machine's pod"
 podman kube play "$run/backhaul.yaml" >/dev/null
-eventually "the pod's dispatcher" "$backhaul" list --dispatcher "http://127.0.0.1:$grpc"
-timeout 90 "$backhaul" submit --dispatcher "http://127.0.0.1:$grpc" --watch uploads:uploads/users/7/cat.jpg
+eventually "the pod's dispatcher" "$backhaul" list --insecure --dispatcher "http://127.0.0.1:$grpc"
+timeout 90 "$backhaul" submit --insecure --dispatcher "http://127.0.0.1:$grpc" --watch uploads:uploads/users/7/cat.jpg
 for name in redis dispatcher worker; do
     state=$(podman inspect --format '{{.HostConfig.ReadonlyRootfs}} {{.EffectiveCaps}}' "backhaul-$name")
     [ "$state" = "true []" ] || die "the pod's $name may write to its image or has capabilities: $state"
 done
 podman kube down "$run/backhaul.yaml" >/dev/null
 podman kube play "$run/backhaul.yaml" >/dev/null
-eventually "the pod's dispatcher, once more" "$backhaul" list --dispatcher "http://127.0.0.1:$grpc"
-"$backhaul" list --dispatcher "http://127.0.0.1:$grpc" | grep -q 'done .*users/7/cat.jpg' || die "the queue did not outlive its pod"
+eventually "the pod's dispatcher, once more" "$backhaul" list --insecure --dispatcher "http://127.0.0.1:$grpc"
+"$backhaul" list --insecure --dispatcher "http://127.0.0.1:$grpc" | grep -q 'done .*users/7/cat.jpg' || die "the queue did not outlive its pod"
 failed=0
 say "the pod backs up, and its queue outlives it; passed"

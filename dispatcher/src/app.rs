@@ -6,6 +6,7 @@
 
 mod address_file;
 mod connect;
+mod events;
 mod ops;
 mod parts;
 mod prefixes;
@@ -17,6 +18,7 @@ use backhaul_runtime::{
     build, descriptors,
     locations::{Locations, LocationsError},
     ops::{OpsPort, Ready},
+    tls::{Reloader, Tls, TlsError},
 };
 use tokio::{net::TcpListener, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -24,14 +26,15 @@ use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, parts::Parts, prefixes::Prefixing};
+use self::{address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
+    events::sources::SourcesError,
     grpc::{
         backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
         health::{self, Readiness},
-        identity::{ConfiguredTenant, Identify},
+        identity::{CertifiedTenant, ConfiguredTenant, Identify},
         layers::GuardLayer,
         scaler::Scaler,
         worker_service::WorkerService,
@@ -51,6 +54,8 @@ use crate::{
 const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
+const CERTIFICATES: &str = "certificates";
+const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
 const PREFIXES: &str = "prefix backups";
@@ -79,6 +84,8 @@ pub struct App<L = TcpListener> {
     listener: L,
     addr: SocketAddr,
     ops: Option<OpsPort>,
+    tls: Option<(Tls, Reloader)>,
+    events: Events,
 }
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
@@ -87,6 +94,15 @@ pub enum AppError {
     /// The locations file is wrong. Nothing was started.
     #[error("{0}")]
     Locations(#[from] LocationsError),
+    /// Certificate, key or bundle cannot be used. Nothing was started.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// The event sources file is wrong. Nothing was started.
+    #[error("{0}")]
+    EventSources(#[from] SourcesError),
+    /// What event sources need cannot be set up. Nothing was started.
+    #[error("event sources cannot be set up")]
+    Events(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The queue cannot be used as configured. Nothing was started.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -136,12 +152,15 @@ impl App {
     /// Reads the locations, connects to Redis (waiting for it when it does not answer) and binds the address.
     ///
     /// # Errors
-    /// [`AppError::Locations`], [`AppError::Connect`], [`AppError::Listen`].
+    /// [`AppError::Locations`], [`AppError::EventSources`], [`AppError::Connect`], [`AppError::Listen`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
         let locations = Arc::new(Locations::load(&config.locations)?);
+        // Before Redis is waited for: what is wrong with a file is told at once.
+        drop(config.tls.clone().map(Tls::open).transpose()?);
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
-        let app = Self::bind_with(config, queue, locations).await?;
+        let mut app = Self::bind_with(config, queue, locations).await?;
+        app.events.quarantine = Arc::<RedisQueue>::clone(&redis);
         let walks: Arc<dyn WalkStore> = Arc::<RedisQueue>::clone(&redis);
         Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app }.with_walks(walks))
     }
@@ -149,7 +168,7 @@ impl App {
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
     ///
     /// # Errors
-    /// [`AppError::Listen`].
+    /// [`AppError::EventSources`], [`AppError::Listen`].
     pub async fn bind_with(
         config: Config,
         queue: Arc<dyn TaskQueue>,
@@ -158,7 +177,8 @@ impl App {
         let listen = |source| AppError::Listen { addr: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let ops = ops::bind(config.ops_listen).await?;
-        Ok(Self { ops, ..Self::on(listener, config, queue, locations)? })
+        let events = Events::bind(&config, &locations).await?;
+        Ok(Self { ops, events, ..Self::on(listener, config, queue, locations)? })
     }
 }
 
@@ -176,8 +196,11 @@ impl<L: Listener> App<L> {
     ) -> Result<Self, AppError> {
         let addr =
             listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
-        Ok(Self { config, queue, observe, walks: None, redis: None, locations, listener, addr, ops: None })
+        let events = Events::none();
+        let (walks, redis, ops) = (None, None, None);
+        Ok(Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls })
     }
 
     /// Takes backups of prefixes too, and keeps them there.
@@ -198,13 +221,19 @@ impl<L: Listener> App<L> {
         self.ops.as_ref().map(OpsPort::addr)
     }
 
+    /// The address for events, where one was asked for.
+    #[must_use]
+    pub fn events_addr(&self) -> Option<SocketAddr> {
+        self.events.addr()
+    }
+
     /// Serves until `stop`, then stops in order.
     ///
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, observe, walks, redis, locations, listener, addr, ops } = self;
-        let [end_streams, end_readiness, end_watches, end_prefixes, end_server, end_ops] =
+        let Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls } = self;
+        let [end_streams, end_readiness, end_watches, end_events, end_prefixes, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
@@ -213,6 +242,7 @@ impl<L: Listener> App<L> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
+        let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics));
         let watches = Watches::new(Arc::clone(&queue));
         let guard = call_guard(&config, Arc::clone(&metrics));
         let prefixes = walks.map(|walks| Prefixing::new(&config, walks, &queue, &streams, &locations));
@@ -235,8 +265,9 @@ impl<L: Listener> App<L> {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
+        let roles = tls.is_some().then(|| Arc::clone(&config.roles));
         let routes = Routes::new(guard.layer(backups))
-            .add_service(WorkerService::new(streams.clone()).into_server())
+            .add_service(WorkerService::new(streams.clone(), roles).into_server())
             .add_service(health.clone())
             .add_service(reflection);
         let (routes, walker) = match prefixes {
@@ -244,6 +275,7 @@ impl<L: Listener> App<L> {
             None => (routes, None),
         };
 
+        let events = events.ready(&intake)?;
         // The last step that can fail. Whoever connects already waits in the listener's backlog.
         let address_file = match &config.address_file {
             Some(path) => Some(
@@ -258,7 +290,18 @@ impl<L: Listener> App<L> {
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(PREFIXES, prefixes::run(walker, end_prefixes.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
-        let server = Server::new(listener, routes, connection_limits(&config), connections);
+        let tls = match tls {
+            Some((tls, reloader)) => {
+                parts.start(CERTIFICATES, reload(reloader, config.tls_reload_every, end_server.clone()));
+                Some(tls)
+            }
+            None => {
+                warn!("--insecure: everybody who reaches this port is let in, and reads what others say");
+                None
+            }
+        };
+        parts.start(EVENTS, events.run(end_events.clone(), config.drain_within / 2));
+        let server = Server::new(listener, routes, connection_limits(&config), tls, connections);
         parts.start(SERVER, serve(server, end_server.clone()));
         parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
         info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");
@@ -272,6 +315,8 @@ impl<L: Listener> App<L> {
         let deadline = Instant::now() + config.drain_within;
         end_readiness.cancel();
         parts.wait_for(READINESS, deadline).await;
+        // Origins send again what is not answered any more, and another dispatcher takes it.
+        end_events.cancel();
         // Others can go on with them at once.
         end_prefixes.cancel();
         parts.wait_for(PREFIXES, deadline.min(Instant::now() + PREFIXES_WITHIN)).await;
@@ -282,8 +327,11 @@ impl<L: Listener> App<L> {
         parts.wait_for(WATCHES, deadline.min(Instant::now() + WATCHES_WITHIN)).await;
         // Whoever watches health would hold its connection, and so the server, to the deadline.
         health::end_watches(reporter).await;
+        parts.wait_for(EVENTS, deadline).await;
         end_server.cancel();
-        parts.wait_for(SERVER, deadline).await;
+        for part in [SERVER, CERTIFICATES] {
+            parts.wait_for(part, deadline).await;
+        }
         // Up to here an operator can watch the stop.
         end_ops.cancel();
         parts.wait_for(OPS, deadline).await;
@@ -303,6 +351,11 @@ impl<L: Listener> App<L> {
 
 async fn run_streams(streams: Dispatch, end: CancellationToken) -> Result<(), AppError> {
     Ok(streams.run(end).await?)
+}
+
+async fn reload(reloader: Reloader, every: Duration, end: CancellationToken) -> Result<(), AppError> {
+    reloader.run(every, end).await;
+    Ok(())
 }
 
 async fn run_readiness(readiness: Readiness, end: CancellationToken) -> Result<(), AppError> {
@@ -359,7 +412,11 @@ impl StopCopies for Dispatch {
 
 /// The limits around the unary services, which share them. The stream of the workers must not come under them.
 fn call_guard(config: &Config, metrics: Arc<Metrics>) -> GuardLayer {
-    let identify: Arc<dyn Identify> = Arc::new(ConfiguredTenant::new(config.caller.clone()));
+    let identify: Arc<dyn Identify> = if config.tls.is_some() {
+        Arc::new(CertifiedTenant::new(Arc::clone(&config.roles)))
+    } else {
+        Arc::new(ConfiguredTenant::new(config.caller.clone()))
+    };
     GuardLayer::new(config.calls, identify, metrics)
 }
 

@@ -6,11 +6,17 @@
 
 mod connections;
 mod prefix;
+mod queue;
 mod redis;
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 
-use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{
+    build,
+    telemetry::LogArgs,
+    tls::{TlsFlags, TlsSettings},
+    units::parse_duration,
+};
 use clap::{ArgAction, Parser};
 
 pub use self::{
@@ -23,9 +29,11 @@ use crate::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
         identity::Caller,
         layers::CallLimits,
+        name_path::{CallerPath, ProgramPath},
+        roles::Roles,
     },
     prefix::WalkerSettings,
-    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
+    queue::{QueueSettings, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
     transport::ConnectionLimits,
 };
 
@@ -49,16 +57,42 @@ pub struct Flags {
     /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
+    /// Address for events of origins, in HTTP without TLS: `POST /events/NAME`. Nothing is served there unless it is given.
+    #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
+    pub events_listen: Option<SocketAddr>,
+    /// Event sources file: who may tell of uploads to which buckets, over HTTP or through a stream, and how they prove who they are.
+    #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
+    pub event_sources: Option<PathBuf>,
     /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
     /// Locations file: the stores, and which tenant may name what in them. The same for dispatcher and workers.
     #[arg(long, env = "BACKHAUL_LOCATIONS", value_name = "FILE")]
     pub locations: PathBuf,
-    /// Tenant that every caller acts for.
+    /// Tenant that every caller acts for with `--insecure`.
     #[arg(long, env = "BACKHAUL_TENANT", default_value = "default", value_name = "NAME")]
     pub tenant: String,
-    /// Every caller is an operator too: may see how much all tenants have in the queues.
+    /// Paths of the SPIFFE ids of callers: segments, `*` for any one segment, and `{tenant}` for the one that names the tenant they
+    /// act for. For Kubernetes service accounts: `/ns/{tenant}/sa/*`.
+    #[arg(
+        long,
+        env = "BACKHAUL_CALLER_PATH",
+        default_value = "/backhaul/tenant/{tenant}",
+        value_name = "PATH"
+    )]
+    pub caller_path: CallerPath,
+    /// The same for callers that are operators too. Who has such a name needs no other.
+    #[arg(
+        long,
+        env = "BACKHAUL_OPERATOR_PATH",
+        default_value = "/backhaul/operator/{tenant}",
+        value_name = "PATH"
+    )]
+    pub operator_path: CallerPath,
+    /// Paths of the SPIFFE ids of workers: segments, and `*` for any one segment. Who has such a name is no caller.
+    #[arg(long, env = "BACKHAUL_WORKER_PATH", default_value = "/backhaul/worker", value_name = "PATH")]
+    pub worker_path: ProgramPath,
+    /// With `--insecure`, every caller is an operator too: may see how much all tenants have in the queues.
     #[arg(
         long,
         env = "BACKHAUL_OPERATOR",
@@ -158,6 +192,9 @@ pub struct Flags {
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
+    /// How peers prove who they are.
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
@@ -170,6 +207,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address for operators.
     pub ops_listen: Option<SocketAddr>,
+    /// Address for events.
+    pub events_listen: Option<SocketAddr>,
+    /// Event sources file.
+    pub event_sources: Option<PathBuf>,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The servers that keep the queues.
@@ -180,8 +221,14 @@ pub struct Config {
     pub durability_timeout: Duration,
     /// Locations file.
     pub locations: PathBuf,
-    /// Who every caller is.
+    /// Who every caller is in plaintext.
     pub caller: Caller,
+    /// What peers may do by their certificates.
+    pub roles: Arc<Roles>,
+    /// How peers prove who they are; `None` for plaintext.
+    pub tls: Option<TlsSettings>,
+    /// How often to look for new certificates.
+    pub tls_reload_every: Duration,
     /// Of the queue.
     pub queue: QueueSettings,
     /// What a submit means where it says nothing.
@@ -259,12 +306,16 @@ impl Flags {
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
         self.prefix.check(&mut problems);
-        match caller {
-            Ok(caller) if problems.0.is_empty() => {
+        let tls = self.tls.settings();
+        if let Err(problem) = &tls {
+            problems.add(problem.setting(), problem.what());
+        }
+        match (caller, tls) {
+            (Ok(caller), Ok(tls)) if problems.0.is_empty() => {
                 let caller = if self.operator { caller.operator() } else { caller };
-                Ok(self.into_config(caller))
+                Ok(self.into_config(caller, tls))
             }
-            Ok(_) | Err(_) => Err(problems.0),
+            _ => Err(problems.0),
         }
     }
 
@@ -344,17 +395,22 @@ impl Flags {
         }
     }
 
-    fn into_config(self, caller: Caller) -> Config {
+    fn into_config(self, caller: Caller, tls: Option<TlsSettings>) -> Config {
         let queue = self.queue_settings();
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
+            events_listen: self.events_listen,
+            event_sources: self.event_sources,
             address_file: self.address_file,
             redis: self.redis,
             durability_timeout: self.durability_timeout,
             durability: self.durability,
             locations: self.locations,
             caller,
+            roles: Arc::new(Roles::new(self.worker_path, self.operator_path, self.caller_path)),
+            tls,
+            tls_reload_every: self.tls.tls_reload_every,
             prefix: self.prefix.settings(&queue),
             queue,
             defaults: SubmitDefaults {
@@ -373,30 +429,6 @@ impl Flags {
             connections: self.connections.limits(),
             drain_within: self.drain_within,
             log: self.log,
-        }
-    }
-}
-
-impl Flags {
-    fn queue_settings(&self) -> QueueSettings {
-        QueueSettings {
-            shards: self.shards,
-            lease: self.lease,
-            // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
-            accept_within: self.accept_within * 3 / 2,
-            max_crashes: self.max_crashes,
-            max_returns: self.max_returns,
-            retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
-            dedup_window: self.dedup_window,
-            retain_finished: self.retain_finished,
-            retain_dead: self.retain_dead,
-            retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
-            shard_cap: self.shard_cap,
-            tenant_cap: self.tenant_cap,
-            tenant_in_flight_cap: self.tenant_in_flight_cap,
-            // A heartbeat fell out for everybody, or several sweeps did: nobody could renew.
-            outage: (self.lease / 3).max(self.sweep_every * 3),
-            sweep_every: self.sweep_every,
         }
     }
 }

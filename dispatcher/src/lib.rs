@@ -5,6 +5,7 @@ pub mod app;
 mod census;
 pub mod config;
 pub mod dispatch;
+pub mod events;
 pub mod fsck;
 pub mod grpc;
 pub mod metrics;

@@ -32,10 +32,13 @@ fn main() -> ExitCode {
 fn failure(error: AppError) -> Failure {
     match error {
         AppError::Locations(error) => Failure::Usage(error.to_string()),
+        AppError::Tls(error) => Failure::Usage(format!("{:#}", anyhow::Error::from(error))),
+        AppError::EventSources(error) => Failure::Usage(error.to_string()),
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }
         error @ (AppError::Connect(_)
+        | AppError::Events(_)
         | AppError::Listen { .. }
         | AppError::AddressFile { .. }
         | AppError::Reflection(_)

@@ -4,6 +4,7 @@
 //! that a test starts ends with the test, whatever the test ends in, and says what it logged when the test fails. This package
 //! must not reach into the services: a scenario sees what their callers see.
 
+pub mod certificates;
 pub mod collector;
 pub mod env;
 pub mod eventually;

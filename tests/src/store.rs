@@ -5,7 +5,7 @@ use backhaul_embedded_s3::{Bucket, EmbeddedS3, FaultPlan, Options, Storage};
 use crate::{
     s3::{Credentials, S3},
     synthetic::SyntheticOrigin,
-    weed::WeedServer,
+    weed::{Webhook, WeedServer},
 };
 
 /// Which server.
@@ -50,7 +50,7 @@ impl Store {
     pub async fn start(kind: StoreKind, buckets: &[&str]) -> anyhow::Result<Self> {
         match kind {
             StoreKind::Embedded => Self::embedded(buckets).await,
-            StoreKind::Weed => Self::weed(buckets).await,
+            StoreKind::Weed => Self::weed(buckets, None).await,
             StoreKind::Synthetic { keys, gone } => {
                 let server = SyntheticOrigin::start(keys, gone).await?;
                 Ok(Self {
@@ -60,6 +60,14 @@ impl Store {
                 })
             }
         }
+    }
+
+    /// Starts a SeaweedFS that has these buckets and posts word of every change.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_telling(webhook: &Webhook, buckets: &[&str]) -> anyhow::Result<Self> {
+        Self::weed(buckets, Some(webhook)).await
     }
 
     /// Where it listens, such as `127.0.0.1:8333`.
@@ -115,8 +123,11 @@ impl Store {
         Ok(Self { address: server.addr().to_string(), server: Server::Embedded(server), credentials })
     }
 
-    async fn weed(buckets: &[&str]) -> anyhow::Result<Self> {
-        let server = WeedServer::start().await?;
+    async fn weed(buckets: &[&str], webhook: Option<&Webhook>) -> anyhow::Result<Self> {
+        let server = match webhook {
+            Some(webhook) => WeedServer::start_telling(webhook).await?,
+            None => WeedServer::start().await?,
+        };
         for bucket in buckets {
             server.client().create_bucket(bucket).await?;
         }

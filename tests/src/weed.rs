@@ -31,6 +31,18 @@ pub struct WeedLimits {
     pub volume_mib: u32,
 }
 
+/// It would take gigabytes on a machine that has them; tests run beside it.
+const SMALL: WeedLimits = WeedLimits { memory: "768MiB", volume_mib: 256 };
+
+/// Where a server posts word of every change to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// URL.
+    pub endpoint: String,
+    /// Bearer token.
+    pub token: String,
+}
+
 /// All that it listens on. Each of the servers inside also takes the port 10,000 above its own; the last two belong to services
 /// that cannot be turned off and would make a second instance on the machine fail.
 #[derive(Debug)]
@@ -49,8 +61,7 @@ impl WeedServer {
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start() -> anyhow::Result<Self> {
-        // It would take gigabytes on a machine that has them; tests run beside it.
-        Self::start_with(WeedLimits { memory: "768MiB", volume_mib: 256 }).await
+        Self::launch(SMALL, None).await
     }
 
     /// [`WeedServer::start`] with other limits.
@@ -58,13 +69,30 @@ impl WeedServer {
     /// # Errors
     /// As [`WeedServer::start`].
     pub async fn start_with(limits: WeedLimits) -> anyhow::Result<Self> {
+        Self::launch(limits, None).await
+    }
+
+    /// [`WeedServer::start`] of one that posts word of every change, once each.
+    ///
+    /// # Errors
+    /// As [`WeedServer::start`].
+    pub async fn start_telling(webhook: &Webhook) -> anyhow::Result<Self> {
+        Self::launch(SMALL, Some(webhook)).await
+    }
+
+    async fn launch(limits: WeedLimits, webhook: Option<&Webhook>) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("backhaul-weed-")?;
         let credentials = Credentials::random();
         let ports = Ports::lease()?;
         let access = folder.path().join("s3.json");
         fs::write(&access, identities(&credentials).to_string())?;
 
+        if let Some(webhook) = webhook {
+            fs::write(folder.path().join("notification.toml"), notification(webhook))?;
+        }
         let mut command = Command::new(settings::weed()?);
+        // It looks for its settings where it is started.
+        command.current_dir(folder.path());
         command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]);
         command.args(["-master.telemetry=false", "-volume.max=100"]);
         command.arg(format!("-master.volumeSizeLimitMB={}", limits.volume_mib));
@@ -145,6 +173,13 @@ impl Ports {
             format!("-s3.port.lance={}", self.lance.number()),
         ]
     }
+}
+
+fn notification(Webhook { endpoint, token }: &Webhook) -> String {
+    format!(
+        "[notification.webhook]\nenabled = true\nendpoint = {endpoint:?}\nbearer_token = {token:?}\n\
+         timeout_seconds = 10\n"
+    )
 }
 
 fn identities(credentials: &Credentials) -> serde_json::Value {

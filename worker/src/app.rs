@@ -9,16 +9,17 @@ use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration}
 use backhaul_runtime::{
     build,
     locations::{Locations, LocationsError},
+    tls::{Reloader, Tls, TlsError},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    config::{Args, ConfigError, WorkerSettings},
+    config::{Args, ConfigError, Security, WorkerSettings},
     link::{
         Backoff, BackoffError, Connector, CreditLimit, Departure, Dialer, LinkDriver, LinkGauges,
-        LinkSettings, PageLister, TcpConnector,
+        LinkSettings, PageLister, TcpConnector, TlsConnector,
     },
     lister::EngineLister,
     metrics::{Exposed, MeteredCopier, MeteredStore, Metrics},
@@ -49,6 +50,9 @@ pub enum AppError {
     /// A location cannot be used as it is configured. Nothing was started.
     #[error("--locations: {0}")]
     Setup(#[from] SetupError),
+    /// Certificate, key or bundle cannot be used. Nothing was started.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The name of the host could not be read. Nothing was started.
     #[error("--name: cannot read the host's name")]
     HostName(#[source] io::Error),
@@ -63,6 +67,9 @@ pub enum AppError {
     #[error("left with {} unfinished copies and {} unconfirmed results", .0.leases, .0.unconfirmed)]
     Unclean(Departure),
 }
+
+/// What keeps certificates current, and how often it looks.
+type Upkeep = (Reloader, Duration);
 
 /// Runs a worker with the engine until `stop` is cancelled and its drain is over.
 ///
@@ -80,10 +87,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let engine = Arc::new(engine);
     let (link, credit) = (Arc::new(LinkGauges::default()), credit(&settings));
     let copier = Arc::new(MeteredCopier::new(Arc::<Engine>::clone(&engine), Arc::clone(&metrics)));
+    let (connector, upkeep) = connector(settings.security.as_ref())?;
     let port = ops::bind(args.ops_listen).await?;
     info!(name = settings.name, version = build::text(), "starting");
     let exposed = Exposed { metrics, link: Arc::clone(&link), credit, engine: Arc::clone(&engine) };
-    let end_ops = CancellationToken::new();
+    let ended = CancellationToken::new();
     // A target that is not reached now is probed before its first copy: nothing waits for this.
     let probed = probe(&engine);
     // Until the last copy has ended: it may leave something to clear up.
@@ -93,18 +101,37 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
             paused: Some(engine.paused()),
             lister: Some(Arc::new(EngineLister(Arc::clone(&engine))) as Arc<dyn PageLister>),
         };
-        let worked = run_link(settings, copier, link, Arc::new(TcpConnector), beside, stop.clone()).await;
-        end_ops.cancel();
+        let worked = run_link(settings, copier, link, connector, beside, stop.clone()).await;
+        ended.cancel();
         tended.cancel();
         worked
     };
-    let (_, (), ended, ()) = tokio::join!(
+    let (_, (), worked, (), ()) = tokio::join!(
         stop.run_until_cancelled(probed),
         engine.tend(tended.clone()),
         worked,
-        ops::serve(port, exposed, &end_ops)
+        ops::serve(port, exposed, &ended),
+        keep_current(upkeep, ended.clone())
     );
-    ended
+    worked
+}
+
+/// The way to dispatchers, and what keeps it current with the interval to do that.
+fn connector(security: Option<&Security>) -> Result<(Arc<dyn Connector>, Option<Upkeep>), TlsError> {
+    let Some(Security { tls, dispatcher, reload_every }) = security else {
+        warn!("--insecure: plaintext to whoever answers as a dispatcher");
+        return Ok((Arc::new(TcpConnector), None));
+    };
+    let (tls, reloader) = Tls::open(tls.clone())?;
+    let connector = TlsConnector::new(Arc::new(TcpConnector), tls, dispatcher.clone());
+    Ok((Arc::new(connector), Some((reloader, *reload_every))))
+}
+
+/// Uses new certificates as they come, until `end`.
+async fn keep_current(upkeep: Option<Upkeep>, end: CancellationToken) {
+    if let Some((reloader, every)) = upkeep {
+        reloader.run(every, end).await;
+    }
 }
 
 /// Finds out what the backup targets can do, and says so.
@@ -191,7 +218,7 @@ impl AppError {
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::HostName(_) => true,
+            Self::Config(_) | Self::Locations(_) | Self::Setup(_) | Self::Tls(_) | Self::HostName(_) => true,
             Self::OpsListen { .. } | Self::Random(_) | Self::Backoff(_) | Self::Unclean(_) => false,
         }
     }

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 use backhaul_runtime::{
     build,
     telemetry::LogArgs,
+    tls::{SpiffeError, SpiffeId, TlsFlags, TlsProblem, TlsSettings},
     units::{display_size, parse_duration, parse_size},
 };
 use clap::Parser;
@@ -18,7 +19,7 @@ use crate::link::{CreditLimit, DispatcherUrl};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "backhaul-worker", version = build::text())]
 pub struct Args {
-    /// Where dispatchers are, as http://host:port. May be given several times, or list several with commas; a host may have several
+    /// Where dispatchers are, as https://host:port, or as http://host:port with `--insecure`. May be given several times, or list several with commas; a host may have several
     /// addresses. One of all addresses is picked at random for each connection.
     #[arg(
         long = "dispatcher",
@@ -55,9 +56,26 @@ pub struct Args {
         value_parser = parse_duration
     )]
     pub drain_within: Duration,
+    /// SPIFFE id of the dispatchers; `spiffe://<first trust domain>/backhaul/dispatcher` unless given.
+    #[arg(long, env = "BACKHAUL_DISPATCHER_ID", value_name = "ID")]
+    pub dispatcher_id: Option<SpiffeId>,
+    /// How programs prove who they are.
+    #[command(flatten)]
+    pub tls: TlsFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// How a worker knows dispatchers, and they know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Security {
+    /// Files and trust.
+    pub tls: TlsSettings,
+    /// Who dispatchers must be.
+    pub dispatcher: SpiffeId,
+    /// How often to look for new files.
+    pub reload_every: Duration,
 }
 
 /// Settings of one worker, checked.
@@ -77,6 +95,8 @@ pub struct WorkerSettings {
     pub part_bytes: u64,
     /// How long a drain may take.
     pub drain_within: Duration,
+    /// How both sides are known; `None` for plaintext.
+    pub security: Option<Security>,
 }
 
 /// A setting that cannot be used.
@@ -85,6 +105,15 @@ pub enum ConfigError {
     /// No dispatcher.
     #[error("--dispatcher: at least one is needed")]
     NoDispatcher,
+    /// The settings of TLS contradict each other, or are missing.
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
+    /// TLS without a name for the dispatcher.
+    #[error("--dispatcher-id: {0}")]
+    DispatcherId(#[from] SpiffeError),
+    /// A scheme that says something else than the other settings.
+    #[error("--dispatcher: {0} must start with {expected}", expected = if *.1 { "https://, because there is no --insecure" } else { "http://, because of --insecure" })]
+    Scheme(String, bool),
     /// The name does not fit logs and receipts.
     #[error("--name: `{0}` is not 1 to 128 printable ASCII characters")]
     Name(String),
@@ -130,6 +159,13 @@ impl Args {
             Some(name) => name.clone(),
             None => host_name.filter(|n| is_name(n)).ok_or(ConfigError::NoName)?.to_owned(),
         };
+        let security = match self.tls.settings()? {
+            Some(tls) => {
+                let dispatcher = tls.dispatcher(self.dispatcher_id.as_ref())?;
+                Some(Security { tls, dispatcher, reload_every: self.tls.tls_reload_every })
+            }
+            None => None,
+        };
         let settings = WorkerSettings {
             dispatchers: self.dispatchers.clone(),
             name,
@@ -138,6 +174,7 @@ impl Args {
             memory_bytes: self.memory,
             part_bytes: self.part_size,
             drain_within: self.drain_within,
+            security,
         };
         settings.check()?;
         Ok(settings)
@@ -155,6 +192,10 @@ impl WorkerSettings {
         const MOST_ORIGINS: usize = 1_000;
         if self.dispatchers.is_empty() {
             return Err(ConfigError::NoDispatcher);
+        }
+        let is_secure = self.security.is_some();
+        if let Some(url) = self.dispatchers.iter().find(|url| url.is_secure() != is_secure) {
+            return Err(ConfigError::Scheme(url.to_string(), is_secure));
         }
         if !is_name(&self.name) {
             return Err(ConfigError::Name(self.name.clone()));
@@ -190,7 +231,8 @@ mod tests {
     use super::*;
 
     fn args(more: &[&str]) -> Args {
-        let given = ["backhaul-worker", "--dispatcher", "http://d:7400", "--locations", "l.toml"];
+        let given =
+            ["backhaul-worker", "--dispatcher", "http://d:7400", "--locations", "l.toml", "--insecure"];
         Args::try_parse_from(given.iter().chain(more)).expect("the flags are well formed")
     }
 
@@ -238,6 +280,11 @@ mod tests {
         }
         let none = args(&[]).settings(BTreeSet::new(), Some("pod-1"));
         assert_eq!(none, Err(ConfigError::NoOrigin));
+        let secure = settings(&["--dispatcher", "https://d:1"]).expect_err("it contradicts --insecure");
+        assert!(
+            secure.to_string().starts_with("--dispatcher: https://d:1/ must start with http://"),
+            "{secure}"
+        );
         let many: BTreeSet<_> = (0..1001).map(|n| n.to_string()).collect();
         assert_eq!(args(&[]).settings(many, Some("pod-1")), Err(ConfigError::TooManyOrigins(1001)));
         assert_eq!(args(&[]).settings(["a".into()].into(), Some("g\n")), Err(ConfigError::NoName));
@@ -245,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_flag_that_cannot_be_read_is_named_by_the_parser() {
-        for flags in [["--dispatcher", "https://d:1"], ["--memory", "512"], ["--drain-within", "25"]] {
+        for flags in [["--dispatcher", "ftp://d:1"], ["--memory", "512"], ["--drain-within", "25"]] {
             let given = ["backhaul-worker", "--dispatcher", "http://d:7400", "--locations", "l.toml"];
             let problem = Args::try_parse_from(given.iter().chain(&flags)).expect_err("it cannot be read");
             assert!(problem.to_string().contains(flags[0]), "{problem}");

@@ -7,8 +7,14 @@ pub(crate) mod prefix;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use backhaul_proto::v1;
-use backhaul_runtime::{build, telemetry::LogArgs, units::parse_duration};
+use backhaul_runtime::{
+    build,
+    telemetry::LogArgs,
+    tls::{SpiffeId, TlsFlags},
+    units::parse_duration,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tonic::transport::Uri;
 
 use self::prefix::PrefixCommand;
 use crate::object::ObjectArg;
@@ -58,9 +64,15 @@ pub(crate) enum Command {
 /// How to reach the dispatcher and how to print.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClientArgs {
-    /// Address of the dispatcher, as http://host:port.
-    #[arg(long, env = "BACKHAUL_DISPATCHER", value_parser = parse_url, default_value = "http://127.0.0.1:7400", value_name = "URL")]
-    pub(crate) dispatcher: String,
+    /// Address of the dispatcher, as https://host:port, or as http://host:port with `--insecure`.
+    #[arg(long, env = "BACKHAUL_DISPATCHER", value_parser = parse_url, default_value = "https://127.0.0.1:7400", value_name = "URL")]
+    pub(crate) dispatcher: Uri,
+    /// SPIFFE id of the dispatcher; `spiffe://<first trust domain>/backhaul/dispatcher` unless given.
+    #[arg(long, env = "BACKHAUL_DISPATCHER_ID", value_name = "ID")]
+    pub(crate) dispatcher_id: Option<SpiffeId>,
+    /// How programs prove who they are.
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
     /// Time for one call, retries included.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,
@@ -327,9 +339,12 @@ pub(crate) enum StateArg {
 }
 
 /// Anything but plain HTTP is refused: nobody who asks for an encrypted connection must get another.
-fn parse_url(text: &str) -> Result<String, &'static str> {
-    let authority = text.strip_prefix("http://").ok_or("expected http://host:port")?;
-    if authority.trim_end_matches('/').is_empty() { Err("it names no host") } else { Ok(text.to_owned()) }
+fn parse_url(text: &str) -> Result<Uri, &'static str> {
+    const EXPECTED: &str = "expected https://host:port";
+    let url: Uri = text.parse().map_err(|_| EXPECTED)?;
+    let is_whole = matches!(url.scheme_str(), Some("http" | "https")) && url.port_u16().is_some();
+    let ends_there = url.path_and_query().is_none_or(|rest| rest == "/");
+    if is_whole && ends_there { Ok(url) } else { Err(EXPECTED) }
 }
 
 fn parse_label(text: &str) -> Result<(String, String), &'static str> {
@@ -402,9 +417,10 @@ mod tests {
     }
 
     #[test]
-    fn nobody_who_asks_for_encryption_gets_a_connection_without() {
+    fn an_address_is_a_scheme_a_host_and_a_port() {
         assert!(parse_url("http://host:7400").is_ok());
-        for other in ["https://host:7400", "host:7400", "http://", "http:///", ""] {
+        assert!(parse_url("https://[::1]:7400/").is_ok());
+        for other in ["ftp://host:7400", "https://host", "https://host:7400/v1", "host:7400", "http://", ""] {
             assert!(parse_url(other).is_err(), "{other}");
         }
     }

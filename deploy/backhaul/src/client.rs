@@ -9,8 +9,16 @@ use std::{fmt, future::Future, time::Duration};
 use backhaul_proto::v1::{
     self, backup_service_client::BackupServiceClient, prefix_service_client::PrefixServiceClient,
 };
-use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Status, transport::Channel};
+use backhaul_runtime::tls::{SpiffeId, Tls, TlsSettings};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
+};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Uri},
+};
 use tonic_types::StatusExt as _;
 
 use crate::{cli::ClientArgs, watching::Watching};
@@ -23,11 +31,22 @@ pub(crate) struct Client {
     timeout: Duration,
 }
 
+/// Who this program is, and whom it speaks with.
+#[derive(Debug, Clone)]
+pub(crate) struct Security {
+    /// Own certificate and trust.
+    pub(crate) tls: TlsSettings,
+    /// Who the dispatcher must be.
+    pub(crate) dispatcher: SpiffeId,
+}
+
 /// Why the dispatcher could not be asked, or what it said no with.
 #[derive(Debug)]
 pub(crate) enum ClientError {
-    /// The address cannot be used or nobody answers there.
-    Connect { dispatcher: String, source: tonic::transport::Error },
+    /// A setting cannot be used.
+    Usage(String),
+    /// Nobody answers there, or somebody else.
+    Connect { dispatcher: Uri, source: tonic::transport::Error },
     /// It answered with an error.
     Status(Status),
     /// No answer in time.
@@ -37,27 +56,65 @@ pub(crate) enum ClientError {
 impl Client {
     /// Connects.
     pub(crate) async fn connect(args: &ClientArgs) -> Result<Self, ClientError> {
-        Self::connect_to(&args.dispatcher, args.timeout).await
+        let usage = |problem: &dyn fmt::Display| ClientError::Usage(problem.to_string());
+        let security = match args.tls.settings().map_err(|problem| usage(&problem))? {
+            Some(tls) => {
+                let dispatcher =
+                    tls.dispatcher(args.dispatcher_id.as_ref()).map_err(|problem| usage(&problem))?;
+                Some(Security { tls, dispatcher })
+            }
+            None => None,
+        };
+        Self::connect_to(&args.dispatcher, security, args.timeout).await
     }
 
     /// Connects to `dispatcher`, with `timeout` for each call.
-    pub(crate) async fn connect_to(dispatcher: &str, timeout: Duration) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::Connect { dispatcher: dispatcher.to_owned(), source };
-        let channel = Channel::from_shared(dispatcher.to_owned())
-            .map_err(|_| {
-                ClientError::Status(Status::invalid_argument(format!(
-                    "--dispatcher: {dispatcher:?} is not a URL"
-                )))
-            })?
-            .connect_timeout(timeout.min(Duration::from_secs(5)))
-            .tcp_nodelay(true)
-            // A dispatcher that vanished without a word must not be waited for.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true)
-            .connect()
-            .await
-            .map_err(failed)?;
+    pub(crate) async fn connect_to(
+        dispatcher: &Uri,
+        security: Option<Security>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Connect { dispatcher: dispatcher.clone(), source };
+        let endpoint = |url: Uri| {
+            Channel::builder(url)
+                .connect_timeout(timeout.min(Duration::from_secs(5)))
+                .tcp_nodelay(true)
+                // A dispatcher that vanished without a word must not be waited for.
+                .http2_keep_alive_interval(Duration::from_secs(10))
+                .keep_alive_timeout(Duration::from_secs(10))
+                .keep_alive_while_idle(true)
+                .origin(dispatcher.clone())
+        };
+        let channel = match (dispatcher.scheme_str(), security) {
+            (Some("http"), None) => endpoint(dispatcher.clone()).connect().await.map_err(failed)?,
+            (Some("https"), Some(security)) => {
+                let authority = dispatcher.authority().map_or("", |authority| authority.as_str()).to_owned();
+                // The connection below is the secured one: tonic must not secure it once more.
+                let inner = Uri::try_from(format!("http://{authority}"))
+                    .map_err(|error| ClientError::Usage(format!("--dispatcher: {error}")))?;
+                // Files that change later are of no interest to a command.
+                let (tls, _reloader) = Tls::open(security.tls)
+                    .map_err(|error| ClientError::Usage(format!("{:#}", anyhow::Error::from(error))))?;
+                let connect = tower::service_fn(move |_: Uri| {
+                    let (tls, expected, authority) =
+                        (tls.clone(), security.dispatcher.clone(), authority.clone());
+                    async move {
+                        let io = TcpStream::connect(authority).await?;
+                        io.set_nodelay(true)?;
+                        tls.connect(io, &expected).await.map(TokioIo::new)
+                    }
+                });
+                endpoint(inner).connect_with_connector(connect).await.map_err(failed)?
+            }
+            (_, security) => {
+                let expected = if security.is_some() {
+                    "must start with https://, because there is no --insecure"
+                } else {
+                    "must start with http://, because of --insecure"
+                };
+                return Err(ClientError::Usage(format!("--dispatcher: {expected}")));
+            }
+        };
         let prefixes = PrefixServiceClient::new(channel.clone());
         Ok(Self { service: BackupServiceClient::new(channel), prefixes, timeout })
     }
@@ -173,6 +230,7 @@ impl Client {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Usage(problem) => f.write_str(problem),
             Self::Connect { dispatcher, .. } => write!(f, "no dispatcher answers at {dispatcher}"),
             Self::Timeout(after) => write!(f, "no answer within {}", humantime::format_duration(*after)),
             Self::Status(status) => {
@@ -192,7 +250,7 @@ impl std::error::Error for ClientError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Connect { source, .. } => Some(source),
-            Self::Status(_) | Self::Timeout(_) => None,
+            Self::Usage(_) | Self::Status(_) | Self::Timeout(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of a whole dispatcher over loopback: what is served, and that it stops in order.
 
 mod journey;
+mod security;
 
 use backhaul_proto::v1::{
     self as pb, backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,
@@ -24,8 +25,16 @@ struct Served {
 }
 
 fn config(flags: &[&str]) -> Config {
-    let fixed =
-        ["backhaul-dispatcher", "--listen", "127.0.0.1:0", "--locations", "unused", "--tenant", "web"];
+    let fixed = [
+        "backhaul-dispatcher",
+        "--insecure",
+        "--listen",
+        "127.0.0.1:0",
+        "--locations",
+        "unused",
+        "--tenant",
+        "web",
+    ];
     Config::from_args(fixed.iter().chain(flags)).unwrap()
 }
 
@@ -44,7 +53,11 @@ async fn serve_queue(config: Config, queue: Arc<dyn TaskQueue>) -> Served {
 
 impl Served {
     async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.addr)).unwrap().connect().await.unwrap()
+        self.plain().await.unwrap()
+    }
+
+    async fn plain(&self) -> Result<Channel, tonic::transport::Error> {
+        Channel::from_shared(format!("http://{}", self.addr)).unwrap().connect().await
     }
 
     async fn backups(&self) -> BackupServiceClient<Channel> {
@@ -91,6 +104,44 @@ async fn everything_is_served_on_one_address_and_the_address_file_says_where() {
     served.stop.cancel();
     served.ended().await.unwrap();
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn events_are_taken_on_their_own_port_and_a_stop_lets_one_under_way_end() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let dir = tempfile::tempdir().unwrap();
+    let (token, sources) = (dir.path().join("token"), dir.path().join("sources.toml"));
+    std::fs::write(&token, crate::events::testing::TOKEN).unwrap();
+    let source = format!(
+        "[[event_source]]\nname = 'o'\nform = 's3'\nlocation = 'uploads'\ntenant = 'web'\ntoken_file = {token:?}"
+    );
+    std::fs::write(&sources, source).unwrap();
+    let flags = ["--events-listen", "127.0.0.1:0", "--event-sources", sources.to_str().unwrap()];
+    let queue = Arc::new(ScriptedQueue::default());
+    let app = App::bind_with(config(&flags), Arc::<ScriptedQueue>::clone(&queue), locations()).await.unwrap();
+    let (addr, stop) = (app.events_addr().unwrap(), CancellationToken::new());
+    let mut running = JoinSet::new();
+    running.spawn(app.run(stop.clone()));
+
+    let body =
+        crate::events::testing::body(&[crate::events::testing::record("ObjectCreated:Put", "users/a")]);
+    let head = format!(
+        "POST /events/o HTTP/1.1\r\nhost: o\r\nconnection: close\r\ncontent-length: {}\r\nauthorization: Bearer {}\r\nexpect: 100-continue\r\n\r\n",
+        body.len(),
+        crate::events::testing::TOKEN
+    );
+    let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // It asks for the body, so it has begun with the request.
+    let mut answer = vec![0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut answer).await.unwrap();
+    stop.cancel();
+    stream.write_all(&body).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(queue.submitted.lock().unwrap()[0].spec.object.key, "users/a");
+    running.join_next().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]

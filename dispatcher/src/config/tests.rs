@@ -7,7 +7,7 @@ use clap::CommandFactory as _;
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Config, ConfigError> {
-    let fixed = ["backhaul-dispatcher", "--locations", "/etc/backhaul/locations.toml"];
+    let fixed = ["backhaul-dispatcher", "--locations", "/etc/backhaul/locations.toml", "--insecure"];
     Config::from_args(fixed.iter().chain(args))
 }
 
@@ -73,6 +73,7 @@ fn each_setting_out_of_range_or_in_contradiction_is_blamed() {
         (&["--max-stream-age", "999ms"], "--max-stream-age"),
         (&["--max-stream-age", "31d"], "--max-stream-age"),
         (&["--drain-within", "2h"], "--drain-within"),
+        (&["--trust-domain", "prod"], "--insecure"),
     ] {
         assert_eq!(blamed(args), [setting], "{args:?}");
     }
@@ -159,6 +160,15 @@ fn every_setting_has_its_own_environment_variable() {
         assert_eq!(variable.to_str(), Some(expected.as_str()));
         assert!(seen.insert(variable.to_owned()));
     }
+}
+
+#[test]
+fn a_port_for_events_needs_sources() {
+    let events = ["dispatcher", "--insecure", "--locations", "l", "--events-listen", "127.0.0.1:0"];
+    let error = Config::from_args(events).unwrap_err();
+    assert!(error.to_string().contains("--event-sources"), "{error}");
+    let config = Config::from_args(events.into_iter().chain(["--event-sources", "s"])).unwrap();
+    assert!(config.events_listen.is_some() && config.event_sources.is_some());
 }
 
 #[test]

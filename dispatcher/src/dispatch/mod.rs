@@ -225,11 +225,15 @@ impl Dispatch {
         }
     }
 
-    /// A place for a new stream from that address.
+    /// A place for a new stream from that address. `reauthenticate` says when its worker has to prove anew who it is.
     ///
     /// # Errors
     /// Why the stream is refused: too many, or the dispatcher is shutting down.
-    pub(crate) fn admit(&self, address: IpAddr) -> Result<Seat, CloseReason> {
+    pub(crate) fn admit(
+        &self,
+        address: IpAddr,
+        reauthenticate: CancellationToken,
+    ) -> Result<Seat, CloseReason> {
         let shared = &self.shared;
         if shared.hall.closing.get().is_some() {
             return Err(CloseReason::Stopping);
@@ -244,6 +248,7 @@ impl Dispatch {
             floor: Arc::clone(&shared.hall) as Arc<dyn Floor>,
             settings: Arc::clone(&shared.settings),
             stop: shared.hard_stop.clone(),
+            reauthenticate,
             _place: place,
         })
     }

@@ -278,7 +278,7 @@ impl House {
         let dispatch = Dispatch::new(Arc::clone(&queue) as Arc<dyn TaskQueue>, settings);
         let (connections, incoming) = mpsc::channel(1);
         let mut server = JoinSet::new();
-        let service = WorkerService::new(dispatch.clone()).into_server();
+        let service = WorkerService::new(dispatch.clone(), None).into_server();
         server.spawn(async move {
             let served = Server::builder().add_service(service);
             served.serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();

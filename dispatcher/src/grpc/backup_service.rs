@@ -21,7 +21,7 @@ pub use super::validate::submit::{
     MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults,
 };
 use super::{
-    identity::{Caller, Unidentified},
+    identity::{Caller, Denied},
     page_token, present,
     status::ApiError,
     validate::{self, list, submit::SubmitRules},
@@ -258,7 +258,7 @@ impl Backups {
 /// Who calls, as the layers found out. A service that is served without them refuses everybody.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
     let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or(ApiError::Unidentified(Unidentified("the caller is not identified")))
+    caller.ok_or(ApiError::Denied(Denied::Unidentified("the caller is not identified")))
 }
 
 /// The trace that the copy belongs to: this call's, where it is traced, else the caller's as it is.

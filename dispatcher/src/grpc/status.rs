@@ -13,7 +13,7 @@ use backhaul_runtime::locations::Refusal;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{identity::Unidentified, validate::Violations};
+use super::{identity::Denied, validate::Violations};
 use crate::{
     queue::{QueueError, TaskId, TaskState},
     watch::WatchRefusal,
@@ -43,9 +43,9 @@ pub(crate) enum ApiError {
     /// The message is above the limit of its size. Nothing was stored.
     #[error("the message is too large")]
     TooLarge,
-    /// The caller is nobody known.
+    /// The caller is nobody known, or nobody who may call.
     #[error(transparent)]
-    Unidentified(#[from] Unidentified),
+    Denied(#[from] Denied),
     /// The tenant may not name that object. Nothing was stored.
     #[error("{refusal}")]
     Refused { refusal: Refusal, location: String },
@@ -130,7 +130,7 @@ impl ApiError {
                 .collect(),
             Self::Malformed
             | Self::TooLarge
-            | Self::Unidentified(_)
+            | Self::Denied(_)
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
             | Self::NoSuchPrefixBackup(_)
@@ -170,7 +170,10 @@ impl ApiError {
                 "MESSAGE_TOO_LARGE",
                 "the message is larger than this call allows",
             ),
-            Self::Unidentified(who) => Answer::new(Code::Unauthenticated, "UNAUTHENTICATED", who.0),
+            Self::Denied(Denied::Unidentified(why)) => {
+                Answer::new(Code::Unauthenticated, "UNAUTHENTICATED", *why)
+            }
+            Self::Denied(Denied::Role(why)) => Answer::new(Code::PermissionDenied, "ROLE_NOT_ALLOWED", *why),
             Self::Refused { refusal, location } => Self::refused(*refusal, location),
             Self::NoSuchTask(task) => Answer::new(Code::NotFound, "TASK_NOT_FOUND", "no such task")
                 .resource("backhaul.v1.Backup", task.clone()),
@@ -306,7 +309,7 @@ impl ApiError {
             | Self::Invalid(_)
             | Self::Malformed
             | Self::TooLarge
-            | Self::Unidentified(_)
+            | Self::Denied(_)
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
             | Self::NoSuchPrefixBackup(_)

@@ -23,7 +23,7 @@ use tower::Layer as _;
 
 use super::{
     backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies, SubmitDefaults},
-    identity::{Caller, Identify, Unidentified},
+    identity::{Caller, Denied, Identify},
     layers::{CallLimits, Guard, GuardLayer},
 };
 use crate::queue::{
@@ -224,10 +224,10 @@ impl Drop for NotifyOnDrop {
 
 #[async_trait]
 impl Identify for TenantFromHeader {
-    async fn identify(&self, headers: &HeaderMap, _: &Extensions) -> Result<Caller, Unidentified> {
+    async fn identify(&self, headers: &HeaderMap, _: &Extensions) -> Result<Caller, Denied> {
         let tenant = headers.get("x-tenant").map_or("web", |t| t.to_str().unwrap());
         if tenant == "nobody" {
-            return Err(Unidentified("no credentials"));
+            return Err(Denied::Unidentified("no credentials"));
         }
         Ok(Caller::new(tenant).unwrap())
     }

@@ -5,6 +5,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     pin::Pin,
+    sync::Arc,
 };
 
 use backhaul_proto::v1::{
@@ -15,6 +16,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, debug, field, info_span, warn};
 
+use super::roles::Roles;
 use crate::{
     dispatch::Dispatch,
     session::{self, CloseReason},
@@ -28,13 +30,14 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct WorkerService {
     dispatch: Dispatch,
+    roles: Option<Arc<Roles>>,
 }
 
 impl WorkerService {
-    /// A service whose streams `dispatch` owns.
+    /// A service whose streams `dispatch` owns. Without `roles`, everybody is taken for a worker.
     #[must_use]
-    pub const fn new(dispatch: Dispatch) -> Self {
-        Self { dispatch }
+    pub const fn new(dispatch: Dispatch, roles: Option<Arc<Roles>>) -> Self {
+        Self { dispatch, roles }
     }
 
     /// The tonic service, with its limits set.
@@ -52,20 +55,33 @@ impl WorkerRpc for WorkerService {
         &self,
         request: Request<Streaming<FromWorker>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let peer = request.extensions().get::<Peer>().cloned();
         // Without an address, which only a network that is none can bring about, all count as one.
-        let address = peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
-        let peer = peer.map(field::display);
-        let seat = self.dispatch.admit(address).map_err(|reason| {
+        let address = peer.as_ref().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address.ip());
+        let identity = peer.as_ref().and_then(|peer| peer.identity.as_ref()).map(|peer| peer.id.clone());
+        let is_worker = match (&self.roles, &identity) {
+            (None, _) => true,
+            (Some(roles), Some(id)) => roles.is_worker(id),
+            (Some(_), None) => false,
+        };
+        let identity = identity.map(field::display);
+        let reauthenticate = peer.as_ref().map(|peer| peer.reauthenticate.clone()).unwrap_or_default();
+        let peer = peer.map(|peer| field::display(peer.address));
+        let admitted = if is_worker {
+            self.dispatch.admit(address, reauthenticate)
+        } else {
+            Err(CloseReason::NotAWorker)
+        };
+        let seat = admitted.map_err(|reason| {
             if reason == CloseReason::Stopping {
                 // Every worker of a dispatcher that ends comes by once.
-                debug!(peer, reason = %reason, "stream refused");
+                debug!(peer, identity, reason = %reason, "stream refused");
             } else {
-                warn!(peer, reason = %reason, "stream refused");
+                warn!(peer, identity, reason = %reason, "stream refused");
             }
             reason.status().unwrap_or_else(|| Status::unavailable(reason.to_string()))
         })?;
-        let span = info_span!("session", session = %seat.id, peer, worker = field::Empty);
+        let span = info_span!("session", session = %seat.id, peer, identity, worker = field::Empty);
         let (driver, outbound) = session::open(request.into_inner(), seat);
         self.dispatch.spawn(driver.run().instrument(span));
         Ok(Response::new(Box::pin(outbound)))

@@ -2,6 +2,7 @@
 
 use backhaul_runtime::labels;
 
+use crate::events::parse::Form;
 use crate::queue::{
     FailureClass, Outcome, QueueError, RenewOutcome, SettleOutcome, SubmitOutcome, TaskState,
 };
@@ -98,6 +99,81 @@ labels! {
         DataLoss => "DATA_LOSS",
         /// 16.
         Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+labels! {
+    /// Forms of event sources.
+    pub enum EventForm {
+        /// AWS S3.
+        S3 => "s3",
+        /// Amazon SNS.
+        Sns => "sns",
+        /// Amazon EventBridge.
+        EventBridge => "eventbridge",
+        /// MinIO.
+        Minio => "minio",
+        /// Ceph RGW.
+        Ceph => "ceph",
+        /// SeaweedFS.
+        SeaweedFs => "seaweedfs",
+        /// There is no such source.
+        Unknown => "unknown",
+    }
+}
+
+labels! {
+    /// What the sender of events was told.
+    pub enum EventAnswer {
+        /// All of it is durable.
+        Taken => "taken",
+        /// The body did not arrive whole, or is none.
+        Broken => "broken",
+        /// Nobody known.
+        Unauthorized => "unauthorized",
+        /// A wrong signature, or a bucket of somebody else.
+        Forbidden => "forbidden",
+        /// No such source.
+        NoSource => "no_source",
+        /// Events are posted.
+        Method => "method",
+        /// Too large.
+        TooLarge => "too_large",
+        /// Send it again.
+        Unavailable => "unavailable",
+    }
+}
+
+labels! {
+    /// What an event told.
+    pub enum EventKind {
+        /// An object was written.
+        Upload => "upload",
+        /// The same body told of it before.
+        Repeated => "repeated",
+        /// An object was removed.
+        Removal => "removal",
+        /// A question whether somebody listens.
+        Test => "test",
+        /// Nothing to back up.
+        Nothing => "nothing",
+        /// An object that the location does not allow the tenant.
+        OutOfScope => "out_of_scope",
+        /// Not understood.
+        Unknown => "unknown",
+    }
+}
+
+impl From<Form> for EventForm {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::S3 => Self::S3,
+            Form::Sns => Self::Sns,
+            Form::EventBridge => Self::EventBridge,
+            Form::Minio => Self::Minio,
+            Form::Ceph => Self::Ceph,
+            Form::SeaweedFs => Self::SeaweedFs,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use backhaul_runtime::{
 
 use self::labels::{Check, Fault, Operation, RenewVerdict, Report, SubmitVerdict, Swept, Verdict};
 pub use self::{
-    labels::{Code, Rpc},
+    labels::{Code, EventAnswer, EventForm, EventKind, Rpc},
     metered::Metered,
 };
 use crate::{
@@ -50,6 +50,8 @@ pub struct Metrics {
     amnesties: Counter,
     queue_time: Histograms<Operation>,
     queue_errors: Table<Operation, Fault>,
+    event_answers: Table<EventForm, EventAnswer>,
+    events: Table<EventForm, EventKind>,
     /// Place of the last outcome in [`Check::ALL`]; beyond it before the first look.
     check: AtomicCheck,
     connections: Arc<Connections>,
@@ -91,6 +93,16 @@ impl Metrics {
     pub fn call(&self, rpc: Rpc, code: tonic::Code, took: Duration) {
         self.calls.of(rpc, Code::from(code)).inc();
         self.call_time.of(rpc).observe(took);
+    }
+
+    /// A body with events was answered.
+    pub fn event_answer(&self, form: EventForm, answer: EventAnswer) {
+        self.event_answers.of(form, answer).inc();
+    }
+
+    /// So many events of a kind were taken.
+    pub fn events(&self, form: EventForm, kind: EventKind, count: u64) {
+        self.events.of(form, kind).add(count);
     }
 
     /// The count of connections.
@@ -167,6 +179,8 @@ impl Exposed {
         page.value(&names::AMNESTIES, metrics.amnesties.get());
         page.histograms(&names::QUEUE_TIME, &metrics.queue_time);
         page.table(&names::QUEUE_ERRORS, &metrics.queue_errors);
+        page.table(&names::EVENT_ANSWERS, &metrics.event_answers);
+        page.table(&names::EVENTS, &metrics.events);
     }
 
     fn write_walked(&self, page: &mut Page) {

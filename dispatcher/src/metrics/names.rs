@@ -35,6 +35,8 @@ families! {
     AMNESTIES = counter("backhaul_dispatcher_amnesty_sweeps_total", [], "Sweeps that ended no lease because nobody could renew for a while.");
     QUEUE_TIME = histogram("backhaul_dispatcher_queue_duration_seconds", ["operation"], "Time of operations on the queue, round trips to Redis included.");
     QUEUE_ERRORS = counter("backhaul_dispatcher_queue_errors_total", ["operation", "error"], "Operations on the queue, or items of them, that failed.");
+    EVENT_ANSWERS = counter("backhaul_dispatcher_event_answers_total", ["form", "answer"], "Bodies with events, posted or read from a broker, by what the sender was told.");
+    EVENTS = counter("backhaul_dispatcher_events_total", ["form", "kind"], "Events in bodies that were taken, by what they told: upload, repeated, removal, test, nothing, out_of_scope, unknown (in quarantine).");
     BARRIER_TIME = histogram("backhaul_dispatcher_barrier_duration_seconds", [], "Time from sending a batch of submits and cancels to the proof that it is durable.");
     BARRIER_MISSED = counter("backhaul_dispatcher_barrier_failures_total", [], "Batches that were not proved durable in time.");
     STREAMS = gauge("backhaul_dispatcher_streams", ["state"], "Workers connected here: attached, and draining ones of them.");

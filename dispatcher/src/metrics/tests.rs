@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn exposed() -> (Exposed, Metered) {
-    let config = Config::from_args(["dispatcher", "--locations", "unused"]).unwrap();
+    let config = Config::from_args(["dispatcher", "--insecure", "--locations", "unused"]).unwrap();
     let queue: Arc<dyn TaskQueue> = Arc::new(MemoryQueue::new(config.queue, QueueClock::Server));
     let metrics = Arc::new(Metrics::default());
     let metered = Metered::new(Arc::clone(&queue), Arc::clone(&metrics));

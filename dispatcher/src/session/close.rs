@@ -42,6 +42,9 @@ pub enum CloseReason {
     /// The worker was told to connect elsewhere, and its time is over.
     #[error("drained ({})", super::drain_word(*.0))]
     Drained(DrainReason),
+    /// The peer has proved to be a program that is no worker.
+    #[error("the certificate names a program that is no worker")]
+    NotAWorker,
     /// The dispatcher ends, or takes no streams any more.
     #[error("the dispatcher is shutting down")]
     Stopping,
@@ -111,6 +114,7 @@ impl CloseReason {
             | Self::PeerSilent(_)
             | Self::Broken(_)
             | Self::TooMuch(_)
+            | Self::NotAWorker
             | Self::Stopping
             | Self::NoRandomness => true,
         }
@@ -124,6 +128,7 @@ impl CloseReason {
             | Self::DrainOverstayed
             | Self::Broken(_)
             | Self::TooMuch(_)
+            | Self::NotAWorker
             | Self::NoRandomness => true,
             Self::PeerClosed | Self::PeerLost | Self::Superseded | Self::Drained(_) | Self::Stopping => false,
         }
@@ -152,6 +157,7 @@ impl CloseReason {
             ) => "LIMIT_EXCEEDED",
             Self::Superseded => "SUPERSEDED",
             Self::Drained(_) => "DRAINED",
+            Self::NotAWorker => "ROLE_NOT_ALLOWED",
             Self::Stopping => "SHUTTING_DOWN",
             Self::NoRandomness => "INTERNAL",
         }
@@ -171,6 +177,7 @@ impl CloseReason {
                 Excess::Count { .. } | Excess::Messages(_) | Excess::MessageSize | Excess::NotReading,
             ) => (Code::ResourceExhausted, false),
             Self::Superseded => (Code::Aborted, false),
+            Self::NotAWorker => (Code::PermissionDenied, false),
             Self::Drained(_) | Self::Stopping => (Code::Unavailable, true),
             Self::NoRandomness => (Code::Internal, false),
         };
@@ -199,6 +206,7 @@ mod tests {
             (Excess::Streams.into(), Some(Code::ResourceExhausted)),
             (Excess::StreamsOfAddress.into(), Some(Code::ResourceExhausted)),
             (CloseReason::Superseded, Some(Code::Aborted)),
+            (CloseReason::NotAWorker, Some(Code::PermissionDenied)),
             (CloseReason::Drained(DrainReason::Shutdown), Some(Code::Unavailable)),
             (CloseReason::Stopping, Some(Code::Unavailable)),
             (CloseReason::PeerClosed, None),

@@ -25,8 +25,8 @@ use tonic::{Code, Status};
 use tracing::{Span, debug, error, info, warn};
 
 use super::{
-    CloseReason, Credit, Effect, Event, Excess, Floor, PageAnswer, RenewFor, SessionHandle, SessionId,
-    Standing, StreamSettings, Violation,
+    CloseReason, Credit, DrainOrder, Effect, Event, Excess, Floor, PageAnswer, RenewFor, SessionHandle,
+    SessionId, Standing, StreamSettings, Violation,
     handle::{Offer, PageCall, SessionInbox},
     state::Session,
     wire,
@@ -55,6 +55,8 @@ pub(crate) struct Seat {
     pub(crate) settings: Arc<StreamSettings>,
     /// Ends the stream at once.
     pub(crate) stop: CancellationToken,
+    /// Cancelled when the worker has to prove anew who it is.
+    pub(crate) reauthenticate: CancellationToken,
     /// Counts the stream, as long as it lives, against the most there may be.
     pub(crate) _place: Place<IpAddr>,
 }
@@ -74,6 +76,7 @@ pub(crate) struct Driver<S> {
     pages: HashMap<LeaseToken, oneshot::Sender<PageAnswer>>,
     jitter: fastrand::Rng,
     queue_fails: bool,
+    is_asked_to_prove: bool,
 }
 
 /// The response stream: what the driver sends, and the status at its end.
@@ -125,6 +128,7 @@ where
         pages: HashMap::new(),
         jitter,
         queue_fails: false,
+        is_asked_to_prove: false,
     };
     (driver, Outbound { messages, end: Some(end_in) })
 }
@@ -156,12 +160,18 @@ where
     /// Waits for one thing to happen, and takes it in.
     async fn turn(&mut self) {
         let is_open = self.session.close_reason().is_none();
+        let may_be_asked = self.inbox.is_some() && !self.is_asked_to_prove;
         let deadline = self.session.poll_timeout().map(Instant::from_std);
         // Also wakes when the connection takes messages again, because the worker earns credit from then on.
         let awaits_send = self.session.has_message() || self.is_full();
         let sender = if awaits_send { self.outbound.clone() } else { None };
         let event = tokio::select! {
             () = self.seat.stop.cancelled(), if is_open => Event::Stop,
+            () = self.seat.reauthenticate.cancelled(), if is_open && may_be_asked => {
+                self.is_asked_to_prove = true;
+                let within = self.seat.settings.drain_within;
+                Event::Drain(DrainOrder { reason: pb::DrainReason::Reauthenticate, within, taken_over: Arc::new([]) })
+            }
             message = self.inbound.next(), if is_open => return self.read(message),
             Some((event, fault)) = self.calls.next() => {
                 self.note_fault(fault);

@@ -1,24 +1,34 @@
 //! One connection: its handshake within a time, HTTP/2, and its end when it is idle, silent, or no longer wanted.
 
-use std::{convert::Infallible, io, net::IpAddr, pin::pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{Future, pending},
+    io,
+    net::IpAddr,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
+use backhaul_runtime::tls::{PeerIdentity, ServerStream as TlsStream, Tls};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::{
     ConnectionLimits, Peer,
     calls::{CallBody, Calls},
     preface::Prefaced,
+    server::Refusals,
 };
 use crate::{census::Place, metrics::OpenConnection};
 
@@ -29,31 +39,83 @@ pub(super) struct Host {
     limits: ConnectionLimits,
     handshakes: Semaphore,
     http2: http2::Builder<TokioExecutor>,
+    tls: Option<Tls>,
+    refusals: Mutex<Refusals>,
+}
+
+/// Why a connection is ended from here.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    /// Nothing is wrong with it: calls in progress may take their time.
+    InOrder,
+    /// Its peer must prove itself anew, and has this long for that.
+    Unproven(Duration),
 }
 
 impl Host {
-    pub(super) fn new(routes: Routes, limits: ConnectionLimits) -> Self {
+    pub(super) fn new(routes: Routes, limits: ConnectionLimits, tls: Option<Tls>) -> Self {
         let handshakes = Semaphore::new(limits.max_handshakes.min(Semaphore::MAX_PERMITS));
-        Self { routes: routes.prepare(), limits, handshakes, http2: http2(&limits) }
+        let refusals = Mutex::default();
+        Self { routes: routes.prepare(), limits, handshakes, http2: http2(&limits), tls, refusals }
     }
 
     /// Serves one connection until it ends; from `end` on, only what is in progress.
     pub(super) async fn serve<I>(
         self: Arc<Self>,
         io: I,
-        peer: Peer,
+        mut peer: Peer,
         _place: (Place<IpAddr>, OpenConnection),
         end: CancellationToken,
     ) where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let greeted = end.run_until_cancelled(timeout(self.limits.handshake_within, self.greet(io)));
-        match greeted.await {
-            Some(Ok(Ok(io))) => self.speak(io, peer, end).await,
-            Some(Ok(Err(error))) => debug!(peer = %peer.address, %error, "no handshake"),
-            Some(Err(_elapsed)) => debug!(peer = %peer.address, "no handshake in time"),
-            None => {}
+        match &self.tls {
+            None => {
+                if let Some(io) = self.in_time(&peer, &end, self.greet(io)).await {
+                    self.speak(io, peer, end).await;
+                }
+            }
+            Some(tls) => {
+                if let Some((io, identity)) = self.in_time(&peer, &end, self.prove(tls, io)).await {
+                    peer.identity = Some(identity);
+                    self.speak(io, peer, end).await;
+                }
+            }
         }
+    }
+
+    /// Waits for a handshake as long as there is time for it.
+    async fn in_time<T>(
+        &self,
+        peer: &Peer,
+        end: &CancellationToken,
+        handshake: impl Future<Output = io::Result<T>>,
+    ) -> Option<T> {
+        match end.run_until_cancelled(timeout(self.limits.handshake_within, handshake)).await? {
+            Ok(Ok(done)) => return Some(done),
+            // Whoever looks whether the port is open says nothing at all.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                debug!(peer = %peer.address, "gone before its handshake");
+            }
+            Ok(Err(error)) => self.refuse(peer, &error),
+            Err(_elapsed) => self.refuse(peer, &"no handshake in time"),
+        }
+        None
+    }
+
+    fn refuse(&self, peer: &Peer, why: &dyn std::fmt::Display) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.note(why, peer.address, Instant::now());
+    }
+
+    /// Finds out who the peer is, and that it speaks the protocol.
+    async fn prove<I>(&self, tls: &Tls, io: I) -> io::Result<(Prefaced<TlsStream<I>>, PeerIdentity)>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
+        let (io, identity) = tls.accept(io).await?;
+        Ok((Prefaced::read(io).await?, identity))
     }
 
     /// Finds out that the peer speaks the protocol. Those that may not begin yet wait in order.
@@ -67,27 +129,61 @@ impl Host {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let (calls, address) = (Calls::none(), peer.address);
+        let (identity, reauthenticate) = (peer.identity.clone(), peer.reauthenticate.clone());
         let service = service_fn(|request| answer(self.routes.clone(), peer.clone(), calls.clone(), request));
         let mut connection = pin!(self.http2.serve_connection(TokioIo::new(io), service));
-        let ended = tokio::select! {
-            ended = &mut connection => Some(ended),
-            () = end.cancelled() => None,
-            () = calls.idle_for(self.limits.idle_within) => None,
+        let ending = tokio::select! {
+            ended = &mut connection => Err(ended),
+            () = end.cancelled() => Ok(Ending::InOrder),
+            () = calls.idle_for(self.limits.idle_within) => Ok(Ending::InOrder),
+            within = self.unproven(identity.as_ref()) => Ok(Ending::Unproven(within)),
         };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
+        let ended = match ending {
+            Err(ended) => ended,
+            Ok(ending) => {
+                let limit = match ending {
+                    Ending::InOrder => None,
+                    Ending::Unproven(within) => {
+                        info!(peer = %address, ?within, "the peer has to connect anew to prove who it is");
+                        reauthenticate.cancel();
+                        Some(within)
+                    }
+                };
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     ended = &mut connection => ended,
                     // The peer knows that it must go, and nothing is lost by closing.
                     () = calls.idle_for(self.limits.goodbye_within) => Ok(()),
+                    () = sleep_for(limit) => Ok(()),
                 }
             }
         };
         if let Err(error) = ended {
             debug!(peer = %address, error = &error as &dyn std::error::Error, "connection lost");
         }
+    }
+}
+
+impl Host {
+    /// Waits until the peer has to prove itself anew; how long it has for that.
+    async fn unproven(&self, identity: Option<&PeerIdentity>) -> Duration {
+        let (Some(tls), Some(identity)) = (&self.tls, identity) else { return pending().await };
+        #[expect(clippy::disallowed_methods, reason = "the edge: certificates end by the calendar")]
+        let now = SystemTime::now();
+        let left = identity.not_after.duration_since(now).unwrap_or_default();
+        // A certificate that lives for minutes is not asked about for most of them.
+        let within = self.limits.reauthenticate_within.min(left / 3);
+        tokio::select! {
+            () = sleep(left - within) => within,
+            () = tls.trust_changed(identity.trust) => self.limits.reauthenticate_within.min(left),
+        }
+    }
+}
+
+async fn sleep_for(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => pending().await,
     }
 }
 

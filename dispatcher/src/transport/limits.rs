@@ -21,6 +21,9 @@ pub struct ConnectionLimits {
     pub ping_after: Duration,
     /// How soon it must answer that.
     pub pong_within: Duration,
+    /// How long before its certificate ends a peer is asked to connect anew, at most; and how long it has for that after a change of
+    /// the trusted authorities.
+    pub reauthenticate_within: Duration,
     /// How long a peer may take to close a connection that it was asked to leave, once no call is in progress.
     pub goodbye_within: Duration,
 }
@@ -36,6 +39,7 @@ impl Default for ConnectionLimits {
             // A peer that vanished without a word is noticed within 30 s.
             ping_after: Duration::from_secs(15),
             pong_within: Duration::from_secs(10),
+            reauthenticate_within: Duration::from_secs(60),
             goodbye_within: Duration::from_secs(2),
         }
     }

@@ -3,8 +3,14 @@
 //! Not tonic's own server: that one asks again at once when the system is out of descriptors, bounds neither connections nor the
 //! time until a peer says something, and waits for open streams without end.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
+use backhaul_runtime::tls::Tls;
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -15,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{ConnectionLimits, Listener, accept::Acceptor, connection::Host, peer::Peer};
 use crate::{
-    census::{Census, NoPlace, origin_of},
+    census::{Census, origin_of},
     metrics::Connections,
 };
 
@@ -30,16 +36,17 @@ pub(crate) struct Server<L> {
 }
 
 impl<L: Listener> Server<L> {
-    /// A server that accepts nothing yet.
+    /// A server that accepts nothing yet. With `tls`, only from peers that prove who they are.
     pub(crate) fn new(
         listener: L,
         routes: Routes,
         limits: ConnectionLimits,
+        tls: Option<Tls>,
         gauge: Arc<Connections>,
     ) -> Self {
         Self {
             acceptor: Acceptor::new(listener),
-            host: Arc::new(Host::new(routes, limits)),
+            host: Arc::new(Host::new(routes, limits, tls)),
             census: Census::new(limits.max_connections, limits.max_connections_per_address),
             gauge,
             refusals: Refusals::default(),
@@ -59,9 +66,9 @@ impl<L: Listener> Server<L> {
                         Ok(place) => {
                             let host = Arc::clone(&self.host);
                             let place = (place, self.gauge.opened());
-                            connections.spawn(host.serve(io, Peer { address }, place, end.clone()));
+                            connections.spawn(host.serve(io, Peer::at(address), place, end.clone()));
                         }
-                        Err(full) => self.refusals.note(full, &Peer { address }, Instant::now()),
+                        Err(full) => self.refusals.note(&full, address, Instant::now()),
                     }
                 }
             }
@@ -83,7 +90,7 @@ fn note(ended: Result<(), JoinError>) {
 
 /// What was refused lately, so that a flood of connections is no flood of log lines.
 #[derive(Debug, Default)]
-struct Refusals {
+pub(super) struct Refusals {
     untold: u64,
     told_at: Option<Instant>,
 }
@@ -91,13 +98,13 @@ struct Refusals {
 impl Refusals {
     const TELL_EVERY: Duration = Duration::from_secs(10);
 
-    fn note(&mut self, why: NoPlace, peer: &Peer, now: Instant) {
+    pub(super) fn note(&mut self, why: &dyn fmt::Display, peer: SocketAddr, now: Instant) {
         self.untold += 1;
         if self.told_at.is_some_and(|at| now.duration_since(at) < Self::TELL_EVERY) {
             return;
         }
         self.told_at = Some(now);
-        warn!(reason = %why, last = %peer.address, count = self.untold, "connections refused");
+        warn!(reason = %why, last = %peer, count = self.untold, "connections refused");
         self.untold = 0;
     }
 }

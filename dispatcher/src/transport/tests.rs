@@ -51,7 +51,8 @@ impl Served {
         let (_reporter, health) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
         let mut running = JoinSet::new();
-        running.spawn(Server::new(listener, Routes::new(health), limits, Arc::default()).run(end.clone()));
+        let server = Server::new(listener, Routes::new(health), limits, None, Arc::default());
+        running.spawn(server.run(end.clone()));
         Self { address, end, running }
     }
 

@@ -189,7 +189,7 @@ impl Dispatcher {
             command.env_remove(name);
         }
         command.args(["--listen", "127.0.0.1:0", "--redis-url", &redis.url(), "--log", "warn"]);
-        command.args(["--durability", redis.durability.promise()]);
+        command.args(["--durability", redis.durability.promise(), "--insecure"]);
         // Every task of the benchmark is one tenant's: no bound may be what is measured.
         command.args(["--calls-per-second", "4000000000", "--tenant-in-flight-cap", "1000000"]);
         command.arg("--locations").arg(&locations).arg("--address-file").arg(&address_file);

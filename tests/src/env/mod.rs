@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
+    certificates::Holder,
     eventually::eventually,
     gate::Gate,
     locations::{self, ORIGIN_BUCKET, VAULT_BUCKET},
@@ -88,7 +89,11 @@ impl TestEnv {
             None => RedisOptions::durable()?,
         };
         let redis = RedisServer::start(redis).await?;
-        let origin = Behind::start(options.origin, &[ORIGIN_BUCKET, VAULT_BUCKET]).await?;
+        let buckets = [ORIGIN_BUCKET, VAULT_BUCKET];
+        let origin = match &options.webhook {
+            Some(webhook) => Behind::new(Store::start_telling(webhook, &buckets).await?).await?,
+            None => Behind::start(options.origin, &buckets).await?,
+        };
         let vault = match options.vault {
             Some(kind) => Some(Behind::start(kind, &[VAULT_BUCKET]).await?),
             None => None,
@@ -179,7 +184,12 @@ impl TestEnv {
     /// # Errors
     /// When the URL is not one.
     pub fn channel(&self) -> anyhow::Result<Channel> {
-        Ok(Endpoint::from_shared(format!("http://{}", self.dispatcher_address()))?.connect_lazy())
+        match &self.options.certificates {
+            Some(certificates) => certificates.channel(&self.dispatcher_address(), Holder::Caller),
+            None => {
+                Ok(Endpoint::from_shared(format!("http://{}", self.dispatcher_address()))?.connect_lazy())
+            }
+        }
     }
 
     /// The Redis.
@@ -249,9 +259,14 @@ impl TestEnv {
         let name = worker_name(number);
         let gate = Gate::open_to(&self.dispatcher_address()).await?;
         let mut command = program("backhaul-worker")?;
+        let mut scheme = "http";
+        if let Some(certificates) = &self.options.certificates {
+            certificates.tell(&mut command, Holder::Worker);
+            scheme = "https";
+        }
         command.args([
             "--dispatcher",
-            &format!("http://{}", gate.address()),
+            &format!("{scheme}://{}", gate.address()),
             "--name",
             &name,
             "--log",
@@ -340,7 +355,10 @@ impl Drop for TestEnv {
 
 impl Behind<Store> {
     async fn start(kind: StoreKind, buckets: &[&str]) -> anyhow::Result<Self> {
-        let server = Store::start(kind, buckets).await?;
+        Self::new(Store::start(kind, buckets).await?).await
+    }
+
+    async fn new(server: Store) -> anyhow::Result<Self> {
         Ok(Self { gate: Gate::open_to(server.address()).await?, server })
     }
 
@@ -370,6 +388,9 @@ fn launch_dispatcher(
         if !options.dispatcher_flags.iter().any(|(given, _)| given == name) {
             command.arg(format!("--{name}")).arg(value);
         }
+    }
+    if let Some(certificates) = &options.certificates {
+        certificates.tell(&mut command, Holder::Dispatcher);
     }
     command.arg("--address-file").arg(address_file(folder, name));
     command.arg("--locations").arg(locations);

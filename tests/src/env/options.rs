@@ -1,9 +1,13 @@
 //! What a scenario may ask for. The defaults are the shortest times at which nothing happens by accident on a slow machine.
 
+use std::sync::Arc;
+
 use crate::{
+    certificates::Certificates,
     locations::{ORIGIN_BUCKET, Read},
     redis::RedisOptions,
     store::StoreKind,
+    weed::Webhook,
 };
 
 /// What a scenario needs to differ from the ordinary.
@@ -14,10 +18,14 @@ pub struct EnvOptions {
     pub redis: Option<RedisOptions>,
     /// Store that objects are uploaded to.
     pub origin: StoreKind,
+    /// Where the origin, which is a SeaweedFS then, posts word of every change to.
+    pub webhook: Option<Webhook>,
     /// Store that backups go to; the origin itself when not set.
     pub vault: Option<StoreKind>,
     /// What may be backed up.
     pub reads: Vec<Read>,
+    /// What the programs and the test's own calls prove themselves with; plaintext when not set.
+    pub certificates: Option<Arc<Certificates>>,
     /// Workers at the start.
     pub workers: usize,
     /// Flags of the dispatcher besides those that say where everything is: name without dashes, value.
@@ -44,8 +52,10 @@ impl Default for EnvOptions {
         Self {
             redis: None,
             origin: StoreKind::Embedded,
+            webhook: None,
             vault: Some(StoreKind::Embedded),
             reads: vec![Read::all_of(ORIGIN_BUCKET)],
+            certificates: None,
             workers: 1,
             dispatcher_flags: dispatcher.map(flag).to_vec(),
             worker_flags: vec![flag(("drain-within", "5s"))],
@@ -75,11 +85,25 @@ impl EnvOptions {
         self
     }
 
+    /// Has everybody prove who they are.
+    #[must_use]
+    pub fn secured(mut self, certificates: &Arc<Certificates>) -> Self {
+        self.certificates = Some(Arc::clone(certificates));
+        self
+    }
+
     /// Sets the kind of both stores.
     #[must_use]
     pub fn stores(mut self, kind: StoreKind) -> Self {
         self.origin = kind;
         self.vault = Some(kind);
+        self
+    }
+
+    /// Makes the origin a SeaweedFS that posts word of every change.
+    #[must_use]
+    pub fn webhook(mut self, webhook: Webhook) -> Self {
+        self.webhook = Some(webhook);
         self
     }
 

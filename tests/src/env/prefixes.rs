@@ -1,6 +1,6 @@
 //! Backups of prefixes, as a service that uses Backhaul would ask for them.
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail, ensure};
 use backhaul_proto::v1::{
     self as pb, PrefixBackupState as State, prefix_service_client::PrefixServiceClient,
 };
@@ -50,18 +50,24 @@ impl TestEnv {
         what: &str,
         wanted: impl Fn(&pb::PrefixBackup, &pb::PrefixBackupCounts) -> bool,
     ) -> anyhow::Result<(pb::PrefixBackup, pb::PrefixBackupCounts)> {
-        eventually(what, async || {
-            let (shown, counts) = self.prefix(id).await?;
+        // As long as something moves there is new patience.
+        let mut seen = None;
+        loop {
+            let (shown, counts) = eventually(what, async || {
+                let (shown, counts) = self.prefix(id).await?;
+                let is_over = matches!(shown.state(), State::Done | State::Failed | State::Cancelled);
+                ensure!(is_over || wanted(&shown, &counts) || seen != Some(counts), "it is {shown:?}");
+                Ok((shown, counts))
+            })
+            .await?;
             if wanted(&shown, &counts) {
-                return Ok(Ok((shown, counts)));
+                return Ok((shown, counts));
             }
             if matches!(shown.state(), State::Done | State::Failed | State::Cancelled) {
-                return Ok(Err(anyhow!("it has finished: {shown:?}")));
+                bail!("{what}: it has finished as {shown:?}");
             }
-            bail!("it is {shown:?}")
-        })
-        .await?
-        .with_context(|| what.to_owned())
+            seen = Some(counts);
+        }
     }
 }
 

@@ -102,7 +102,8 @@ async fn refusals_have_words_and_exit_codes() -> anyhow::Result<()> {
 /// A standalone program on free ports, and what it says of itself.
 struct Standalone {
     process: Process,
-    dispatcher: String,
+    /// What a caller says to reach it.
+    at: Vec<String>,
     origin: S3,
 }
 
@@ -131,7 +132,17 @@ impl Standalone {
             secret_key: word("AWS_SECRET_ACCESS_KEY=")?,
         };
         let origin = S3::connect(&word("--endpoint-url ")?, &credentials);
-        Ok(Self { dispatcher: word("--dispatcher ")?, origin, process })
+        let mut at = vec![format!("--dispatcher={}", word("--dispatcher ")?)];
+        for flag in ["tls-cert", "tls-key", "tls-bundle", "trust-domain", "insecure"] {
+            at.push(format!("--{flag}={}", word(&format!("--{flag}="))?));
+        }
+        Ok(Self { at, origin, process })
+    }
+
+    /// Runs a command of a caller to its end.
+    async fn run(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let at: Vec<&str> = self.at.iter().map(String::as_str).collect();
+        run(&[arguments, &at].concat()).await
     }
 }
 
@@ -140,15 +151,18 @@ async fn all_of_backhaul_runs_in_one_process_and_finds_its_data_again() -> anyho
     let folder = tempfile::tempdir()?;
     let mut first = Standalone::start(folder.path()).await?;
     first.origin.put_random("uploads", "photo.jpg", 3_000_000).await?;
-    let submit = ["submit", "--json", "--watch", "uploads:uploads/photo.jpg", "--dispatcher"];
-    let printed = lines(&run(&[&submit[..], &[&first.dispatcher]].concat()).await?, 0)?;
+    let submit = ["submit", "--json", "--watch", "uploads:uploads/photo.jpg"];
+    let printed = lines(&first.run(&submit).await?, 0)?;
     let id = printed[0]["task_id"].as_str().context("it names its task")?;
     ensure!(printed[1]["state"] == "done", "{printed:?}");
     ensure!(first.process.stop().await?.success(), "{}", first.process.log()?);
 
     let mut second = Standalone::start(folder.path()).await?;
-    let status = &lines(&run(&["status", "--json", id, "--dispatcher", &second.dispatcher]).await?, 0)?[0];
+    let status = &lines(&second.run(&["status", "--json", id]).await?, 0)?[0];
     ensure!(status["state"] == "done", "{status}");
+    let port = second.at[0].trim_start_matches("--dispatcher=https://").to_owned();
+    let plain = run(&["status", id, "--dispatcher", &format!("http://{port}"), "--timeout", "2s"]).await?;
+    ensure!(plain.status.code() == Some(2), "nobody is let in without a certificate: {plain:?}");
     ensure!(second.origin.head("uploads", "photo.jpg").await?.is_some(), "the origin kept it");
     ensure!(second.process.stop().await?.success(), "{}", second.process.log()?);
     Ok(())

@@ -43,7 +43,9 @@ async fn every_object_below_a_prefix_is_backed_up_once_whatever_its_key() -> any
         let task = env.until(&task, TaskState::Done).await?;
         env.prove(&task, written).await?;
     }
-    ensure!(env.kept().await?.len() == written.len(), "nothing else is kept");
+    let manifests = |keys: &[String]| keys.iter().filter(|key| key.ends_with("~manifest.json")).count();
+    let kept = env.kept().await?;
+    ensure!(kept.len() - manifests(&kept) == written.len(), "one copy each: {kept:?}");
 
     // Now all is there, so that nothing is submitted.
     let second = env.submit_prefix(prefix("second", "h/")).await?;
@@ -90,14 +92,11 @@ async fn a_hundred_thousand_keys_survive_two_kills_of_the_dispatcher() -> anyhow
         .dispatcher_flag("operator", "true");
     let mut env = TestEnv::start(options).await?;
     let id = env.submit_prefix(prefix("all", "k/")).await?;
-    // In steps, so that each has all the patience that there is.
-    for pages in (5..100).step_by(5) {
+    for pages in [20, 60] {
         let what = format!("{pages} pages are listed");
         env.until_prefix(&id, &what, |_, counts| counts.pages >= pages).await?;
-        if pages == 20 || pages == 60 {
-            env.dispatcher().kill()?;
-            env.restart_dispatcher().await?;
-        }
+        env.dispatcher().kill()?;
+        env.restart_dispatcher().await?;
     }
     let (_, counts) = env.until_prefix(&id, "all is listed", |shown, _| shown.listed_all).await?;
     ensure!((counts.pages, counts.listed, counts.submitted) == (100, KEYS, KEYS), "{counts:?}");
@@ -123,7 +122,7 @@ async fn a_listing_rests_when_too_much_is_to_do_and_obeys_pause_and_cancel() -> 
     let origin = StoreKind::Synthetic { keys: 20_000, gone: true };
     let options = EnvOptions { origin, ..EnvOptions::default() }
         .dispatcher_flag("prefix-high-mark", "1500")
-        .dispatcher_flag("tenant-in-flight-cap", "20");
+        .dispatcher_flag("tenant-in-flight-cap", "100");
     let env = TestEnv::start(options).await?;
     let id = env.submit_prefix(prefix("all", "k/")).await?;
     let (_, resting) = env.until_prefix(&id, "it rests", |shown, _| shown.waits_for_room).await?;

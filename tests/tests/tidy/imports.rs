@@ -19,7 +19,7 @@ struct Edge {
 const STORES: [&str; 3] = ["aws_sdk_s3", "aws_config", "s3s"];
 const RPC: [&str; 4] = ["tonic", "prost", "prost_types", "backhaul_proto"];
 
-const EDGES: [Edge; 13] = [
+const EDGES: [Edge; 14] = [
     Edge {
         from: &["proto/src/"],
         except: &[],
@@ -63,6 +63,12 @@ const EDGES: [Edge; 13] = [
         except: &["dispatcher/src/dispatch/testing.rs"],
         never: &["tonic"],
         why: "who gets which task is decided apart from how it is sent",
+    },
+    Edge {
+        from: &["dispatcher/src/events/parse"],
+        except: &[],
+        never: &["tokio", "redis", "axum", "http", "tonic", "backhaul_proto", "backhaul_runtime"],
+        why: "what strangers send is read by code that can do nothing else",
     },
     Edge {
         from: &["dispatcher/"],

@@ -33,6 +33,7 @@ impl Worker {
             memory_bytes: 64 << 20,
             part_bytes: 16 << 20,
             drain_within: Duration::from_secs(20),
+            security: None,
         };
         settings.check().expect("the settings hold together");
         let mut link = link_settings(&settings).expect("the system has random bytes");
@@ -207,6 +208,7 @@ async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short(
         memory_bytes: 64 << 20,
         part_bytes: 16 << 20,
         drain_within: Duration::from_secs(1),
+        security: None,
     };
     let stop = CancellationToken::new();
     let mut runs = JoinSet::new();

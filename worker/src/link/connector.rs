@@ -3,8 +3,9 @@
 //! It exists so that a simulated network can stand in for the real one. Must not know what is said on a connection, nor which
 //! address is the best.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use backhaul_runtime::tls::{SpiffeId, Tls};
 use futures_util::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -44,6 +45,37 @@ impl Connector for TcpConnector {
                 debug!(%address, %error, "the options of a connection could not be set");
             }
             Ok(Box::new(io) as Box<dyn Io>)
+        })
+    }
+}
+
+/// Connections on which both sides have proved who they are.
+#[derive(Debug, Clone)]
+pub struct TlsConnector {
+    network: Arc<dyn Connector>,
+    tls: Tls,
+    dispatcher: SpiffeId,
+}
+
+impl TlsConnector {
+    /// Reaches programs named `dispatcher` over `network`.
+    #[must_use]
+    pub fn new(network: Arc<dyn Connector>, tls: Tls, dispatcher: SpiffeId) -> Self {
+        Self { network, tls, dispatcher }
+    }
+}
+
+impl Connector for TlsConnector {
+    fn resolve(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        self.network.resolve(host, port)
+    }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+        let (connecting, tls, dispatcher) =
+            (self.network.connect(address), self.tls.clone(), self.dispatcher.clone());
+        Box::pin(async move {
+            let secured = tls.connect(connecting.await?, &dispatcher).await?;
+            Ok(Box::new(secured) as Box<dyn Io>)
         })
     }
 }

@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::connector::Connector;
 
-/// Where dispatchers are: `http://host:port`. The host may be a name with several addresses.
+/// Where dispatchers are: `https://host:port`, or `http://host:port` in plaintext. The host may be a name with several addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DispatcherUrl {
     uri: Uri,
@@ -32,10 +32,10 @@ pub struct DispatcherUrl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DispatcherUrlError {
     /// No URL at all.
-    #[error("is not a URL like http://host:port")]
+    #[error("is not a URL like https://host:port")]
     Malformed,
-    /// Another scheme than http. Encryption is left to the network or a mesh.
-    #[error("must start with http://")]
+    /// Another scheme.
+    #[error("must start with https:// or http://")]
     Scheme,
     /// Dispatchers have no default port.
     #[error("names no port")]
@@ -43,6 +43,14 @@ pub enum DispatcherUrlError {
     /// A path, a query or credentials, which would be ignored.
     #[error("must end after the port")]
     Rest,
+}
+
+impl DispatcherUrl {
+    /// True when it asks for TLS.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
 }
 
 /// Connects to one dispatcher of many.
@@ -191,7 +199,7 @@ impl FromStr for DispatcherUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let uri: Uri = text.parse().map_err(|_| DispatcherUrlError::Malformed)?;
         match uri.scheme_str() {
-            Some("http") => {}
+            Some("http" | "https") => {}
             Some(_) => return Err(DispatcherUrlError::Scheme),
             None => return Err(DispatcherUrlError::Malformed),
         }

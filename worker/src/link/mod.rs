@@ -31,7 +31,7 @@ mod wire;
 mod workload;
 
 pub use backoff::{Backoff, BackoffError};
-pub use connector::{Connector, Io, TcpConnector};
+pub use connector::{Connector, Io, TcpConnector, TlsConnector};
 pub use credit::CreditLimit;
 pub use dial::{Dialer, DispatcherUrl, DispatcherUrlError};
 pub use driver::LinkDriver;

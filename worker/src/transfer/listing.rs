@@ -206,7 +206,7 @@ impl Engine {
             Err(StoreError { kind: Kind::NotFound | Kind::NoSuchKey, .. }) => Ok(None),
             answer => answer.map(Some),
         };
-        let info = self.ask(origin, Side::Source, || head()).await?;
+        let info = self.ask(origin, Side::Source, head).await?;
         Ok(info.and_then(|info| info.version).is_some_and(|version| version != "null"))
     }
 
@@ -258,7 +258,7 @@ impl Engine {
             Err(StoreError { kind: Kind::NotFound | Kind::NoSuchKey, .. }) => Ok(None),
             answer => answer.map(Some),
         };
-        self.ask(&target.site, Side::Backup, || head()).await
+        self.ask(&target.site, Side::Backup, head).await
     }
 
     /// Sends a request until it is answered or refused for good.

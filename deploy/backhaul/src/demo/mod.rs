@@ -15,11 +15,12 @@ use backhaul_proto::v1::{self, submit_backup_result::Result as Answer};
 use backhaul_runtime::{telemetry::LogArgs, units::display_size};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Uri;
 
 use self::{files::DemoFile, stores::Store};
 use crate::{
     cli::DemoArgs,
-    client::Client,
+    client::{Client, Security},
     commands::{Verdict, watch},
     object::display,
     output::Output,
@@ -37,7 +38,8 @@ struct Stage {
     origin: Store,
     vault: Store,
     faults: FaultPlan,
-    dispatcher: String,
+    dispatcher: Uri,
+    caller: Security,
 }
 
 /// Runs the demo in a temporary folder.
@@ -48,7 +50,7 @@ pub(crate) async fn run(args: DemoArgs, stop: CancellationToken) -> anyhow::Resu
     let output = Output::new(false);
     output.note("1. Starting redis-server, two S3 stores, a dispatcher and a worker")?;
     let mut standalone = Standalone::start(options(&args, folder.path())).await?;
-    let stage = Stage::of(&standalone);
+    let stage = Stage::of(&standalone)?;
     let told = tokio::select! {
         told = story(&args, folder.path(), &stage, output) => told,
         () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
@@ -77,13 +79,14 @@ fn options(args: &DemoArgs, folder: &Path) -> standalone::Options {
 }
 
 impl Stage {
-    fn of(standalone: &Standalone) -> Self {
-        Self {
+    fn of(standalone: &Standalone) -> anyhow::Result<Self> {
+        Ok(Self {
             origin: Store::connect(&standalone.origin_endpoint(), standalone.origin_keys()),
             vault: Store::connect(&standalone.vault_endpoint(), standalone.vault_keys()),
             faults: standalone.origin_faults().clone(),
-            dispatcher: standalone.dispatcher_url(),
-        }
+            dispatcher: standalone.dispatcher_url().parse()?,
+            caller: standalone.caller()?,
+        })
     }
 }
 
@@ -110,7 +113,8 @@ async fn story(args: &DemoArgs, folder: &Path, stage: &Stage, output: Output) ->
         .always(),
     );
 
-    let client = Client::connect_to(&stage.dispatcher, Duration::from_secs(30)).await?;
+    let client =
+        Client::connect_to(&stage.dispatcher, Some(stage.caller.clone()), Duration::from_secs(30)).await?;
     let tasks = submit(&client, &files).await?;
     output.note(&format!("4. SubmitBackups: {} tasks accepted", tasks.len()))?;
 

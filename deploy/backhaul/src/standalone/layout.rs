@@ -32,7 +32,7 @@ impl Layout {
         private(root)?;
         // The locations file needs absolute paths.
         let root = root.canonicalize()?;
-        for folder in ["redis", "origin", "vault", "credentials"] {
+        for folder in ["redis", "origin", "vault", "credentials", "tls"] {
             private(&root.join(folder))?;
         }
         let origin = Keys::load_or_make(&root.join("credentials/origin"))?;
@@ -48,6 +48,11 @@ impl Layout {
     /// Where Redis keeps its append-only file.
     pub(crate) fn redis(&self) -> PathBuf {
         self.root.join("redis")
+    }
+
+    /// Where certificates and their keys are.
+    pub(crate) fn certificates(&self) -> PathBuf {
+        self.root.join("tls")
     }
 
     /// Where the origin keeps its objects.

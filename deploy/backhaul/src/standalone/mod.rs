@@ -3,6 +3,7 @@
 //! For developers of internal services, and for the demo. Starts the parts in the order in which they need each other and stops
 //! them in the reverse order. Holds no logic of any of them, and is not made for data that matters.
 
+mod certificates;
 mod layout;
 mod redis;
 
@@ -15,8 +16,12 @@ use clap::Parser as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::{layout::Layout, redis::ChildRedis};
-use crate::{cli::StandaloneArgs, commands::Verdict, output::Output};
+use self::{
+    certificates::{Certificates, Program},
+    layout::Layout,
+    redis::ChildRedis,
+};
+use crate::{cli::StandaloneArgs, client::Security, commands::Verdict, output::Output};
 
 /// Location that objects are uploaded to, and its one bucket.
 pub(crate) const ORIGIN: (&str, &str) = ("uploads", "uploads");
@@ -54,6 +59,7 @@ pub(crate) struct Standalone {
     origin: EmbeddedS3,
     vault: EmbeddedS3,
     layout: Layout,
+    certificates: Certificates,
     redis: ChildRedis,
 }
 
@@ -98,6 +104,7 @@ impl Standalone {
     pub(crate) async fn start(options: Options) -> anyhow::Result<Self> {
         let layout = Layout::prepare(&options.data)
             .with_context(|| format!("preparing the data folder {}", options.data.display()))?;
+        let certificates = Certificates::make(layout.certificates()).context("making certificates")?;
         let redis = ChildRedis::start(&options.redis_server, &layout.redis()).await?;
         let origin =
             store(options.origin_listen, layout.origin_objects(), layout.origin_keys(), ORIGIN.1).await?;
@@ -113,6 +120,7 @@ impl Standalone {
             format!("--locations={locations}"),
             "--durability=local".to_owned(),
         ];
+        flags.extend(certificates.flags(Program::Dispatcher));
         flags.extend(options.dispatcher_flags);
         let mut config = backhaul_dispatcher::config::Config::from_args(flags)?;
         // Set here and not by flags: both would take the same address from the environment.
@@ -120,12 +128,15 @@ impl Standalone {
         config.ops_listen = dispatcher_ops;
         let app = backhaul_dispatcher::app::App::bind(config).await.context("starting the dispatcher")?;
         let dispatcher = app.addr();
-        let mut worker = backhaul_worker::config::Args::try_parse_from([
+        let mut flags = vec![
             "worker".to_owned(),
-            format!("--dispatcher=http://{dispatcher}"),
+            format!("--dispatcher=https://{dispatcher}"),
+            format!("--dispatcher-id={}", certificates.dispatcher()?),
             format!("--locations={locations}"),
             "--name=standalone".to_owned(),
-        ])?;
+        ];
+        flags.extend(certificates.flags(Program::Worker));
+        let mut worker = backhaul_worker::config::Args::try_parse_from(flags)?;
         worker.ops_listen = worker_ops;
 
         let (stop_dispatcher, stop_worker) = (CancellationToken::new(), CancellationToken::new());
@@ -135,12 +146,28 @@ impl Standalone {
         let stop = stop_worker.clone();
         services
             .spawn(async move { backhaul_worker::app::run(worker, stop).await.context("the worker ended") });
-        Ok(Self { services, stop_dispatcher, stop_worker, dispatcher, origin, vault, layout, redis })
+        Ok(Self {
+            services,
+            stop_dispatcher,
+            stop_worker,
+            dispatcher,
+            origin,
+            vault,
+            layout,
+            certificates,
+            redis,
+        })
     }
 
     /// Address of the dispatcher for callers.
     pub(crate) fn dispatcher_url(&self) -> String {
-        format!("http://{}", self.dispatcher)
+        format!("https://{}", self.dispatcher)
+    }
+
+    /// Who a caller is, and whom it speaks with.
+    pub(crate) fn caller(&self) -> anyhow::Result<Security> {
+        let tls = self.certificates.of(Program::Caller);
+        Ok(Security { tls, dispatcher: self.certificates.dispatcher()? })
     }
 
     /// Address of the origin.
@@ -210,13 +237,16 @@ impl Standalone {
              \x20 AWS_ACCESS_KEY_ID={origin_id} AWS_SECRET_ACCESS_KEY={origin_secret} \\\n\
              \x20   aws --endpoint-url {origin} s3 cp FILE s3://{bucket}/KEY\n\
              Back it up and follow it:\n\
-             \x20 backhaul submit --dispatcher {dispatcher} --watch {location}:{bucket}/KEY\n\
+             \x20 backhaul submit --dispatcher {dispatcher} \\\n\
+             \x20   {caller} \\\n\
+             \x20   --watch {location}:{bucket}/KEY\n\
              The backups are in {vault}, bucket {vault_bucket}; its keys are in {vault_keys}.",
             data = self.layout.root().display(),
             location = ORIGIN.0,
             bucket = ORIGIN.1,
             origin = self.origin.endpoint(),
             dispatcher = self.dispatcher_url(),
+            caller = self.certificates.flags(Program::Caller).join(" "),
             vault = self.vault.endpoint(),
             vault_bucket = VAULT.1,
             vault_keys = self.layout.vault_credentials_file().display(),

@@ -1,9 +1,13 @@
 //! The port for operators as a scraper and a probe see it: plain HTTP over loopback.
 
+use std::net::SocketAddr;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::metrics::Family;

@@ -1,14 +1,14 @@
 //! The settings of TLS, the same for every program.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{ArgAction, Args, builder::BoolishValueParser};
 
 use super::{SpiffeError, SpiffeId, TlsSettings, TrustDomain};
 use crate::units::parse_duration;
 
 /// How programs prove who they are.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct TlsFlags {
     /// Own certificate and its chain, PEM. Its one URI name, a SPIFFE id, says who this program is. Read again when it changes.
     #[arg(long, env = "BACKHAUL_TLS_CERT", value_name = "FILE")]
@@ -26,26 +26,64 @@ pub struct TlsFlags {
     #[arg(long, env = "BACKHAUL_TLS_RELOAD_EVERY", default_value = "10s", value_name = "TIME", value_parser = parse_duration)]
     pub tls_reload_every: Duration,
     /// Speak plaintext and let in everybody who reaches the port. For development, or where a mesh does all this.
-    #[arg(long, env = "BACKHAUL_INSECURE")]
+    #[arg(
+        long,
+        env = "BACKHAUL_INSECURE",
+        value_name = "BOOL",
+        value_parser = BoolishValueParser::new(),
+        action = ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value_t = false
+    )]
     pub insecure: bool,
 }
 
 /// What is wrong with the settings of TLS.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TlsProblem {
     /// Neither secured nor declared insecure.
-    #[error("--{0}: is needed, unless --insecure says that plaintext is wanted")]
     Missing(&'static str),
     /// Both.
-    #[error("--insecure: contradicts --{0}")]
     Contradiction(&'static str),
     /// Not a trust domain.
-    #[error("--trust-domain: `{0}`: {1}")]
     TrustDomain(String, SpiffeError),
     /// A time that makes no sense.
-    #[error("--tls-reload-every: must be 10ms to 1h")]
     ReloadEvery,
 }
+
+impl TlsProblem {
+    /// The flag to change.
+    #[must_use]
+    pub const fn setting(&self) -> &'static str {
+        match self {
+            Self::Missing(flag) => flag,
+            Self::Contradiction(_) => "--insecure",
+            Self::TrustDomain(..) => "--trust-domain",
+            Self::ReloadEvery => "--tls-reload-every",
+        }
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Missing(_) => "is needed, unless --insecure says that plaintext is wanted".to_owned(),
+            Self::Contradiction(flag) => format!("contradicts {flag}"),
+            Self::TrustDomain(name, problem) => format!("`{name}`: {problem}"),
+            Self::ReloadEvery => "must be 10ms to 1h".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for TlsProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting(), self.what())
+    }
+}
+
+impl std::error::Error for TlsProblem {}
 
 impl TlsFlags {
     /// The settings; `None` for plaintext, which must have been asked for.
@@ -54,10 +92,10 @@ impl TlsFlags {
     /// The first [`TlsProblem`].
     pub fn settings(&self) -> Result<Option<TlsSettings>, TlsProblem> {
         let given = [
-            ("tls-cert", self.tls_cert.is_some()),
-            ("tls-key", self.tls_key.is_some()),
-            ("tls-bundle", self.tls_bundle.is_some()),
-            ("trust-domain", !self.trust_domain.is_empty()),
+            ("--tls-cert", self.tls_cert.is_some()),
+            ("--tls-key", self.tls_key.is_some()),
+            ("--tls-bundle", self.tls_bundle.is_some()),
+            ("--trust-domain", !self.trust_domain.is_empty()),
         ];
         if self.insecure {
             return match given.iter().find(|(_, is_given)| *is_given) {
@@ -69,11 +107,11 @@ impl TlsFlags {
             return Err(TlsProblem::ReloadEvery);
         }
         let missing = |flag| move || TlsProblem::Missing(flag);
-        let certificate = self.tls_cert.clone().ok_or_else(missing("tls-cert"))?;
-        let key = self.tls_key.clone().ok_or_else(missing("tls-key"))?;
-        let bundle = self.tls_bundle.clone().ok_or_else(missing("tls-bundle"))?;
+        let certificate = self.tls_cert.clone().ok_or_else(missing("--tls-cert"))?;
+        let key = self.tls_key.clone().ok_or_else(missing("--tls-key"))?;
+        let bundle = self.tls_bundle.clone().ok_or_else(missing("--tls-bundle"))?;
         if self.trust_domain.is_empty() {
-            return Err(TlsProblem::Missing("trust-domain"));
+            return Err(TlsProblem::Missing("--trust-domain"));
         }
         let trust_domains = self
             .trust_domain
@@ -120,11 +158,12 @@ mod tests {
     #[test]
     fn plaintext_must_be_asked_for() {
         assert_eq!(settings("--insecure"), Ok(None));
-        assert_eq!(settings(""), Err(TlsProblem::Missing("tls-cert")));
-        assert_eq!(settings("--tls-cert c --tls-key k"), Err(TlsProblem::Missing("tls-bundle")));
+        assert_eq!(settings("--insecure=false"), Err(TlsProblem::Missing("--tls-cert")));
+        assert_eq!(settings(""), Err(TlsProblem::Missing("--tls-cert")));
+        assert_eq!(settings("--tls-cert c --tls-key k"), Err(TlsProblem::Missing("--tls-bundle")));
         let files = "--tls-cert c --tls-key k --tls-bundle b";
-        assert_eq!(settings(files), Err(TlsProblem::Missing("trust-domain")));
-        assert_eq!(settings("--insecure --tls-key k"), Err(TlsProblem::Contradiction("tls-key")));
+        assert_eq!(settings(files), Err(TlsProblem::Missing("--trust-domain")));
+        assert_eq!(settings("--insecure --tls-key k"), Err(TlsProblem::Contradiction("--tls-key")));
         let bad = settings(&format!("{files} --trust-domain prod,B"));
         assert!(matches!(bad, Err(TlsProblem::TrustDomain(name, _)) if name == "B"));
         let never = settings(&format!("{files} --trust-domain prod --tls-reload-every 0s"));

@@ -20,7 +20,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+pub use tokio_rustls::{client::TlsStream as ClientStream, server::TlsStream as ServerStream};
 
 use self::material::Material;
 pub use self::{
@@ -55,6 +56,8 @@ pub struct PeerIdentity {
     pub id: SpiffeId,
     /// When its certificate ends.
     pub not_after: SystemTime,
+    /// Which authorities were trusted when it was let in; for [`Tls::trust_changed`].
+    pub trust: u64,
 }
 
 /// Why there is no material to speak TLS with.
@@ -92,25 +95,25 @@ impl Tls {
     ///
     /// # Errors
     /// The peer does not speak TLS, or could not prove a name that is allowed.
-    pub async fn accept<I>(&self, io: I) -> io::Result<(server::TlsStream<I>, PeerIdentity)>
+    pub async fn accept<I>(&self, io: I) -> io::Result<(ServerStream<I>, PeerIdentity)>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = Arc::clone(&self.current.borrow().server);
-        let stream = TlsAcceptor::from(config).accept(io).await?;
+        let current = Arc::clone(&self.current.borrow());
+        let stream = TlsAcceptor::from(Arc::clone(&current.server)).accept(io).await?;
         // A peer that offers another protocol has been refused by now; one that offers none has not.
         if stream.get_ref().1.alpn_protocol() != Some(material::HTTP2) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not offer HTTP/2"));
         }
-        let peer = peer_of(stream.get_ref().1.peer_certificates())?;
-        Ok((stream, peer))
+        let named = named(stream.get_ref().1.peer_certificates())?;
+        Ok((stream, PeerIdentity { id: named.id, not_after: named.not_after, trust: current.trust }))
     }
 
     /// Makes a connection to the program with that name. The caller bounds the time.
     ///
     /// # Errors
     /// The peer does not speak TLS, or could not prove that name.
-    pub async fn connect<I>(&self, io: I, expected: &SpiffeId) -> io::Result<client::TlsStream<I>>
+    pub async fn connect<I>(&self, io: I, expected: &SpiffeId) -> io::Result<ClientStream<I>>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
@@ -136,7 +139,7 @@ impl Tls {
     }
 }
 
-fn peer_of(chain: Option<&[CertificateDer<'_>]>) -> io::Result<PeerIdentity> {
+fn named(chain: Option<&[CertificateDer<'_>]>) -> io::Result<verify::Named> {
     let first = chain.and_then(<[_]>::first).ok_or_else(|| io::Error::other("no certificate"))?;
     verify::identity_of(first).map_err(io::Error::other)
 }

@@ -49,6 +49,8 @@ impl Reloader {
                 self.told = None;
                 return false;
             }
+            // Replaced between the first file and the last one: the next look finds them whole.
+            Ok(texts) if !Texts::read(&self.settings).is_ok_and(|again| again == texts) => return false,
             Ok(texts) => {
                 let made = Material::new(&self.settings, &texts);
                 self.seen = texts;

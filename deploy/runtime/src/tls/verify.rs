@@ -1,6 +1,6 @@
 //! Verifying the other side: its chain by the library, its name here.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
@@ -15,7 +15,7 @@ use rustls::{
 };
 
 use super::{
-    PeerIdentity, SpiffeId, TrustDomain,
+    SpiffeId, TrustDomain,
     certificate::{self, Malformed},
     spiffe::SpiffeError,
 };
@@ -36,11 +36,17 @@ pub(super) enum NoIdentity {
     Other,
 }
 
+/// Whom a certificate names, and until when.
+pub(super) struct Named {
+    pub(super) id: SpiffeId,
+    pub(super) not_after: SystemTime,
+}
+
 /// The name in a certificate that has been verified.
-pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<PeerIdentity, NoIdentity> {
+pub(super) fn identity_of(certificate: &CertificateDer<'_>) -> Result<Named, NoIdentity> {
     let facts = certificate::read(certificate)?;
     match facts.uris.as_slice() {
-        [uri] => Ok(PeerIdentity { id: uri.parse()?, not_after: facts.not_after }),
+        [uri] => Ok(Named { id: uri.parse()?, not_after: facts.not_after }),
         uris => Err(NoIdentity::Count(uris.len())),
     }
 }

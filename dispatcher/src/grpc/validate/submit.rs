@@ -17,7 +17,8 @@ use crate::{
 pub(super) const BUCKET_BYTES: std::ops::RangeInclusive<usize> = 3..=63;
 const MAX_VERSION_BYTES: usize = 1024;
 const MAX_AHEAD: Duration = Duration::from_secs(366 * 24 * 3600);
-const MAX_SIZE_HINT_BYTES: u64 = 1 << 50;
+/// Largest size hint.
+pub(crate) const MAX_SIZE_HINT_BYTES: u64 = 1 << 50;
 const NANOS_PER_SECOND: i32 = 1_000_000_000;
 /// Bytes of a traceparent, version 00.
 const TRACEPARENT_BYTES: usize = 55;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{ErrorKind, RedisResult, aio::MultiplexedConnection};
 
 use super::{
-    access::{Access, Address},
+    access::{self, Access, Address, TlsFiles},
     scripts::Script,
     value::text,
 };
@@ -76,6 +76,35 @@ impl Endpoint {
         let config =
             redis::AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         self.access.client(address).await?.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+/// A new connection to the one server that a URL names, which need not have anything to do with queues.
+///
+/// # Errors
+/// When the URL names none or several, or the server does not answer.
+pub async fn connect_to(url: &str, timeouts: Timeouts) -> RedisResult<MultiplexedConnection> {
+    let (access, address) = one_server(url)?;
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(None)
+        .set_response_timeout(Some(timeouts.response));
+    within(timeouts.connect, async {
+        access.client(&address).await?.get_multiplexed_async_connection_with_config(&config).await
+    })
+    .await
+}
+
+/// Whether [`connect_to`] could connect to that.
+#[must_use]
+pub fn is_server(url: &str) -> bool {
+    one_server(url).is_ok()
+}
+
+fn one_server(url: &str) -> RedisResult<(Access, Address)> {
+    let (access, mut addresses) = access::parse(url, &TlsFiles::default())?;
+    match (addresses.pop(), addresses.is_empty()) {
+        (Some(address), true) => Ok((access, address)),
+        _ => Err((ErrorKind::InvalidClientConfig, "not one server").into()),
     }
 }
 

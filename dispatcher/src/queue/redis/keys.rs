@@ -35,8 +35,12 @@ use crate::queue::{TaskId, TaskState, walk::WalkId};
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
 
-/// What this deployment was created with: schema and shard count. The only key without a shard.
+/// What this deployment was created with: schema and shard count. The only key of the queue without a shard.
 pub(super) const CONFIG: &str = "bh:config";
+/// Bodies that nobody understands, by digest, and their digests in order. Outside of the shards: they are no part of the queue.
+pub(crate) const QUARANTINE: &str = "{bh:quarantine}:bodies";
+/// See [`QUARANTINE`].
+pub(crate) const QUARANTINE_ORDER: &str = "{bh:quarantine}:order";
 /// Channel on which a shard announces that a tenant waits anew; the message is the shard and what is pending there by band.
 pub(super) const READY_CHANNEL: &str = "bh:ready";
 

@@ -6,7 +6,7 @@
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
 //! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
 //!   other calls. `snapshot`: the look at all tasks together. `walks`: what is kept of backups of prefixes.
-//! - `fsck`: the audit of all that.
+//! - `fsck`: the audit of all that. `quarantine`: what is kept beside it.
 //! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
 //!   key; `link` keeps a connection, which `endpoint` makes and `access` logs in; `trouble` is what calls the scout.
@@ -25,7 +25,7 @@ mod events;
 mod failures;
 pub mod fsck;
 mod hints;
-mod keys;
+pub(crate) mod keys;
 mod lease;
 mod link;
 mod list;
@@ -33,6 +33,7 @@ mod map;
 mod nodes;
 mod options;
 mod primary;
+mod quarantine;
 mod redrive;
 mod scout;
 mod scripts;
@@ -40,7 +41,7 @@ mod snapshot;
 mod stats;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trouble;
 mod value;
 mod walk_codec;
@@ -57,6 +58,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     check::Unfit,
+    endpoint::{connect_to, is_server},
     options::{ConnectError, Durability, Layout, Login, RedisOptions, Timeouts, TlsFiles},
     writer::BarrierStats,
 };
@@ -65,6 +67,7 @@ use self::{
     lease::Sessions,
     nodes::{Maker, Nodes},
     primary::{Primary, WriterSettings},
+    quarantine::Quarantine,
     scout::Scout,
     trouble::Trouble,
     writer::{Context, Outcomes, Write, Written},
@@ -84,6 +87,7 @@ pub struct RedisQueue {
     shared: Arc<Shared>,
     writing: WriterSettings,
     sessions: Sessions,
+    quarantine: Quarantine,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -144,7 +148,8 @@ impl RedisQueue {
             async move { shared.hints.listen(&shared.nodes, &data, &stop).await }
         });
         guard.disarm();
-        Ok(Self { shared, writing, sessions: Sessions::default(), stop, tasks })
+        let (sessions, quarantine) = (Sessions::default(), Quarantine::default());
+        Ok(Self { shared, writing, sessions, quarantine, stop, tasks })
     }
 
     /// Ends the queue's own tasks: writes that are waiting are finished, new ones answer [`QueueError::Unavailable`].

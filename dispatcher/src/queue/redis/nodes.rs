@@ -14,7 +14,7 @@ use super::{
     access::Address,
     endpoint::Endpoint,
     keys,
-    link::{Answers, pipeline},
+    link::{Answers, Link, pipeline},
     map::Map,
     primary::{Primary, WriterSettings},
     trouble::{Trouble, is_moved},
@@ -90,6 +90,12 @@ impl Nodes {
         owner.cloned().ok_or_else(|| {
             (ErrorKind::ClusterConnectionNotFound, "no server has the slot", slot.to_string()).into()
         })
+    }
+
+    /// One more connection to the data of a server.
+    pub(super) fn link(&self, address: &Address) -> Link {
+        let Maker { endpoint, trouble, tasks, stop, .. } = &self.maker;
+        Link::new(address.clone(), Arc::clone(endpoint), Arc::clone(trouble), tasks, stop)
     }
 
     /// Until a primary of this address is none any more.

@@ -108,6 +108,11 @@ impl Primary {
         Ok(found)
     }
 
+    /// Whether [`Primary::retire`] was called.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.is_cancelled()
+    }
+
     /// Somebody else has its data now: nothing is accepted here any more, not even what is on its way.
     pub(super) fn retire(&self) {
         self.retired.cancel();

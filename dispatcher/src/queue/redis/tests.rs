@@ -11,7 +11,7 @@ mod log;
 mod races;
 mod scale;
 mod secure;
-mod server;
+pub(crate) mod server;
 mod silence;
 mod size;
 mod snapshot;
@@ -36,7 +36,7 @@ use crate::queue::{
 };
 
 /// Settings without caps that a test could meet by chance.
-fn settings() -> QueueSettings {
+pub(crate) fn settings() -> QueueSettings {
     QueueSettings { shard_cap: 1 << 40, tenant_cap: 1 << 40, ..test_settings() }
 }
 
@@ -46,7 +46,7 @@ fn options(server: &Server, db: u32) -> RedisOptions {
 }
 
 /// Options that take no busy machine for a silent server.
-fn patient(url: impl Into<String>) -> RedisOptions {
+pub(crate) fn patient(url: impl Into<String>) -> RedisOptions {
     let long = Duration::from_secs(60);
     RedisOptions { timeouts: Timeouts { connect: long, response: long }, ..RedisOptions::new(url) }
 }

@@ -225,7 +225,7 @@ impl WriterLoop {
         };
         let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.kind(at))));
         let calls = pipeline(pieces.iter().map(|piece| self.call(writes, piece)));
-        let command = self.barrier_command(barrier);
+        let command = barrier_command(barrier, self.settings.patience);
         let limit = self.settings.endpoint.timeouts.response
             + command.as_ref().map_or(Duration::ZERO, |_| self.settings.patience);
         let sent = Instant::now();
@@ -375,28 +375,29 @@ impl WriterLoop {
         }
         Ok(written)
     }
+}
 
-    fn barrier_command(&self, barrier: Barrier) -> Option<Cmd> {
-        let mut command = match barrier {
-            Barrier::Answer => return None,
-            Barrier::WaitAof(replicas) => {
-                let mut command = redis::cmd("WAITAOF");
-                command.arg(1).arg(replicas);
-                command
-            }
-            Barrier::Wait(replicas) => {
-                let mut command = redis::cmd("WAIT");
-                command.arg(replicas);
-                command
-            }
-        };
-        command.arg(super::millis(self.settings.patience));
-        Some(command)
-    }
+/// What to send after writes for a proof that they are durable; `None` where the answer to them is one.
+pub(super) fn barrier_command(barrier: Barrier, patience: Duration) -> Option<Cmd> {
+    let mut command = match barrier {
+        Barrier::Answer => return None,
+        Barrier::WaitAof(replicas) => {
+            let mut command = redis::cmd("WAITAOF");
+            command.arg(1).arg(replicas);
+            command
+        }
+        Barrier::Wait(replicas) => {
+            let mut command = redis::cmd("WAIT");
+            command.arg(replicas);
+            command
+        }
+    };
+    command.arg(super::millis(patience));
+    Some(command)
 }
 
 /// What a barrier says about the writes before it.
-enum Proof {
+pub(super) enum Proof {
     Met,
     Missed {
         reached: u32,
@@ -415,11 +416,19 @@ impl Proof {
             (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
             (_, Ok(Written::Requeue(refused @ [..=-1, _, _]))) => Ok(Written::Requeue(refused)),
             (_, Ok(Written::Walk(refused @ [..=0, _]))) => Ok(Written::Walk(refused)),
-            (Self::Missed { reached, wanted }, Ok(_)) => {
+            (_, Ok(written)) => self.result().map(|()| written),
+        }
+    }
+
+    /// Whether the writes before it may be relied on.
+    pub(super) fn result(&self) -> Result<(), QueueError> {
+        match self {
+            Self::Met => Ok(()),
+            Self::Missed { reached, wanted } => {
                 Err(QueueError::NotDurable { reached: *reached, wanted: *wanted })
             }
-            (Self::Unknown(failure), Ok(_)) => Err(error::from_redis(failure.clone())),
-            (Self::Void, Ok(_)) => Err(QueueError::Unavailable(Box::new(Retired))),
+            Self::Unknown(failure) => Err(error::from_redis(failure.clone())),
+            Self::Void => Err(QueueError::Unavailable(Box::new(Retired))),
         }
     }
 }
@@ -454,7 +463,7 @@ impl Job {
 }
 
 /// What the answer to a barrier proves.
-fn proven(barrier: Barrier, answer: Option<Result<Value, RedisError>>) -> Proof {
+pub(super) fn proven(barrier: Barrier, answer: Option<Result<Value, RedisError>>) -> Proof {
     let copies = match answer {
         Some(Ok(answer)) => answer,
         Some(Err(failure)) => return Proof::Unknown(failure),

@@ -56,6 +56,7 @@ impl Rig {
             floor: Arc::clone(&floor) as Arc<dyn Floor>,
             settings: Arc::new(StreamSettings::default()),
             stop: stop.clone(),
+            reauthenticate: CancellationToken::new(),
             _place: Census::new(1, 1).enter(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         let (run, outbound) = open(ReceiverStream::new(inbound), seat);

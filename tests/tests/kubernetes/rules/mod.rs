@@ -2,6 +2,7 @@
 //! held against all that is shipped, and against an overlay that was broken on purpose.
 
 mod hardening;
+mod identity;
 mod lifetime;
 mod references;
 mod traffic;

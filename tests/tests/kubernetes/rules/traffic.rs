@@ -148,6 +148,11 @@ fn needed(manifests: &Manifests) -> Problems {
     let callers =
         Peer::Elsewhere { namespace: peer(&[("backhaul.dev/may-call", "true")]), pod: Labels::new() };
     must(&callers, "internal service to dispatcher", &at(&dispatcher.labels), 7400);
+    let origins =
+        Peer::Elsewhere { namespace: peer(&[("backhaul.dev/may-notify", "true")]), pod: Labels::new() };
+    let events = manifests.find("Service", "backhaul-events").map(|s| &s["spec"]["ports"][0]["targetPort"]);
+    let events = events.and_then(|port| dispatcher.pod.containers[0].port(port)).unwrap_or_default();
+    must(&origins, "origin to dispatcher", &at(&dispatcher.labels), events);
     problems
 }
 
@@ -174,6 +179,12 @@ fn forbidden(manifests: &Manifests) -> Problems {
     must_not("plain HTTP to the internet from a worker", &worker, &outside, 80);
     must_not("a dispatcher from any namespace", &elsewhere, &dispatcher, 7400);
     must_not("a dispatcher from any pod", &stranger, &dispatcher, 7400);
+    let origins =
+        Peer::Elsewhere { namespace: peer(&[("backhaul.dev/may-notify", "true")]), pod: Labels::new() };
+    must_not("the port of callers from an origin", &origins, &dispatcher, 7400);
+    must_not("the port for operators from an origin", &origins, &dispatcher, 9090);
+    must_not("the port for events from any namespace", &elsewhere, &dispatcher, 7480);
+    must_not("the port for events from a worker", &worker, &dispatcher, 7480);
     must_not("a worker from a dispatcher", &dispatcher, &worker, 9090);
     must_not("the port for operators from a pod", &worker, &dispatcher, 9090);
     must_not("the port for operators from any namespace", &elsewhere, &dispatcher, 9090);
@@ -250,6 +261,8 @@ fn what_the_programs_are_told_to_reach_can_be_reached() {
         &[
             ("NetworkPolicy", "worker", "/spec/egress/0/ports/0/port", json!(9090)),
             ("NetworkPolicy", "dispatcher", "/spec/ingress", json!([])),
+            ("NetworkPolicy", "dispatcher", "/spec/ingress/1/ports/0/port", json!(7400)),
+            ("Service", "backhaul-events", "/spec/ports/0/targetPort", json!("ops")),
             (
                 "NetworkPolicy",
                 "dispatcher-to-redis",
@@ -291,6 +304,8 @@ fn nothing_else_can_be_reached() {
             ("NetworkPolicy", "worker", "/spec/egress/1/ports", Value::Null),
             ("NetworkPolicy", "dispatcher", "/spec/ingress/0/from/1/namespaceSelector", json!({})),
             ("NetworkPolicy", "dispatcher", "/spec/ingress/0/from", Value::Null),
+            ("NetworkPolicy", "dispatcher", "/spec/ingress/1/from/0/namespaceSelector", json!({})),
+            ("NetworkPolicy", "dispatcher", "/spec/ingress/1/ports", Value::Null),
             ("NetworkPolicy", "redis", "/spec/ingress/0/from/0/podSelector", json!({})),
         ],
     );

@@ -139,7 +139,7 @@ fn a_dispatcher_is_a_plain_url_with_a_port() {
     for (text, problem) in [
         ("", DispatcherUrlError::Malformed),
         ("dispatcher:7070", DispatcherUrlError::Malformed),
-        ("https://dispatcher:7070", DispatcherUrlError::Scheme),
+        ("ftp://dispatcher:7070", DispatcherUrlError::Scheme),
         ("http://dispatcher", DispatcherUrlError::Port),
         ("http://dispatcher:7070/v1", DispatcherUrlError::Rest),
         ("http://user:secret@dispatcher:7070", DispatcherUrlError::Rest),

@@ -43,6 +43,9 @@ enum Mend {
     Orphans = 2,
 }
 
+/// Keys of ours that belong to no shard.
+const OUTSIDE: [&str; 3] = [keys::CONFIG, keys::QUARANTINE, keys::QUARANTINE_ORDER];
+
 impl Audit {
     /// Looks at every key of the queue, and at every record.
     pub(super) async fn keys(&mut self) -> Result<(), FsckError> {
@@ -67,7 +70,7 @@ impl Audit {
         for key in found {
             match names::parse(key, self.shards) {
                 Some((shard, name)) => known.push((key, shard, name)),
-                None if key == keys::CONFIG.as_bytes() => {}
+                None if OUTSIDE.iter().any(|outside| key == outside.as_bytes()) => {}
                 None if key.starts_with(b"{bh:") || key.starts_with(b"bh:") => {
                     self.report.add(Problem::UnknownKey, key, false);
                 }

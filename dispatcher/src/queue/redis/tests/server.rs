@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 /// A running server.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     process: Child,
     dir: TempDir,
     arguments: Vec<String>,
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Server {
     /// Starts a server with these settings (`--name value`) beside the usual ones for a test.
-    pub(super) fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let process =
@@ -76,7 +76,7 @@ impl Server {
     }
 
     /// Starts a killed server again on what it left on disk.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.restart_with(&[]);
     }
 
@@ -108,7 +108,7 @@ impl Server {
     }
 
     /// Makes the server listen on a port of the loopback interface too.
-    pub(super) async fn listen(&self) -> u16 {
+    pub(crate) async fn listen(&self) -> u16 {
         let port = free_port();
         let mut client = self.client().await;
         let (): () =
@@ -117,18 +117,18 @@ impl Server {
     }
 
     /// Kills the server without warning.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// The URL of a database.
-    pub(super) fn url(&self, db: u32) -> String {
+    pub(crate) fn url(&self, db: u32) -> String {
         format!("redis+unix://{}?db={db}", self.dir.path().join("redis.sock").display())
     }
 
     /// A plain connection to database 0.
-    pub(super) async fn client(&self) -> redis::aio::MultiplexedConnection {
+    pub(crate) async fn client(&self) -> redis::aio::MultiplexedConnection {
         self.try_client().await.unwrap()
     }
 

@@ -28,11 +28,11 @@ fn answer(number: u8) -> Event {
 
 /// Pages that were answered: number, and why not.
 fn answered(bench: &mut Bench) -> Vec<(u8, String)> {
-    let pages = bench.said().into_iter().filter_map(|said| match said {
-        Message::Listed(page) => Some((page.lease[0], page.failure.map(|f| f.code).unwrap_or_default())),
-        _ => None,
-    });
-    pages.collect()
+    let page = |said| {
+        let Message::Listed(page) = said else { return None };
+        Some((page.lease[0], page.failure.map(|failure| failure.code).unwrap_or_default()))
+    };
+    bench.said().into_iter().filter_map(page).collect()
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! The dispatcher's event sources: the port that origins post to, and the brokers that are read. Which parts they have, and how they end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use backhaul_runtime::{http_port::HttpPort, locations::Locations};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::AppError;
+use crate::{
+    config::Config,
+    events::{
+        http::Endpoint,
+        intake::Intake,
+        pull::{self, PullSource, redis_stream},
+        quarantine::{MemoryQuarantine, Quarantine},
+        sns::{Sns, fetch::Https},
+        sources::{Delivery, EventSource, Sources},
+    },
+    metrics::Metrics,
+    queue::TaskQueue,
+};
+
+/// Sources that are known, and a port that is bound where one was asked for.
+#[derive(Debug)]
+pub(super) struct Events {
+    port: Option<HttpPort>,
+    sources: Arc<Sources>,
+    pub(super) quarantine: Arc<dyn Quarantine>,
+}
+
+/// All that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    door: Option<(HttpPort, Router)>,
+    pulled: Vec<(Box<dyn PullSource>, Arc<EventSource>)>,
+    intake: Arc<Intake>,
+}
+
+impl Events {
+    /// No sources and no port.
+    pub(super) fn none() -> Self {
+        Self { port: None, sources: Arc::default(), quarantine: Arc::<MemoryQuarantine>::default() }
+    }
+
+    /// Reads the sources and binds the port.
+    pub(super) async fn bind(config: &Config, locations: &Locations) -> Result<Self, AppError> {
+        let sources = match &config.event_sources {
+            Some(path) => Sources::load(path, locations)?,
+            None => Sources::default(),
+        };
+        let port = match config.events_listen {
+            Some(addr) => {
+                Some(HttpPort::bind(addr).await.map_err(|source| AppError::Listen { addr, source })?)
+            }
+            None => None,
+        };
+        Ok(Self { port, sources: Arc::new(sources), quarantine: Arc::<MemoryQuarantine>::default() })
+    }
+
+    pub(super) fn addr(&self) -> Option<SocketAddr> {
+        self.port.as_ref().map(HttpPort::addr)
+    }
+
+    /// What takes the events.
+    pub(super) fn intake(
+        &self,
+        config: &Config,
+        queue: &Arc<dyn TaskQueue>,
+        locations: &Arc<Locations>,
+        metrics: &Arc<Metrics>,
+    ) -> Intake {
+        Intake {
+            queue: Arc::clone(queue),
+            locations: Arc::clone(locations),
+            defaults: config.defaults,
+            quarantine: Arc::clone(&self.quarantine),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Puts everything together.
+    ///
+    /// # Errors
+    /// [`AppError::Events`].
+    pub(super) fn ready(self, intake: &Arc<Intake>) -> Result<Running, AppError> {
+        let mut pulled: Vec<(Box<dyn PullSource>, Arc<EventSource>)> = Vec::new();
+        for source in self.sources.iter() {
+            if let Delivery::RedisStream(options) = &source.delivery {
+                let stream = redis_stream::RedisStream::new(options.clone(), redis_stream::ABANDONED_AFTER);
+                pulled.push((Box::new(stream), Arc::clone(source)));
+            }
+        }
+        let door = match self.port {
+            Some(port) => {
+                // Only then must the system have certificates to trust.
+                let has_topic = self.sources.iter().any(|s| matches!(s.delivery, Delivery::Topic(_)));
+                let https = has_topic.then(Https::new).transpose();
+                let https = https.map_err(|error| AppError::Events(error.into()))?;
+                let sns = https.map(|https| Sns::new(Arc::new(https)));
+                let endpoint = Endpoint::new(Arc::clone(intake), self.sources, sns);
+                Some((port, endpoint.routes()))
+            }
+            None => None,
+        };
+        Ok(Running { door, pulled, intake: Arc::clone(intake) })
+    }
+}
+
+impl Running {
+    /// Takes events until `end`; answers under way may take `end_within` then.
+    ///
+    /// # Errors
+    /// None; the signature is that of every part.
+    pub(super) async fn run(self, end: CancellationToken, end_within: Duration) -> Result<(), AppError> {
+        let mut readers = JoinSet::new();
+        for (broker, source) in self.pulled {
+            info!(source = %source.name, "events are read");
+            readers.spawn(pull::run(broker, source, Arc::clone(&self.intake), end.clone()));
+        }
+        match self.door {
+            Some((port, routes)) => {
+                info!(addr = %port.addr(), "events are taken");
+                port.serve_to_the_end(routes, end, end_within).await;
+            }
+            None => end.cancelled().await,
+        }
+        while let Some(ended) = readers.join_next().await {
+            ended.map_err(AppError::Panicked)?;
+        }
+        Ok(())
+    }
+}
