@@ -30,7 +30,7 @@ export PROPTEST_RNG_SEED ?= 1
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e kubernetes images images-test mutants-queue bench-queue bench-transfer clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e sim kubernetes images images-test mutants-queue bench-queue bench-transfer bench-stream clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -70,6 +70,13 @@ unit: ## Run only the tests inside the packages' own sources
 e2e: setup build ## Run only the end-to-end tests, with real servers and processes
 	$(RUN) $(PACKAGES) --test e2e
 
+sim: ## Run only the simulation, 200 seeds; SEED=n replays one and shows its history
+ifdef SEED
+	BACKHAUL_SIM_SEED=$(SEED) BACKHAUL_SIM_LOG=info cargo test $(PACKAGES) --test sim -- --exact one_seed --nocapture
+else
+	$(RUN) $(PACKAGES) --test sim
+endif
+
 kubernetes: setup build ## Run only the checks of manifests and container files
 	$(RUN) $(PACKAGES) --test kubernetes
 
@@ -94,7 +101,7 @@ mutants-queue: setup ## Break the queue's scripts, one fault at a time; the test
 # Only what is measured and what measures it is built with optimisation, for all benchmarks at once: the S3 client alone takes minutes,
 # and another selection of packages would build it again.
 BENCHED := --release --locked --package backhaul-dispatcher --package backhaul-worker --package backhaul \
-	--package backhaul-bench --package backhaul-bench-transfer
+	--package backhaul-bench --package backhaul-bench-transfer --package backhaul-bench-stream
 
 bench-queue: ## Measure the queue end to end beside BullMQ and raw Redis; QUICK=1 with less load
 	@tests/setup/redis.sh
@@ -109,6 +116,11 @@ bench-transfer: ## Measure copies between S3 servers beside rclone and s5cmd; QU
 	@tests/setup/s5cmd.sh
 	cargo build $(BENCHED)
 	BACKHAUL_TEST_BIN_DIR=$(target)/release $(target)/release/backhaul-bench-transfer $(if $(QUICK),--quick)
+
+bench-stream: ## Measure the stream: hand-over, losses, restarts, fifty workers; QUICK=1 in a minute less
+	@tests/setup/redis.sh
+	cargo build $(BENCHED)
+	BACKHAUL_TEST_BIN_DIR=$(target)/release $(target)/release/backhaul-bench-stream $(if $(QUICK),--quick)
 
 clean: ## Remove everything that was built or installed here
 	cargo clean

@@ -59,6 +59,17 @@ impl Process {
         self.child.id()
     }
 
+    /// Memory that it has in use, in bytes, where the kernel tells.
+    ///
+    /// # Errors
+    /// When the kernel does not tell, or it has ended.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: u64 = line.context("no VmRSS")?.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+
     /// Whether it has not ended.
     ///
     /// # Errors

@@ -4,11 +4,11 @@
 //! calls go straight to the servers.
 
 mod calls;
+mod dispatchers;
 mod options;
 mod prefixes;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
 };
@@ -19,14 +19,12 @@ use backhaul_proto::v1::{
     backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,
 };
 use tempfile::TempDir;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::{
     certificates::Holder,
-    eventually::eventually,
     gate::Gate,
     locations::{self, ORIGIN_BUCKET, VAULT_BUCKET},
-    ports::Port,
     process::Process,
     programs::program,
     redis::{RedisOptions, RedisServer},
@@ -34,6 +32,7 @@ use crate::{
     store::{Store, StoreKind},
 };
 
+use self::dispatchers::Dispatcher;
 pub use self::{calls::object, options::EnvOptions, prefixes::prefix};
 
 /// Tenant that the calls of a test act for.
@@ -50,10 +49,9 @@ pub struct TestEnv {
     options: EnvOptions,
     /// Programs come before what they use, so that they are dropped first.
     workers: Vec<Worker>,
-    dispatcher: Process,
-    dispatcher_port: Port,
-    /// Dispatchers besides the first one, on the same Redis.
-    others: Vec<(Process, Port)>,
+    dispatchers: Vec<Dispatcher>,
+    /// Number of the dispatcher that the test's own calls go to.
+    called: usize,
     redis: RedisServer,
     origin: Behind<Store>,
     /// `None` when backups go to the origin's own store.
@@ -63,11 +61,11 @@ pub struct TestEnv {
     finished: bool,
 }
 
-/// A worker and its way to the dispatcher.
+/// A worker and its ways to the dispatchers, in their order.
 #[derive(Debug)]
 struct Worker {
     process: Process,
-    gate: Gate,
+    gates: Vec<Gate>,
 }
 
 /// A server and the gate through which the programs reach it; the test's own clients go straight to it.
@@ -100,36 +98,14 @@ impl TestEnv {
         };
         let target = vault.as_ref().unwrap_or(&origin).location();
         let locations = locations::write(folder.path(), &origin.location(), &target, &options.reads)?;
-        let dispatcher_port = Port::lease()?;
-        let url = redis.url();
-        let port = dispatcher_port.number();
-        let dispatcher = launch_dispatcher(&options, folder.path(), &locations, &url, port, "dispatcher")?;
-        let (workers, others) = (Vec::new(), Vec::new());
-        let finished = false;
-        let mut env = Self {
-            options,
-            workers,
-            dispatcher,
-            dispatcher_port,
-            others,
-            redis,
-            origin,
-            vault,
-            locations,
-            folder,
-            finished,
-        };
-        env.until_serving().await?;
+        let (dispatchers, workers, called, finished) = (Vec::new(), Vec::new(), 0, false);
+        let mut env =
+            Self { options, workers, dispatchers, called, redis, origin, vault, locations, folder, finished };
+        env.add_dispatcher(&[]).await?;
         for _ in 0..env.options.workers {
             env.add_worker().await?;
         }
         Ok(env)
-    }
-
-    /// Where the dispatcher listens; the same after a restart.
-    #[must_use]
-    pub fn dispatcher_address(&self) -> String {
-        format!("127.0.0.1:{}", self.dispatcher_port.number())
     }
 
     /// A client for what internal services call. It connects when it is used, and again after a restart.
@@ -138,37 +114,6 @@ impl TestEnv {
     /// When the URL is not one.
     pub fn backups(&self) -> anyhow::Result<BackupServiceClient<Channel>> {
         Ok(BackupServiceClient::new(self.channel()?))
-    }
-
-    /// Starts one more dispatcher on the same Redis, with these flags set otherwise than for the first, waits until it serves, and
-    /// gives its address.
-    ///
-    /// # Errors
-    /// When it does not serve.
-    pub async fn add_dispatcher(&mut self, flags: &[(&str, &str)]) -> anyhow::Result<String> {
-        let mut options = self.options.clone();
-        for (name, value) in flags {
-            options = options.dispatcher_flag(name, value);
-        }
-        let port = Port::lease()?;
-        let name = format!("dispatcher-{}", self.others.len() + 1);
-        let (folder, url) = (self.folder.path(), self.redis.url());
-        let process = launch_dispatcher(&options, folder, &self.locations, &url, port.number(), &name)?;
-        let address = format!("127.0.0.1:{}", port.number());
-        let file = address_file(folder, &name);
-        self.others.push((process, port));
-        let process = &mut self.others.last_mut().context("one was added")?.0;
-        until_serving(process, &file).await?;
-        Ok(address)
-    }
-
-    /// A client of a dispatcher that was added.
-    ///
-    /// # Errors
-    /// When the address is none.
-    pub fn backups_at(address: &str) -> anyhow::Result<BackupServiceClient<Channel>> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
-        Ok(BackupServiceClient::new(channel))
     }
 
     /// A client that pretends to be a worker.
@@ -184,12 +129,13 @@ impl TestEnv {
     /// # Errors
     /// When the URL is not one.
     pub fn channel(&self) -> anyhow::Result<Channel> {
-        match &self.options.certificates {
-            Some(certificates) => certificates.channel(&self.dispatcher_address(), Holder::Caller),
-            None => {
-                Ok(Endpoint::from_shared(format!("http://{}", self.dispatcher_address()))?.connect_lazy())
-            }
-        }
+        self.channel_at(self.called)
+    }
+
+    /// The file of locations that all programs are given.
+    #[must_use]
+    pub fn locations_file(&self) -> &Path {
+        &self.locations
     }
 
     /// The Redis.
@@ -256,27 +202,42 @@ impl TestEnv {
     /// When it cannot be started.
     pub async fn add_worker(&mut self) -> anyhow::Result<usize> {
         let number = self.workers.len();
+        let mut gates = Vec::new();
+        for dispatcher in 0..self.dispatchers.len() {
+            gates.push(Gate::open_to(&self.address_of(dispatcher)).await?);
+        }
+        let process = self.launch_worker(number, &gates)?;
+        self.workers.push(Worker { process, gates });
+        Ok(number)
+    }
+
+    /// Starts a worker again, after a kill or a stop, under the same name and behind the same gates.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    ///
+    /// # Panics
+    /// When there is no worker of that number.
+    pub fn restart_worker(&mut self, number: usize) -> anyhow::Result<()> {
+        ensure!(!self.workers[number].process.is_running()?, "the worker still runs");
+        self.workers[number].process = self.launch_worker(number, &self.workers[number].gates)?;
+        Ok(())
+    }
+
+    fn launch_worker(&self, number: usize, gates: &[Gate]) -> anyhow::Result<Process> {
         let name = worker_name(number);
-        let gate = Gate::open_to(&self.dispatcher_address()).await?;
         let mut command = program("backhaul-worker")?;
-        let mut scheme = "http";
         if let Some(certificates) = &self.options.certificates {
             certificates.tell(&mut command, Holder::Worker);
-            scheme = "https";
         }
-        command.args([
-            "--dispatcher",
-            &format!("{scheme}://{}", gate.address()),
-            "--name",
-            &name,
-            "--log",
-            LOG_FILTER,
-        ]);
+        for gate in gates {
+            command.args(["--dispatcher", &format!("{}://{}", self.scheme(), gate.address())]);
+        }
+        command.args(["--name", &name, "--log", LOG_FILTER]);
         command.arg("--locations").arg(&self.locations);
         add_flags(&mut command, &self.options.worker_flags);
         let log = self.folder.path().join(format!("{name}.log"));
-        self.workers.push(Worker { process: Process::start(&name, &mut command, &log)?, gate });
-        Ok(number)
+        Process::start(&name, &mut command, &log)
     }
 
     /// A worker's process, to be signalled.
@@ -287,31 +248,13 @@ impl TestEnv {
         &mut self.workers[number].process
     }
 
-    /// What stands between a worker and the dispatcher.
+    /// What stands between a worker and the first dispatcher.
     ///
     /// # Panics
     /// When there is no worker of that number.
     #[must_use]
     pub fn worker_gate(&self, number: usize) -> &Gate {
-        &self.workers[number].gate
-    }
-
-    /// The dispatcher's process, to be signalled.
-    pub fn dispatcher(&mut self) -> &mut Process {
-        &mut self.dispatcher
-    }
-
-    /// Starts the dispatcher again, after a kill or a stop, at the same address, and waits until it serves.
-    ///
-    /// # Errors
-    /// When it does not serve.
-    pub async fn restart_dispatcher(&mut self) -> anyhow::Result<()> {
-        ensure!(!self.dispatcher.is_running()?, "the dispatcher still runs");
-        let (folder, name) = (self.folder.path(), "dispatcher");
-        let _absent = fs::remove_file(address_file(folder, name));
-        let (port, url) = (self.dispatcher_port.number(), self.redis.url());
-        self.dispatcher = launch_dispatcher(&self.options, folder, &self.locations, &url, port, name)?;
-        self.until_serving().await
+        &self.workers[number].gates[0]
     }
 
     /// Ends the scenario: programs that still run are asked to end and must do so cleanly, and nothing may have been logged as
@@ -322,8 +265,7 @@ impl TestEnv {
     pub async fn finish(mut self) -> anyhow::Result<()> {
         let mut programs: Vec<&mut Process> =
             self.workers.iter_mut().map(|worker| &mut worker.process).collect();
-        programs.push(&mut self.dispatcher);
-        programs.extend(self.others.iter_mut().map(|(process, _)| process));
+        programs.extend(self.dispatchers.iter_mut().map(|dispatcher| &mut dispatcher.process));
         for process in &mut programs {
             if process.is_running()? {
                 check_clean(process.stop().await?, process)?;
@@ -332,19 +274,13 @@ impl TestEnv {
         self.finished = true;
         Ok(())
     }
-
-    async fn until_serving(&mut self) -> anyhow::Result<()> {
-        let file = address_file(self.folder.path(), "dispatcher");
-        until_serving(&mut self.dispatcher, &file).await
-    }
 }
 
 impl Drop for TestEnv {
     fn drop(&mut self) {
         if !self.finished {
-            self.dispatcher.show_log();
-            for (process, _) in &mut self.others {
-                process.show_log();
+            for dispatcher in &mut self.dispatchers {
+                dispatcher.process.show_log();
             }
             for worker in &mut self.workers {
                 worker.process.show_log();
@@ -374,49 +310,10 @@ pub fn worker_name(number: usize) -> String {
     format!("worker-{number}")
 }
 
-fn launch_dispatcher(
-    options: &EnvOptions,
-    folder: &Path,
-    locations: &Path,
-    redis_url: &str,
-    port: u16,
-    name: &str,
-) -> anyhow::Result<Process> {
-    let mut command = program("backhaul-dispatcher")?;
-    command.args(["--listen", &format!("127.0.0.1:{port}"), "--tenant", TENANT]);
-    for (name, value) in [("redis-url", redis_url), ("log", LOG_FILTER)] {
-        if !options.dispatcher_flags.iter().any(|(given, _)| given == name) {
-            command.arg(format!("--{name}")).arg(value);
-        }
-    }
-    if let Some(certificates) = &options.certificates {
-        certificates.tell(&mut command, Holder::Dispatcher);
-    }
-    command.arg("--address-file").arg(address_file(folder, name));
-    command.arg("--locations").arg(locations);
-    add_flags(&mut command, &options.dispatcher_flags);
-    Process::start(name, &mut command, &folder.join(format!("{name}.log")))
-}
-
-async fn until_serving(dispatcher: &mut Process, address_file: &Path) -> anyhow::Result<()> {
-    eventually("the dispatcher serves", async || {
-        if let Err(ended) = dispatcher.ensure_running() {
-            return Ok(Err(ended));
-        }
-        ensure!(!fs::read_to_string(address_file)?.trim().is_empty(), "it has not written its address");
-        Ok(Ok(()))
-    })
-    .await?
-}
-
 fn add_flags(command: &mut Command, flags: &[(String, String)]) {
     for (name, value) in flags {
         command.arg(format!("--{name}")).arg(value);
     }
-}
-
-fn address_file(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{name}.address"))
 }
 
 /// The exit status and the log of a program that was asked to end.

@@ -35,7 +35,7 @@ pub struct EnvOptions {
 }
 
 impl Default for EnvOptions {
-    /// Two embedded stores, one worker, times short enough for a test.
+    /// Two embedded stores, one dispatcher, one worker, times short enough for a test.
     fn default() -> Self {
         let flag = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let dispatcher = [
@@ -115,7 +115,8 @@ impl EnvOptions {
     }
 }
 
-fn set(flags: &mut Vec<(String, String)>, name: &str, value: &str) {
+/// Sets a flag, whatever it was.
+pub(super) fn set(flags: &mut Vec<(String, String)>, name: &str, value: &str) {
     flags.retain(|(given, _)| given != name);
     flags.push((name.to_owned(), value.to_owned()));
 }

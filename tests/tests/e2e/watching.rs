@@ -51,7 +51,7 @@ async fn a_watch_goes_on_at_another_dispatcher_when_one_is_killed() -> anyhow::R
     // A change made through one dispatcher is heard at the other.
     let options = pb::SubmitOptions { labels: labels.into(), ..Default::default() };
     let submit = pb::SubmitBackupRequest { object: Some(object("photo")), options: Some(options) };
-    let mut through_second = TestEnv::backups_at(&second)?;
+    let mut through_second = env.backups_at(second)?;
     let id = through_second.submit_backup(submit).await?.into_inner().task_id;
     let cursor = until(&mut updates, &id, TaskState::Pending).await?;
 
