@@ -9,6 +9,7 @@ mod connect;
 mod events;
 mod ops;
 mod parts;
+mod prefixes;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,7 +29,7 @@ use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, events::Events, parts::Parts};
+use self::{address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -48,6 +49,7 @@ use crate::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
         snapshot::{DepthsOnly, Observe, Watched},
+        walk::WalkStore,
     },
     session::StreamSettings,
     transport::{ConnectionLimits, Listener, Server},
@@ -61,9 +63,13 @@ const CERTIFICATES: &str = "certificates";
 const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
+const PREFIXES: &str = "prefix backups";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long drives of prefix backups are waited for: what they hold ends by itself.
+const PREFIXES_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long watches are waited for: a caller that does not read holds up nobody.
 const WATCHES_WITHIN: Duration = Duration::from_secs(1);
@@ -75,6 +81,8 @@ pub struct App<L = TcpListener> {
     queue: Arc<dyn TaskQueue>,
     /// The queue again, to be looked at.
     observe: Arc<dyn Observe>,
+    /// Where backups of prefixes are kept; without, there are none.
+    walks: Option<Arc<dyn WalkStore>>,
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
@@ -159,7 +167,8 @@ impl App {
         let mut app = Self::bind_with(config, queue, locations).await?;
         app.events.quarantine = Arc::<RedisQueue>::clone(&redis);
         app.events.removals = Arc::<RedisQueue>::clone(&redis);
-        Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app })
+        let walks: Arc<dyn WalkStore> = Arc::<RedisQueue>::clone(&redis);
+        Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app }.with_walks(walks))
     }
 
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
@@ -196,7 +205,14 @@ impl<L: Listener> App<L> {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
         let events = Events::none();
-        Ok(Self { config, queue, observe, redis: None, locations, listener, addr, ops: None, events, tls })
+        let (walks, redis, ops) = (None, None, None);
+        Ok(Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls })
+    }
+
+    /// Takes backups of prefixes too, and keeps them there.
+    #[must_use]
+    pub fn with_walks(self, walks: Arc<dyn WalkStore>) -> Self {
+        Self { walks: Some(walks), ..self }
     }
 
     /// The address that is served; the real port where port 0 was asked for.
@@ -222,8 +238,8 @@ impl<L: Listener> App<L> {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, observe, redis, locations, listener, addr, ops, events, tls } = self;
-        let [end_streams, end_readiness, end_watches, end_events, end_server, end_ops] =
+        let Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls } = self;
+        let [end_streams, end_readiness, end_watches, end_events, end_prefixes, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
@@ -235,6 +251,9 @@ impl<L: Listener> App<L> {
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
         let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics));
         let watches = Watches::new(Arc::clone(&queue));
+        // One for all unary services: they share its limits. The stream of the workers must not come under them.
+        let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
+        let prefixes = walks.map(|walks| Prefixing::new(&config, walks, &queue, &streams, &locations));
         let backups = Backups {
             queue,
             copies: Arc::new(streams.clone()),
@@ -243,8 +262,6 @@ impl<L: Listener> App<L> {
             defaults: config.defaults,
             clock: QueueClock::Server,
         };
-        // One for both services: they share its limits. The stream of the workers must not come under them.
-        let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
         let backups = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let operators = EventService { intake: Arc::clone(&intake), sources: events.sources() };
         let operators = EventServiceServer::new(operators).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -253,7 +270,8 @@ impl<L: Listener> App<L> {
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
         let gate = GateLayer::new(identify(&config), Arc::clone(&metrics));
-        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers };
+        let walked = prefixes.as_ref().map(Prefixing::counters).unwrap_or_default();
+        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -263,6 +281,10 @@ impl<L: Listener> App<L> {
             .add_service(WorkerService::new(streams.clone(), locations).into_server())
             .add_service(health.clone())
             .add_service(reflection);
+        let (routes, walker) = match prefixes {
+            Some(Prefixing { service, walker }) => (routes.add_service(guard.layer(service)), Some(walker)),
+            None => (routes, None),
+        };
         let routes = Routes::from(routes.into_axum_router().layer(gate));
 
         let events = events.ready(&intake)?;
@@ -278,6 +300,7 @@ impl<L: Listener> App<L> {
         let mut parts = Parts::default();
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
+        parts.start(PREFIXES, prefixes::run(walker, end_prefixes.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
         let tls = match tls {
             Some((tls, reloader)) => {
@@ -306,6 +329,9 @@ impl<L: Listener> App<L> {
         parts.wait_for(READINESS, deadline).await;
         // Origins send again what is not answered any more, and another dispatcher takes it.
         end_events.cancel();
+        // Others can go on with them at once.
+        end_prefixes.cancel();
+        parts.wait_for(PREFIXES, deadline.min(Instant::now() + PREFIXES_WITHIN)).await;
         end_streams.cancel();
         parts.wait_for(STREAMS, deadline).await;
         // Told where to go on, callers do so at another dispatcher.

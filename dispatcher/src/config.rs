@@ -6,6 +6,8 @@
 
 mod connections;
 mod names;
+mod prefix;
+mod queue;
 mod redis;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
@@ -21,6 +23,7 @@ use clap::{ArgAction, Parser};
 pub use self::{
     connections::ConnectionFlags,
     names::NameFlags,
+    prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
 };
 use crate::{
@@ -30,7 +33,8 @@ use crate::{
         layers::CallLimits,
         roles::Roles,
     },
-    queue::{QueueSettings, RetryPolicy, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
+    prefix::WalkerSettings,
+    queue::{QueueSettings, id::MAX_SHARDS, policy::MAX_COUNTED, redis::Durability},
     transport::ConnectionLimits,
 };
 
@@ -166,6 +170,9 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
+    /// Backups of prefixes.
+    #[command(flatten)]
+    pub prefix: PrefixFlags,
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
@@ -222,6 +229,8 @@ pub struct Config {
     pub max_stream_age: Option<Duration>,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
+    /// Of backups of prefixes.
+    pub prefix: WalkerSettings,
     /// Time for an ordered stop.
     pub drain_within: Duration,
     /// Logs and traces.
@@ -280,6 +289,7 @@ impl Flags {
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
+        self.prefix.check(&mut problems);
         let tls = self.tls.settings();
         if let Err(problem) = &tls {
             problems.add(problem.setting(), problem.what());
@@ -370,6 +380,7 @@ impl Flags {
     }
 
     fn into_config(self, caller: Caller, tls: Option<TlsSettings>) -> Config {
+        let queue = self.queue_settings();
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -384,25 +395,8 @@ impl Flags {
             roles: Arc::new(self.names.roles()),
             tls,
             tls_reload_every: self.tls.tls_reload_every,
-            queue: QueueSettings {
-                shards: self.shards,
-                lease: self.lease,
-                // Half as long again: a leased task may wait in the dispatcher until a worker has room for its bytes.
-                accept_within: self.accept_within * 3 / 2,
-                max_crashes: self.max_crashes,
-                max_returns: self.max_returns,
-                retry: RetryPolicy { base: self.retry_base, max: self.retry_max, floor: self.retry_floor },
-                dedup_window: self.dedup_window,
-                retain_finished: self.retain_finished,
-                retain_dead: self.retain_dead,
-                retain_bytes: self.retain_mib.saturating_mul(1024 * 1024),
-                shard_cap: self.shard_cap,
-                tenant_cap: self.tenant_cap,
-                tenant_in_flight_cap: self.tenant_in_flight_cap,
-                // A heartbeat fell out for everybody, or several sweeps did: nobody could renew.
-                outage: (self.lease / 3).max(self.sweep_every * 3),
-                sweep_every: self.sweep_every,
-            },
+            prefix: self.prefix.settings(&queue),
+            queue,
             defaults: SubmitDefaults {
                 max_attempts: self.max_attempts,
                 processing_timeout: self.processing_timeout,

@@ -9,6 +9,7 @@ pub mod events;
 pub mod fsck;
 pub mod grpc;
 pub mod metrics;
+pub mod prefix;
 pub mod queue;
 pub mod session;
 pub mod transport;

@@ -19,6 +19,7 @@ pub mod redis;
 pub mod s3;
 pub mod settings;
 pub mod store;
+pub mod synthetic;
 pub mod weed;
 
 pub use env::TestEnv;

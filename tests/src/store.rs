@@ -4,6 +4,7 @@ use backhaul_embedded_s3::{Bucket, EmbeddedS3, FaultPlan, Options, Storage};
 
 use crate::{
     s3::{Credentials, S3},
+    synthetic::SyntheticOrigin,
     weed::{Webhook, WeedServer},
 };
 
@@ -14,6 +15,13 @@ pub enum StoreKind {
     Embedded,
     /// SeaweedFS: written by others, some seconds to start.
     Weed,
+    /// Keys that nobody has written, to be listed and nothing else.
+    Synthetic {
+        /// How many.
+        keys: usize,
+        /// Whoever reads an object finds it gone; otherwise there is no answer.
+        gone: bool,
+    },
 }
 
 /// A running server.
@@ -33,6 +41,7 @@ enum Server {
     },
     /// The test's own.
     Elsewhere,
+    Synthetic(SyntheticOrigin),
 }
 
 impl Store {
@@ -44,6 +53,14 @@ impl Store {
         match kind {
             StoreKind::Embedded => Self::embedded(buckets).await,
             StoreKind::Weed => Self::weed(buckets, None).await,
+            StoreKind::Synthetic { keys, gone } => {
+                let server = SyntheticOrigin::start(keys, gone).await?;
+                Ok(Self {
+                    address: server.address().to_owned(),
+                    server: Server::Synthetic(server),
+                    credentials: Credentials::random(),
+                })
+            }
         }
     }
 
@@ -95,7 +112,16 @@ impl Store {
     pub fn faults(&self) -> Option<&FaultPlan> {
         match &self.server {
             Server::Embedded(server) => Some(server.faults()),
-            Server::Weed { .. } | Server::Elsewhere => None,
+            Server::Weed { .. } | Server::Synthetic(_) | Server::Elsewhere => None,
+        }
+    }
+
+    /// Behind which keys pages of a synthetic origin began; `None` for any other.
+    #[must_use]
+    pub fn page_begins(&self) -> Option<Vec<String>> {
+        match &self.server {
+            Server::Synthetic(server) => Some(server.begins()),
+            Server::Embedded(_) | Server::Weed { .. } | Server::Elsewhere => None,
         }
     }
 

@@ -19,8 +19,9 @@ use crate::{
     config::{Args, ConfigError, Security, WorkerSettings},
     link::{
         Backoff, BackoffError, Connector, CreditLimit, Departure, Dialer, LinkDriver, LinkGauges,
-        LinkSettings, TcpConnector, TlsConnector,
+        LinkSettings, PageLister, TcpConnector, TlsConnector,
     },
+    lister::EngineLister,
     metrics::{Exposed, MeteredCopier, MeteredStore, Metrics},
     runner::{Budget, Runner, RunnerSettings},
     transfer::{Copier, Engine, EngineSettings, SetupError},
@@ -96,8 +97,11 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     // Until the last copy has ended: it may leave something to clear up.
     let tended = CancellationToken::new();
     let worked = async {
-        let paused = Some(engine.paused());
-        let worked = run_link(settings, copier, link, connector, paused, stop.clone()).await;
+        let beside = Beside {
+            paused: Some(engine.paused()),
+            lister: Some(Arc::new(EngineLister(Arc::clone(&engine))) as Arc<dyn PageLister>),
+        };
+        let worked = run_link(settings, copier, link, connector, beside, stop.clone()).await;
         ended.cancel();
         tended.cancel();
         worked
@@ -169,7 +173,14 @@ pub async fn run_over(
     connector: Arc<dyn Connector>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
-    run_link(settings, copier, gauges, connector, None, stop).await
+    run_link(settings, copier, gauges, connector, Beside::default(), stop).await
+}
+
+/// What a link has besides copies.
+#[derive(Default)]
+struct Beside {
+    paused: Option<watch::Receiver<BTreeSet<String>>>,
+    lister: Option<Arc<dyn PageLister>>,
 }
 
 async fn run_link(
@@ -177,7 +188,7 @@ async fn run_link(
     copier: Arc<dyn Copier>,
     gauges: Arc<LinkGauges>,
     connector: Arc<dyn Connector>,
-    paused: Option<watch::Receiver<BTreeSet<String>>>,
+    beside: Beside,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     settings.check()?;
@@ -185,8 +196,12 @@ async fn run_link(
     let dialer = Dialer::new(settings.dispatchers.clone(), connector, Duration::from_secs(5), seed()?);
     let driver =
         LinkDriver::new(link_settings(&settings)?, dialer, runner, settings.drain_within).shown_on(gauges);
-    let driver = match paused {
+    let driver = match beside.paused {
         Some(paused) => driver.with_paused(paused),
+        None => driver,
+    };
+    let driver = match beside.lister {
+        Some(lister) => driver.with_lister(lister),
         None => driver,
     };
     let departure = driver.run(stop).await;

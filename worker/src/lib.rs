@@ -4,6 +4,7 @@
 pub mod app;
 pub mod config;
 pub mod link;
+pub mod lister;
 pub mod metrics;
 pub mod probe;
 pub mod runner;

@@ -14,8 +14,9 @@ use backhaul_runtime::locations::Locations;
 use backhaul_worker::{
     store::{
         Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
-        Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
-        UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
+        ObjectsPage, Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError,
+        StoreErrorKind as Kind, Tag, UploadListed, UploadRef, UploadsPage, VersionMarker, VersionsPage,
+        WriteOptions, Written,
     },
     transfer::{Copier, CopyRequest, Engine, EngineSettings, Stop},
 };
@@ -173,6 +174,26 @@ impl ObjectStore for Generator {
         unable(Operation::ListUploads)
     }
 
+    async fn list_objects(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<&str>,
+        _: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        unable(Operation::ListObjects)
+    }
+
+    async fn list_versions(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<&VersionMarker>,
+        _: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        unable(Operation::ListVersions)
+    }
+
     async fn list_parts(&self, _: UploadRef<'_>, _: u32) -> Result<PartsPage, StoreError> {
         unable(Operation::ListParts)
     }
@@ -303,6 +324,26 @@ impl ObjectStore for Sink {
         _: Option<&UploadListed>,
     ) -> Result<UploadsPage, StoreError> {
         Ok(UploadsPage::default())
+    }
+
+    async fn list_objects(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<&str>,
+        _: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        unable(Operation::ListObjects)
+    }
+
+    async fn list_versions(
+        &self,
+        _: &str,
+        _: &str,
+        _: Option<&VersionMarker>,
+        _: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        unable(Operation::ListVersions)
     }
 
     async fn list_parts(&self, _: UploadRef<'_>, _: u32) -> Result<PartsPage, StoreError> {

@@ -2,6 +2,8 @@
 //!
 //! Parses and checks form only; what a value means is its command's matter.
 
+pub(crate) mod prefix;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use backhaul_proto::v1;
@@ -14,6 +16,7 @@ use backhaul_runtime::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tonic::transport::Uri;
 
+use self::prefix::PrefixCommand;
 use crate::object::ObjectArg;
 
 const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when something is not (a request refused, a task not done), \
@@ -48,6 +51,9 @@ pub(crate) enum Command {
     /// See what origins told that became no task: removals, and bodies that nobody understood; for operators.
     #[command(subcommand)]
     Events(EventsCommand),
+    /// Back up all objects below a prefix.
+    #[command(subcommand)]
+    Prefix(PrefixCommand),
     /// Find out what a store can do: writes, tries and removes a few objects under `.backhaul/probe/` of a backup bucket, and says what
     /// each answer means for backups there.
     Probe(ProbeArgs),

@@ -2,10 +2,13 @@
 //!
 //! Every call of the service may be repeated; this is the one place that does so.
 
+mod prefix;
+
 use std::{fmt, future::Future, time::Duration};
 
 use backhaul_proto::v1::{
     self, backup_service_client::BackupServiceClient, event_service_client::EventServiceClient,
+    prefix_service_client::PrefixServiceClient,
 };
 use backhaul_runtime::tls::{SpiffeId, Tls, TlsSettings};
 use hyper_util::rt::TokioIo;
@@ -26,6 +29,7 @@ use crate::{cli::ClientArgs, watching::Watching};
 pub(crate) struct Client {
     service: BackupServiceClient<Channel>,
     events: EventServiceClient<Channel>,
+    prefixes: PrefixServiceClient<Channel>,
     timeout: Duration,
 }
 
@@ -114,7 +118,8 @@ impl Client {
             }
         };
         let events = EventServiceClient::new(channel.clone());
-        Ok(Self { service: BackupServiceClient::new(channel), events, timeout })
+        let prefixes = PrefixServiceClient::new(channel.clone());
+        Ok(Self { service: BackupServiceClient::new(channel), events, prefixes, timeout })
     }
 
     /// Submits up to 1,000 backups.

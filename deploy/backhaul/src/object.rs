@@ -14,6 +14,10 @@ pub(crate) struct ObjectArg {
     key: String,
 }
 
+/// A prefix as written on the command line: `LOCATION:BUCKET/PREFIX`, or without a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PrefixArg(v1::PrefixRef);
+
 /// A text that names no object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct InvalidObject;
@@ -50,6 +54,30 @@ impl FromStr for ObjectArg {
     }
 }
 
+impl PrefixArg {
+    pub(crate) fn into_ref(self) -> v1::PrefixRef {
+        self.0
+    }
+}
+
+impl FromStr for PrefixArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = "expected LOCATION:BUCKET or LOCATION:BUCKET/PREFIX";
+        let (location, rest) = text.split_once(':').ok_or(expected)?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if location.is_empty() || bucket.is_empty() {
+            return Err(expected);
+        }
+        Ok(Self(v1::PrefixRef {
+            location: location.to_owned(),
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        }))
+    }
+}
+
 impl std::error::Error for InvalidObject {}
 
 impl fmt::Display for InvalidObject {
@@ -77,6 +105,17 @@ mod tests {
         for bad in ["", "uploads", "uploads:", "uploads:photos", "uploads:photos/", ":photos/a", "uploads:/a"]
         {
             assert_eq!(bad.parse::<ObjectArg>(), Err(InvalidObject), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_may_be_empty_and_is_all_after_the_first_slash() {
+        let parts = |text: &str| text.parse::<PrefixArg>().map(|arg| (arg.0.bucket, arg.0.prefix));
+        assert_eq!(parts("uploads:photos"), Ok(("photos".into(), String::new())));
+        assert_eq!(parts("uploads:photos/"), Ok(("photos".into(), String::new())));
+        assert_eq!(parts("uploads:photos//a:b/"), Ok(("photos".into(), "/a:b/".into())));
+        for bad in ["", "uploads", "uploads:", ":photos", "uploads:/a"] {
+            assert!(parts(bad).is_err(), "{bad}");
         }
     }
 

@@ -221,6 +221,14 @@ impl Dispatch {
         }
     }
 
+    /// The session to list a page of that location, if there is one.
+    pub(crate) fn lister(&self, location: &str) -> Option<SessionHandle> {
+        if self.shared.hall.closing.get().is_some() {
+            return None;
+        }
+        self.shared.hall.roster().lister(location)
+    }
+
     /// Where dispatching stands now.
     #[must_use]
     pub fn stats(&self) -> DispatchStats {

@@ -14,7 +14,7 @@ use std::{
 use super::DispatchStats;
 use crate::{
     queue::LeaseRequest,
-    session::{Credit, SessionCounters, SessionHandle, SessionId, Standing},
+    session::{Credit, MOST_PAGES, SessionCounters, SessionHandle, SessionId, Standing},
 };
 
 /// Tasks asked for when nothing is known about how many there are.
@@ -241,6 +241,18 @@ impl Roster {
     /// All sessions.
     pub(crate) fn handles(&self) -> Vec<SessionHandle> {
         self.turns.iter().filter_map(|id| self.seats.get(id)).map(|seat| seat.handle.clone()).collect()
+    }
+
+    /// The session to list a page of that location: of those that can, one that lists fewest.
+    pub(crate) fn lister(&self, location: &str) -> Option<SessionHandle> {
+        let can_list = |seat: &&Seat| {
+            seat.handle.worker().lists
+                && !seat.standing.draining
+                && seat.handle.pages_asked() < MOST_PAGES
+                && seat.locations.iter().any(|known| known == location)
+        };
+        let idlest = self.seats.values().filter(can_list).min_by_key(|seat| seat.handle.pages_asked());
+        idlest.map(|seat| seat.handle.clone())
     }
 
     /// Sums over all sessions.

@@ -52,6 +52,13 @@ pub static TABLE: &[(&str, Who)] = &[
     ("/backhaul.v1.BackupService/GetQueueStats", CALLERS),
     (STATS_OF_ALL, OPERATORS),
     ("/backhaul.v1.BackupService/WatchBackups", CALLERS),
+    ("/backhaul.v1.PrefixService/SubmitPrefixBackup", MANAGERS),
+    ("/backhaul.v1.PrefixService/GetPrefixBackup", CALLERS),
+    ("/backhaul.v1.PrefixService/ListPrefixBackups", CALLERS),
+    ("/backhaul.v1.PrefixService/PausePrefixBackup", MANAGERS),
+    ("/backhaul.v1.PrefixService/ResumePrefixBackup", MANAGERS),
+    ("/backhaul.v1.PrefixService/CancelPrefixBackup", MANAGERS),
+    ("/backhaul.v1.PrefixService/ListPrefixBackupFailures", CALLERS),
     ("/backhaul.v1.EventService/ListRemovals", OPERATORS),
     ("/backhaul.v1.EventService/ListQuarantinedEvents", OPERATORS),
     ("/backhaul.v1.EventService/GetQuarantinedEvent", OPERATORS),
@@ -65,6 +72,7 @@ pub static TABLE: &[(&str, Who)] = &[
     ("/backhaul.v1.WorkerService/Connect#results", WORKERS),
     ("/backhaul.v1.WorkerService/Connect#draining", WORKERS),
     ("/backhaul.v1.WorkerService/Connect#paused", WORKERS),
+    ("/backhaul.v1.WorkerService/Connect#listed", WORKERS),
     // Tells of nobody.
     ("/grpc.health.v1.Health/Check", Who::Everybody),
     ("/grpc.health.v1.Health/Watch", Who::Everybody),
@@ -122,6 +130,7 @@ pub const fn sending(message: &from_worker::Message) -> &'static str {
         Message::Results(_) => "/backhaul.v1.WorkerService/Connect#results",
         Message::Draining(_) => "/backhaul.v1.WorkerService/Connect#draining",
         Message::Paused(_) => "/backhaul.v1.WorkerService/Connect#paused",
+        Message::Listed(_) => "/backhaul.v1.WorkerService/Connect#listed",
     }
 }
 

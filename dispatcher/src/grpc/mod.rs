@@ -1,7 +1,8 @@
 //! The gRPC face of the dispatcher: what callers send is checked here, and what the queue answers is put into the contract's words.
 //!
-//! Reading order: [`backup_service`] (the calls of internal services), `event_service` (what operators see of events), `validate` (what is taken), `status` (how everything that goes
-//! wrong with a call is told), [`gate`] and [`access`] (who is let in to what), [`layers`] (what surrounds each call), [`worker_service`] (where streams of workers come in), [`scaler`] (what
+//! Reading order: [`backup_service`] and [`prefix_service`] (the calls of internal services), `event_service` (what operators see of events),
+//! `validate` (what is taken), `status` (how everything that goes wrong with a call is told), [`gate`] and [`access`] (who is let in to
+//! what), [`layers`] (what surrounds each call), [`worker_service`] (where streams of workers come in), [`scaler`] (what
 //! KEDA asks).
 //! Services are thin: no decision about a task is made here, and nothing here may know Redis.
 
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod layers;
 pub mod name_path;
 pub(crate) mod page_token;
+pub mod prefix_service;
 pub(crate) mod present;
 pub mod roles;
 pub mod scaler;

@@ -121,7 +121,7 @@ pub(crate) fn object(object: ObjectRef) -> pb::ObjectRef {
     }
 }
 
-fn failure(failure: Failure) -> pb::Failure {
+pub(crate) fn failure(failure: Failure) -> pb::Failure {
     let class = match failure.class {
         FailureClass::Retry => pb::FailureClass::Retry,
         FailureClass::Throttled => pb::FailureClass::Throttled,

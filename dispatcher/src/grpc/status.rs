@@ -52,6 +52,12 @@ pub(crate) enum ApiError {
     /// There is no such task, or it is another tenant's: told alike.
     #[error("no such task")]
     NoSuchTask(String),
+    /// There is no such prefix backup, or it is another tenant's: told alike.
+    #[error("no such prefix backup")]
+    NoSuchPrefixBackup(String),
+    /// The prefix backup is finished, so it cannot be changed.
+    #[error("the prefix backup is finished")]
+    PrefixBackupFinished(String),
     /// The task is finished, so it cannot be cancelled.
     #[error("the task is finished")]
     Finished { task: TaskId, state: TaskState },
@@ -130,6 +136,8 @@ impl ApiError {
             | Self::Denied(_)
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
+            | Self::NoSuchPrefixBackup(_)
+            | Self::PrefixBackupFinished(_)
             | Self::Finished { .. }
             | Self::NotOperator
             | Self::EventRefused(_)
@@ -179,6 +187,16 @@ impl ApiError {
             Self::Refused { refusal, location } => Self::refused(*refusal, location),
             Self::NoSuchTask(task) => Answer::new(Code::NotFound, "TASK_NOT_FOUND", "no such task")
                 .resource("backhaul.v1.Backup", task.clone()),
+            Self::NoSuchPrefixBackup(id) => {
+                Answer::new(Code::NotFound, "PREFIX_BACKUP_NOT_FOUND", "no such prefix backup")
+                    .resource("backhaul.v1.PrefixBackup", id.clone())
+            }
+            Self::PrefixBackupFinished(id) => Answer::new(
+                Code::FailedPrecondition,
+                "PREFIX_BACKUP_FINISHED",
+                "the prefix backup is already finished",
+            )
+            .resource("backhaul.v1.PrefixBackup", id.clone()),
             Self::Finished { task, state } => {
                 Answer::new(Code::FailedPrecondition, "TASK_FINISHED", "the task is already finished")
                     .resource("backhaul.v1.Backup", task.to_string())
@@ -315,6 +333,8 @@ impl ApiError {
             | Self::Denied(_)
             | Self::Refused { .. }
             | Self::NoSuchTask(_)
+            | Self::NoSuchPrefixBackup(_)
+            | Self::PrefixBackupFinished(_)
             | Self::Finished { .. }
             | Self::NotOperator
             | Self::EventRefused(_)

@@ -5,6 +5,7 @@
 //! that reads a name differently than the store does is a hole.
 
 pub(crate) mod list;
+pub(crate) mod prefix;
 pub(crate) mod retry;
 pub(crate) mod submit;
 pub(crate) mod watch;

@@ -53,6 +53,20 @@ labels! {
         RetryQuarantinedEvent => "RetryQuarantinedEvent",
         /// One is forgotten.
         DiscardQuarantinedEvent => "DiscardQuarantinedEvent",
+        /// A prefix.
+        SubmitPrefixBackup => "SubmitPrefixBackup",
+        /// One prefix backup.
+        GetPrefixBackup => "GetPrefixBackup",
+        /// Many prefix backups.
+        ListPrefixBackups => "ListPrefixBackups",
+        /// Nothing further is to be listed for now.
+        PausePrefixBackup => "PausePrefixBackup",
+        /// It is to be listed on.
+        ResumePrefixBackup => "ResumePrefixBackup",
+        /// A prefix backup is not wanted any more.
+        CancelPrefixBackup => "CancelPrefixBackup",
+        /// What could not be backed up.
+        ListPrefixBackupFailures => "ListPrefixBackupFailures",
         /// None of these.
         Unknown => "unknown",
     }

@@ -30,6 +30,7 @@ pub use self::{
 };
 use crate::{
     dispatch::{Dispatch, SessionCounters},
+    prefix::WalkCounters,
     queue::{
         redis::BarrierStats,
         snapshot::{Snapshot, Watched},
@@ -80,6 +81,8 @@ pub struct Exposed {
     pub watched: Arc<Watched>,
     /// Barriers, where the queue is in Redis.
     pub barriers: Arc<BarrierStats>,
+    /// What was done for backups of prefixes.
+    pub walked: Arc<WalkCounters>,
 }
 
 #[derive(Debug)]
@@ -152,6 +155,7 @@ impl Source for Exposed {
         page.family(&names::BARRIER_TIME).histogram(&[], &self.barriers.took);
         page.value(&names::BARRIER_MISSED, self.barriers.missed.get());
         self.write_streams(page);
+        self.write_walked(page);
     }
 }
 
@@ -177,6 +181,18 @@ impl Exposed {
         page.table(&names::QUEUE_ERRORS, &metrics.queue_errors);
         page.table(&names::EVENT_ANSWERS, &metrics.event_answers);
         page.table(&names::EVENTS, &metrics.events);
+    }
+
+    fn write_walked(&self, page: &mut Page) {
+        let walked = &self.walked;
+        let mut pages = page.family(&names::PAGES);
+        pages.value(&["listed"], walked.pages.get());
+        pages.value(&["failed"], walked.failed_pages.get());
+        let mut objects = page.family(&names::OBJECTS);
+        objects.value(&["submitted"], walked.submitted.get());
+        objects.value(&["backed_up"], walked.backed_up.get());
+        objects.value(&["skipped"], walked.skipped.get());
+        objects.value(&["rejected"], walked.rejected.get());
     }
 
     fn write_streams(&self, page: &mut Page) {

@@ -45,5 +45,7 @@ families! {
     CREDIT_BYTES = gauge("backhaul_dispatcher_credit_bytes", ["use"], "Credit of the connected workers in bytes: free, and held.");
     ASSIGNMENTS = counter("backhaul_dispatcher_assignments_total", ["step"], "Tasks offered to workers: sent, accepted, refused, and returned without the worker's word.");
     RESULTS = counter("backhaul_dispatcher_results_total", ["answer"], "Results of workers: confirmed, and postponed because the queue could not be asked.");
+    PAGES = counter("backhaul_dispatcher_prefix_pages_total", ["outcome"], "Pages of prefix backups that this dispatcher had listed: listed, failed.");
+    OBJECTS = counter("backhaul_dispatcher_prefix_objects_total", ["outcome"], "Objects on those pages: submitted, already backed up, skipped by a filter, rejected because no task can be made of them.");
     IGNORED = counter("backhaul_dispatcher_ignored_messages_total", [], "Messages and entries of workers that meant nothing here.");
 }

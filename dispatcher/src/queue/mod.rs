@@ -40,6 +40,7 @@ pub mod snapshot;
 pub mod state;
 pub mod stats;
 pub mod task;
+pub mod walk;
 
 use std::{sync::Arc, time::Duration};
 

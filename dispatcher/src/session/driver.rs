@@ -6,6 +6,7 @@
 //! nothing piles up but what the state machine keeps, and that is bounded.
 
 use std::{
+    collections::HashMap,
     future::pending,
     net::IpAddr,
     pin::Pin,
@@ -24,15 +25,15 @@ use tonic::{Code, Status};
 use tracing::{Span, debug, error, info, warn};
 
 use super::{
-    CloseReason, Credit, DrainOrder, Effect, Event, Excess, Floor, RenewFor, SessionHandle, SessionId,
-    Standing, StreamSettings, Violation,
-    handle::{Offer, SessionInbox},
+    CloseReason, Credit, DrainOrder, Effect, Event, Excess, Floor, PageAnswer, RenewFor, SessionHandle,
+    SessionId, Standing, StreamSettings, Violation,
+    handle::{Offer, PageCall, SessionInbox},
     state::Session,
     wire,
 };
 use crate::{
     census::Place,
-    queue::{QueueError, Renewal, Settlement, TaskQueue},
+    queue::{LeaseToken, QueueError, Renewal, Settlement, TaskQueue},
 };
 
 /// Messages composed ahead of what the connection takes. Few, so that later ones are composed together.
@@ -71,6 +72,8 @@ pub(crate) struct Driver<S> {
     end: Option<oneshot::Sender<Option<Status>>>,
     calls: FuturesUnordered<Call>,
     published: Option<Standing>,
+    /// Who waits for pages.
+    pages: HashMap<LeaseToken, oneshot::Sender<PageAnswer>>,
     jitter: fastrand::Rng,
     queue_fails: bool,
     is_asked_to_prove: bool,
@@ -85,6 +88,12 @@ pub(crate) struct Outbound {
 
 /// A call of the queue under way. Answers with the event, and with the first error among its items.
 struct Call(BoxFuture<'static, (Event, Option<QueueFault>)>);
+
+/// A word of the rest of the dispatcher.
+enum Order {
+    Event(Event),
+    Page(PageCall),
+}
 
 /// Why a call of the queue failed, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +125,7 @@ where
         end: Some(end),
         calls: FuturesUnordered::new(),
         published: None,
+        pages: HashMap::new(),
         jitter,
         queue_fails: false,
         is_asked_to_prove: false,
@@ -170,7 +180,10 @@ where
                 }
                 event
             }
-            order = next_order(self.inbox.as_mut()) => order,
+            order = next_order(self.inbox.as_mut()) => match order {
+                Order::Event(event) => event,
+                Order::Page(call) => self.page_asked(call),
+            },
             permit = reserve(sender), if awaits_send => {
                 let now = now();
                 match permit {
@@ -190,6 +203,18 @@ where
             self.outbound = None;
         }
         self.session.handle_event(now(), event);
+    }
+
+    /// Notes who waits for a page. Those who have given up make room.
+    fn page_asked(&mut self, call: PageCall) -> Event {
+        let given_up: Vec<LeaseToken> =
+            self.pages.iter().filter(|(_, reply)| reply.is_closed()).map(|(lease, _)| *lease).collect();
+        for lease in given_up {
+            self.pages.remove(&lease);
+            self.session.handle_event(now(), Event::PageGivenUp(lease));
+        }
+        self.pages.insert(call.lease, call.reply);
+        Event::List(call.lease, call.order)
     }
 
     /// Takes in a message, and those that have arrived behind it.
@@ -225,6 +250,13 @@ where
                 }
                 Effect::Renew(what, renewals) => renew(&self.seat, what, renewals),
                 Effect::Settle(settlements) => settle(&self.seat, settlements),
+                Effect::Listed(lease, answer) => {
+                    if let (Some(reply), Some(answer)) = (self.pages.remove(&lease), answer) {
+                        // Whoever gave up asks for the page again.
+                        drop(reply.send(answer));
+                    }
+                    continue;
+                }
             };
             self.calls.push(call);
         }
@@ -243,7 +275,10 @@ where
     /// Ends the response stream, once the session is closed and has said what it has to say.
     fn wind_up(&mut self) {
         let Some(reason) = self.session.close_reason() else { return };
+        self.pages.clear();
         if let Some(inbox) = &mut self.inbox {
+            inbox.pages.close();
+            while inbox.pages.try_recv().is_ok() {}
             inbox.offers.close();
             while let Ok(Offer { request, tasks }) = inbox.offers.try_recv() {
                 self.session.handle_event(now(), Event::Offered { request, tasks });
@@ -407,16 +442,17 @@ fn broken_inbound(status: &Status) -> Event {
 }
 
 /// The next word of the rest of the dispatcher. Never ready when there can be none.
-async fn next_order(inbox: Option<&mut SessionInbox>) -> Event {
+async fn next_order(inbox: Option<&mut SessionInbox>) -> Order {
     let Some(inbox) = inbox else { return pending().await };
     loop {
         return tokio::select! {
-            Some(Offer { request, tasks }) = inbox.offers.recv() => Event::Offered { request, tasks },
-            Some(lease) = inbox.stops.recv() => Event::StopCopy(lease),
+            Some(Offer { request, tasks }) = inbox.offers.recv() => Order::Event(Event::Offered { request, tasks }),
+            Some(lease) = inbox.stops.recv() => Order::Event(Event::StopCopy(lease)),
+            Some(call) = inbox.pages.recv() => Order::Page(call),
             Ok(()) = inbox.drains.changed() => {
                 let order = inbox.drains.borrow_and_update().clone();
                 match order {
-                    Some(order) => Event::Drain(order),
+                    Some(order) => Order::Event(Event::Drain(order)),
                     None => continue,
                 }
             }

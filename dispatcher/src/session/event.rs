@@ -5,8 +5,9 @@ use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
 use backhaul_proto::v1::{AcceptRefusal, DrainReason};
 
 use crate::queue::{
-    LeaseToken, LeasedTask, Outcome, Progress, QueueError, RenewOutcome, Renewal, SettleOutcome, Settlement,
-    TaskId,
+    Failure, LeaseToken, LeasedTask, Outcome, Progress, QueueError, RenewOutcome, Renewal, SettleOutcome,
+    Settlement, TaskId,
+    walk::{PageFound, PageOrder},
 };
 
 use super::{CloseReason, DrainOrder};
@@ -53,7 +54,12 @@ pub(crate) struct WorkerInfo {
     pub(crate) version: String,
     /// Locations it can copy from, sorted, each once.
     pub(crate) locations: Arc<[String]>,
+    /// It lists objects below prefixes.
+    pub(crate) lists: bool,
 }
+
+/// What a worker makes of a page that it was asked to list.
+pub(crate) type PageAnswer = Result<PageFound, Failure>;
 
 /// The checked first message.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,6 +136,8 @@ pub(crate) enum Event {
         /// It closes the stream after this.
         finish_within: Duration,
     },
+    /// From the worker: a page that it was asked for.
+    Listed(LeaseToken, PageAnswer),
     /// From the worker: an arm that this version does not know.
     Unknown,
     /// From the worker: a message that breaks the contract.
@@ -149,6 +157,10 @@ pub(crate) enum Event {
         /// The tasks.
         tasks: Vec<LeasedTask>,
     },
+    /// A page is to be listed.
+    List(LeaseToken, Box<PageOrder>),
+    /// Nobody waits for this page any more.
+    PageGivenUp(LeaseToken),
     /// A caller cancelled this copy.
     StopCopy(LeaseKey),
     /// The dispatcher wants the worker elsewhere.
@@ -166,6 +178,8 @@ pub(crate) enum Effect {
     Renew(RenewFor, Vec<Renewal>),
     /// Settle these leases in the queue.
     Settle(Vec<Settlement>),
+    /// Whoever asked for this page is to have its answer; `None` when it is not listed here.
+    Listed(LeaseToken, Option<PageAnswer>),
 }
 
 /// Why leases are renewed.

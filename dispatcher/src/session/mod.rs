@@ -35,8 +35,8 @@ pub(crate) use self::{
     close::{Excess, Violation},
     driver::{Seat, open},
     event::{
-        Answer, Credit, Effect, Event, Held, Hello, LeaseKey, RenewFor, Report, Standing, TaskName,
-        WorkerInfo, drain_word,
+        Answer, Credit, Effect, Event, Held, Hello, LeaseKey, PageAnswer, RenewFor, Report, Standing,
+        TaskName, WorkerInfo, drain_word,
     },
-    handle::{DrainOrder, Floor, Offer, SessionHandle},
+    handle::{DrainOrder, Floor, MOST_PAGES, Offer, SessionHandle},
 };

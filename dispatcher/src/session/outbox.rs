@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use backhaul_proto::v1::{
-    Cancel, CancelLease, Confirm, Confirms, Drain, FromDispatcher, LeaseUpdates, Welcome,
+    Cancel, CancelLease, Confirm, Confirms, Drain, FromDispatcher, LeaseUpdates, ListPage, Welcome,
     from_dispatcher::Message,
 };
 
@@ -22,6 +22,7 @@ pub(crate) struct Outbox {
     cancels: Vec<CancelLease>,
     confirms: VecDeque<Confirm>,
     updates: Option<LeaseUpdates>,
+    pages: VecDeque<ListPage>,
 }
 
 impl Outbox {
@@ -52,6 +53,11 @@ impl Outbox {
         self.updates = Some(updates);
     }
 
+    /// Asks for a page. Whoever asks sees to it that there are few.
+    pub(crate) fn list(&mut self, page: ListPage) {
+        self.pages.push_back(page);
+    }
+
     /// Confirms that wait.
     pub(crate) fn waiting_confirms(&self) -> usize {
         self.confirms.len()
@@ -64,7 +70,8 @@ impl Outbox {
                 || (self.drain.is_none()
                     && self.cancels.is_empty()
                     && self.confirms.is_empty()
-                    && self.updates.is_none()))
+                    && self.updates.is_none()
+                    && self.pages.is_empty()))
     }
 
     /// Forgets everything: nobody is there to read it.
@@ -93,7 +100,10 @@ impl Outbox {
                 confirms: self.confirms.drain(..count).collect(),
             })));
         }
-        self.updates.take().map(|updates| message(Message::LeaseUpdates(updates)))
+        if let Some(updates) = self.updates.take() {
+            return Some(message(Message::LeaseUpdates(updates)));
+        }
+        self.pages.pop_front().map(|page| message(Message::List(page)))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod answers;
 mod offers;
+mod pages;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -18,7 +19,7 @@ use std::{
 
 use backhaul_proto::v1 as pb;
 
-use self::offers::Unsent;
+use self::{offers::Unsent, pages::Pages};
 use super::{
     CloseReason, Credit, DrainOrder, Effect, Event, Excess, LeaseKey, RenewFor, SessionCounters, SessionId,
     Standing, StreamSettings, WorkerInfo,
@@ -54,6 +55,7 @@ pub(crate) struct Session {
     beats: Beats,
     accepts: Accepts,
     settles: Settles,
+    pages: Pages,
     rate: RateLimit,
     heard_at: Instant,
     last_seq: u64,
@@ -108,6 +110,7 @@ impl Session {
             beats: Beats::default(),
             accepts: Accepts::default(),
             settles: Settles::default(),
+            pages: Pages::default(),
             rate: RateLimit::new(now, settings.messages_per_second),
             settings,
             heard_at: now,
@@ -133,6 +136,8 @@ impl Session {
             Event::Settled(answers) => self.on_settled(now, answers),
             Event::Offered { request, tasks } => self.on_offered(now, request, tasks),
             Event::StopCopy(key) => self.stop_copy(&key),
+            Event::List(lease, order) => self.on_list(lease, &order),
+            Event::PageGivenUp(lease) => self.on_page_given_up(lease),
             Event::Drain(order) => self.on_drain(now, &order),
             Event::Stop => self.close(now, CloseReason::Stopping),
             Event::PeerClosed => self.close(now, CloseReason::PeerClosed),
@@ -144,6 +149,7 @@ impl Session {
             | Event::Heartbeat { .. }
             | Event::Results(_)
             | Event::WorkerDrains { .. }
+            | Event::Listed(..)
             | Event::Unknown
             | Event::Broken(_)) => self.on_message(now, from_worker),
         }
@@ -157,6 +163,9 @@ impl Session {
     pub(crate) fn next_effect(&mut self) -> Option<Effect> {
         if let Some(announce) = self.announce.take() {
             return Some(announce);
+        }
+        if let Some((lease, answer)) = self.pages.next_answer() {
+            return Some(Effect::Listed(lease, answer));
         }
         if let Some(settlements) = self.settles.next() {
             return Some(Effect::Settle(settlements));

@@ -11,10 +11,12 @@ use pb::from_worker::Message;
 use prost::Message as _;
 
 use super::{
-    Answer, CloseReason, Credit, Event, Excess, Held, Hello, Report, TaskName, Violation, WorkerInfo,
+    Answer, CloseReason, Credit, Event, Excess, Held, Hello, PageAnswer, Report, TaskName, Violation,
+    WorkerInfo,
 };
 use crate::queue::{
-    Failure, FailureClass, LeaseToken, LeasedTask, Outcome, Priority, Progress, TaskId, VerifyLevel,
+    Failure, FailureClass, LeaseToken, LeasedTask, Outcome, Priority, Progress, TaskId, UnixMs, VerifyLevel,
+    walk::{FoundObject, PageFound, PageOrder, Versions},
 };
 
 /// Most credit in tasks.
@@ -25,6 +27,14 @@ const MAX_HELD: u32 = 10_000;
 const MAX_BATCH: u32 = 1_000;
 /// Most locations of a worker.
 const MAX_LOCATIONS: u32 = 1_000;
+/// Most kinds of work of a worker, those that this version does not know included.
+const MAX_KINDS: u32 = 100;
+/// Most objects and entries of a page.
+const MAX_PAGE: u32 = 1_000;
+/// Longest cursor of a listing.
+const MAX_CURSOR_BYTES: usize = 16 * 1_024;
+/// Longest key and version of an object.
+const MAX_KEY_BYTES: usize = 1_024;
 /// Longest multipart upload id.
 const MAX_UPLOAD_ID_BYTES: usize = 1_024;
 /// Longest receipt that the queue keeps.
@@ -49,6 +59,7 @@ pub(crate) fn decode(message: pb::FromWorker, jitter: &mut fastrand::Rng) -> Eve
             decode_results("Results.results", MAX_BATCH, results.results, jitter).map(Event::Results)
         }
         Message::Paused(paused) => decode_paused("Paused.locations", paused.locations).map(Event::Paused),
+        Message::Listed(listed) => decode_listed(listed).map(|(lease, answer)| Event::Listed(lease, answer)),
         Message::Draining(draining) => Ok(Event::WorkerDrains {
             finish_within: Duration::from_millis(draining.finish_within_ms).min(MAX_WAIT),
         }),
@@ -73,6 +84,8 @@ fn decode_hello(hello: pb::Hello, jitter: &mut fastrand::Rng) -> Result<Hello, C
     if !hello.locations.iter().all(|name| is_location(name)) {
         return Err(Violation::Field("Hello.locations").into());
     }
+    bound("Hello.kinds", hello.kinds.len(), MAX_KINDS)?;
+    let lists = hello.kinds.contains(&pb::WorkKind::List.into());
     let mut locations = hello.locations;
     locations.sort_unstable();
     locations.dedup();
@@ -82,6 +95,7 @@ fn decode_hello(hello: pb::Hello, jitter: &mut fastrand::Rng) -> Result<Hello, C
             name: hello.worker.into(),
             version: hello.version,
             locations: locations.into(),
+            lists,
         },
         paused: decode_paused("Hello.paused", hello.paused)?,
         credit: hello.credit.map_or(Ok(Credit::default()), decode_credit)?,
@@ -191,6 +205,79 @@ fn decode_outcome(
             broken_result(FailureClass::Retry, "outcome_unknown", message, jitter)
         }
     })
+}
+
+/// A page. What it claims must add up: objects are backed up, skipped or named, and nothing else.
+fn decode_listed(page: pb::ListedPage) -> Result<(LeaseToken, PageAnswer), CloseReason> {
+    let lease = token(&page.lease)?;
+    if let Some(failure) = page.failure {
+        return Ok((lease, Err(decode_failure(failure))));
+    }
+    bound("ListedPage.objects", page.objects.len(), MAX_PAGE)?;
+    let is_key = |object: &pb::ListedObject| {
+        (1..=MAX_KEY_BYTES).contains(&object.key.len()) && object.version.len() <= MAX_KEY_BYTES
+    };
+    if !page.objects.iter().all(is_key) {
+        return Err(Violation::Field("ListedPage.objects").into());
+    }
+    let named = page.objects.len() as u64;
+    let counted = page.skipped.checked_add(page.backed_up).and_then(|sum| sum.checked_add(named));
+    if counted != Some(page.listed) || page.listed > u64::from(MAX_PAGE) {
+        return Err(Violation::Field("ListedPage.listed").into());
+    }
+    if page.next_cursor.len() > MAX_CURSOR_BYTES {
+        return Err(Violation::Field("ListedPage.next_cursor").into());
+    }
+    let objects = page.objects.into_iter().map(|object| FoundObject {
+        key: object.key,
+        version: (!object.version.is_empty()).then_some(object.version),
+        size_bytes: object.size_bytes,
+    });
+    let found = PageFound {
+        objects: objects.collect(),
+        listed: page.listed,
+        skipped: page.skipped,
+        backed_up: page.backed_up,
+        next: (!page.next_cursor.is_empty()).then_some(page.next_cursor),
+    };
+    Ok((lease, Ok(found)))
+}
+
+/// A page to list, for the wire.
+pub(crate) fn list_page(lease: LeaseToken, order: &PageOrder) -> pb::ListPage {
+    let spec = &order.spec;
+    let filter = &spec.filter;
+    pb::ListPage {
+        prefix_backup_id: order.walk.as_str().to_owned(),
+        lease: token_bytes(lease),
+        prefix: Some(pb::PrefixRef {
+            location: spec.location.clone(),
+            bucket: spec.bucket.clone(),
+            prefix: spec.prefix.clone(),
+        }),
+        versions: match spec.versions {
+            Versions::Current => pb::ObjectVersions::Current,
+            Versions::All => pb::ObjectVersions::All,
+        }
+        .into(),
+        filter: Some(pb::ObjectFilter {
+            suffix: filter.suffix.clone(),
+            min_size_bytes: filter.min_size_bytes,
+            max_size_bytes: filter.max_size_bytes,
+            modified_since: filter.modified_since.map(timestamp),
+        }),
+        cursor: order.cursor.clone(),
+        max_entries: order.max_entries,
+        within_ms: millis(order.within),
+    }
+}
+
+fn timestamp(at: UnixMs) -> prost_types::Timestamp {
+    let (seconds, ms) = (at.0 / 1_000, at.0 % 1_000);
+    prost_types::Timestamp {
+        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+        nanos: i32::try_from(ms * 1_000_000).unwrap_or_default(),
+    }
 }
 
 fn names_an_object(backup: &pb::BackupObject) -> bool {

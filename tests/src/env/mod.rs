@@ -6,6 +6,7 @@
 mod calls;
 mod dispatchers;
 mod options;
+mod prefixes;
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +33,7 @@ use crate::{
 };
 
 use self::dispatchers::Dispatcher;
-pub use self::{calls::object, options::EnvOptions};
+pub use self::{calls::object, options::EnvOptions, prefixes::prefix};
 
 /// Tenant that the calls of a test act for.
 pub const TENANT: &str = "acme";
@@ -201,6 +202,14 @@ impl TestEnv {
             .server
             .faults()
             .context("only the embedded store fails on demand")
+    }
+
+    /// Behind which keys pages of a synthetic origin began, in the order in which they were asked for.
+    ///
+    /// # Errors
+    /// When the origin is another one.
+    pub fn page_begins(&self) -> anyhow::Result<Vec<String>> {
+        self.origin.server.page_begins().context("the origin is not synthetic")
     }
 
     /// A client of the origin.

@@ -19,6 +19,7 @@ mod integrity;
 mod journey;
 mod operating;
 mod outages;
+mod prefixes;
 mod queue_stats;
 mod redis_versions;
 mod redrives;

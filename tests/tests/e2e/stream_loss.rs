@@ -18,7 +18,7 @@ const MIB: usize = 1024 * 1024;
 /// Freezes a worker that has sent the last request of its copy, to which this happens, lets another finish the task, and thaws it.
 async fn frozen_as_it_completes(last: Action) -> anyhow::Result<()> {
     let mut env = TestEnv::start(EnvOptions::default().worker_flag("part-size", "5MiB")).await?;
-    let written = env.uploads().put_random(ORIGIN_BUCKET, "big", 12 * MIB + 5).await?;
+    let written = env.uploads().put_random(ORIGIN_BUCKET, "big", 20 * MIB + 5).await?;
     let completion = env.vault_faults()?.add(Rule::new(Operation::CompleteMultipartUpload, last).times(1));
     let id = env.submit("big").await?.task_id;
     eventually("the first worker completes its copy", async || {

@@ -23,6 +23,7 @@ use tracing::{
 use super::{
     dial::{DialError, Dialer, Dialled},
     gauges::LinkGauges,
+    pages::{PageLister, Pages},
     state::{Departure, Effect, Event, HangupReason, Link, LinkSettings},
     task::{Finished, StopReason},
     wire::{Decoded, decode},
@@ -40,6 +41,7 @@ pub struct LinkDriver<W> {
     stream: Stream,
     drain_within: Duration,
     paused: Option<watch::Receiver<BTreeSet<String>>>,
+    pages: Option<Pages>,
     gauges: Arc<LinkGauges>,
 }
 
@@ -69,6 +71,7 @@ enum Woken {
     Heard(Option<Result<v1::FromDispatcher, Status>>),
     Dialled(Result<Dialled, DialError>),
     Finished(Finished),
+    Listed(v1::ListedPage),
     Paused(BTreeSet<String>),
     Stop,
     Time,
@@ -93,6 +96,7 @@ impl<W: Workload> LinkDriver<W> {
             stream: Stream::none(),
             drain_within,
             paused: None,
+            pages: None,
             gauges: Arc::default(),
         }
     }
@@ -102,6 +106,14 @@ impl<W: Workload> LinkDriver<W> {
     pub fn with_paused(mut self, mut paused: watch::Receiver<BTreeSet<String>>) -> Self {
         paused.mark_changed();
         self.paused = Some(paused);
+        self
+    }
+
+    /// Lists pages too.
+    #[must_use]
+    pub fn with_lister(mut self, lister: Arc<dyn PageLister>) -> Self {
+        self.link = self.link.listing_pages();
+        self.pages = Some(Pages::new(lister));
         self
     }
 
@@ -129,6 +141,7 @@ impl<W: Workload> LinkDriver<W> {
                 Woken::Heard(heard) => self.heard(heard, now),
                 Woken::Dialled(dialled) => Some(self.dialled(dialled, now)),
                 Woken::Finished(finished) => Some(Event::Finished(finished)),
+                Woken::Listed(page) => Some(Event::Listed(Box::new(page))),
                 Woken::Paused(locations) => Some(Event::Paused(locations)),
                 Woken::Stop => {
                     stopping = true;
@@ -169,6 +182,7 @@ impl<W: Workload> LinkDriver<W> {
             heard = self.stream.inbound.next() => Woken::Heard(heard),
             finished = self.workload.next_finished() => Woken::Finished(finished),
             dialled = self.dial.next() => Woken::Dialled(dialled),
+            page = next_page(self.pages.as_mut()) => Woken::Listed(page),
             paused = next_paused(self.paused.as_mut()) => Woken::Paused(paused),
             () = stop.cancelled(), if !stopping => Woken::Stop,
             () = room(self.stream.outbound.as_ref()), if full => Woken::Room,
@@ -194,6 +208,16 @@ impl<W: Workload> LinkDriver<W> {
                         StopReason::HandBack => debug!(task_id = %lease.task_id, "copy handed back"),
                     }
                     self.workload.stop(&lease, reason);
+                }
+                Effect::List(page) => {
+                    if let Some(pages) = &mut self.pages {
+                        pages.start(*page);
+                    }
+                }
+                Effect::DropPages => {
+                    if let Some(pages) = &mut self.pages {
+                        pages.drop_all();
+                    }
                 }
                 Effect::Pause(locations) => self.workload.pause(&locations),
                 Effect::Drain => self.workload.drain(),
@@ -294,6 +318,8 @@ impl<W: Workload> LinkDriver<W> {
                 | Event::LeaseUpdates { .. }
                 | Event::Confirmed(_)
                 | Event::CancelAsked(_)
+                | Event::ListAsked(_)
+                | Event::Listed(_)
                 | Event::Finished(_)
                 | Event::Paused(_)
                 | Event::DrainAsked { .. },
@@ -391,6 +417,14 @@ impl std::fmt::Debug for Inbound {
             Self::Opening(_) => "Opening",
             Self::Open(_) => "Open",
         })
+    }
+}
+
+/// The next page that was listed; for ever where none can be.
+async fn next_page(pages: Option<&mut Pages>) -> v1::ListedPage {
+    match pages {
+        Some(pages) => pages.next().await,
+        None => pending().await,
     }
 }
 

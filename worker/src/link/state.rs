@@ -27,9 +27,11 @@ use super::{
 
 mod drain;
 mod outgoing;
+mod pages;
 mod stream;
 
 use drain::WorkerDrain;
+use pages::Pages;
 use stream::{Dial, Stream};
 
 /// What a link is told at its start.
@@ -90,6 +92,10 @@ pub enum Event {
         /// Because another stream of this instance took over.
         superseded: bool,
     },
+    /// The dispatcher wants a page listed.
+    ListAsked(Box<v1::ListPage>),
+    /// A page was listed.
+    Listed(Box<v1::ListedPage>),
     /// A copy ended.
     Finished(Finished),
     /// These are the locations, and no others, that nothing is to be taken of for now.
@@ -114,6 +120,10 @@ pub enum Effect {
     Start(Box<Assignment>),
     /// Stop a copy.
     Stop(LeaseKey, StopReason),
+    /// List a page.
+    List(Box<v1::ListPage>),
+    /// Drop all pages: nobody waits for them any more.
+    DropPages,
     /// Hand back what has not started of these locations.
     Pause(BTreeSet<String>),
     /// Hand back what has not started.
@@ -177,6 +187,7 @@ pub struct Link {
     drain: Option<WorkerDrain>,
     /// Locations that nothing is taken of for now.
     paused: BTreeSet<String>,
+    pages: Pages,
     left: bool,
     effects: VecDeque<Effect>,
     ignored: u64,
@@ -203,6 +214,7 @@ impl Link {
             accepts: VecDeque::new(),
             drain: None,
             paused: BTreeSet::new(),
+            pages: Pages::default(),
             left: false,
             effects: VecDeque::from([Effect::Dial]),
             ignored: 0,
@@ -246,6 +258,12 @@ impl Link {
                     leases.iter().for_each(|lease| self.stop(lease, StopReason::Cancelled));
                 }
             }
+            Event::ListAsked(page) => {
+                if self.attached_or_hang_up(now) {
+                    self.list_asked(page);
+                }
+            }
+            Event::Listed(page) => self.listed(*page),
             Event::MoveAsked { superseded } => {
                 if self.attached_or_hang_up(now) {
                     self.move_asked(now, superseded);

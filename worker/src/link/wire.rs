@@ -75,6 +75,7 @@ pub(crate) fn decode(message: v1::FromDispatcher) -> Decoded {
             let lease = |l: v1::CancelLease| LeaseKey::from_wire(&l.task_id, &l.lease);
             Event::CancelAsked(keep_valid(cancel.leases, lease, &mut malformed))
         }
+        Message::List(page) => Event::ListAsked(Box::new(page)),
         Message::Drain(drain) => {
             Event::MoveAsked { superseded: drain.reason() == v1::DrainReason::Superseded }
         }

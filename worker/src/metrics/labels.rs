@@ -64,6 +64,10 @@ labels! {
         ListUploads => "list_uploads",
         /// Find parts.
         ListParts => "list_parts",
+        /// Objects.
+        ListObjects => "list_objects",
+        /// Versions of objects.
+        ListVersions => "list_versions",
         /// Make the parts one object.
         CompleteUpload => "complete_upload",
         /// Drop the parts.
@@ -156,6 +160,8 @@ impl From<Operation> for Verb {
             Operation::CopyPart => Self::CopyPart,
             Operation::ListUploads => Self::ListUploads,
             Operation::ListParts => Self::ListParts,
+            Operation::ListObjects => Self::ListObjects,
+            Operation::ListVersions => Self::ListVersions,
             Operation::CompleteUpload => Self::CompleteUpload,
             Operation::AbortUpload => Self::AbortUpload,
         }

@@ -20,9 +20,9 @@ use super::{
     labels::{Fault, Verb},
 };
 use crate::store::{
-    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, Tag, UploadListed, UploadRef, UploadsPage,
-    WriteOptions, Written,
+    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, ObjectsPage,
+    Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, Tag, UploadListed, UploadRef,
+    UploadsPage, VersionMarker, VersionsPage, WriteOptions, Written,
 };
 
 /// A store whose requests are counted.
@@ -171,6 +171,26 @@ impl ObjectStore for MeteredStore {
         after: Option<&UploadListed>,
     ) -> Result<UploadsPage, StoreError> {
         self.asked(Operation::ListUploads, self.store.list_uploads_under(bucket, prefix, after)).await
+    }
+
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        self.asked(Operation::ListObjects, self.store.list_objects(bucket, prefix, after, most)).await
+    }
+
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        self.asked(Operation::ListVersions, self.store.list_versions(bucket, prefix, after, most)).await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

@@ -27,6 +27,7 @@ use tokio::{
 };
 use tracing::{Instrument as _, debug, info_span, warn};
 
+pub(crate) use self::report::hopeless;
 pub use self::slots::{Budget, SizeClass};
 use self::{
     batch::{Batch, Waiting},

@@ -75,6 +75,15 @@ pub(crate) fn receipt(receipt: CopyReceipt, worker: &str) -> Outcome {
 
 /// How a copy failed on its `attempt`-th attempt.
 pub(crate) fn failure(error: &TransferError, attempt: u32) -> Outcome {
+    Outcome::Failure(described(error, attempt))
+}
+
+/// How something failed that is no copy, and that nobody tries often enough for a refusal to be doubted.
+pub(crate) fn hopeless(error: &TransferError) -> v1::Failure {
+    described(error, REFUSALS)
+}
+
+fn described(error: &TransferError, attempt: u32) -> v1::Failure {
     let (class, retry_after) = match error.kind {
         TransferErrorKind::SourceGone => (v1::FailureClass::SourceGone, Duration::ZERO),
         TransferErrorKind::Throttled { retry_after } => (v1::FailureClass::Throttled, retry_after),
@@ -90,12 +99,12 @@ pub(crate) fn failure(error: &TransferError, attempt: u32) -> Outcome {
         | TransferErrorKind::Io
         | TransferErrorKind::Cancelled => (v1::FailureClass::Retry, Duration::ZERO),
     };
-    Outcome::Failure(v1::Failure {
+    v1::Failure {
         class: class.into(),
         code: error.kind.code().to_owned(),
         message: cut(error.to_string()),
         retry_after_ms: millis(retry_after),
-    })
+    }
 }
 
 /// A copy that panicked: a defect of ours, which may not show on another try.

@@ -3,6 +3,7 @@
 //! A fake that is never compared with the real thing is fiction; [`all`] is the comparison. Each check writes under keys of its own.
 //! What servers of others do not do is listed with their tests, and in the worker's README.
 
+mod listings;
 mod parts;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,6 +15,10 @@ use futures_util::{
 };
 use tokio::{task::JoinSet, time::timeout};
 
+use self::listings::{
+    every_object_is_listed_page_by_page, every_version_is_listed_page_by_page,
+    ordinary_keys_are_listed_exactly,
+};
 use self::parts::{
     a_completion_does_not_overwrite, a_copy_does_not_overwrite, a_copy_is_answered_with_its_checksum,
     a_replaced_part_is_listed_once, an_aborted_upload_is_gone, an_object_is_copied_inside_the_store,
@@ -84,6 +89,9 @@ checks![
     a_copy_does_not_overwrite,
     parts_are_copied_inside_the_store,
     versions_can_be_read_and_pinned,
+    every_object_is_listed_page_by_page,
+    ordinary_keys_are_listed_exactly,
+    every_version_is_listed_page_by_page,
 ];
 
 /// Runs every check, one after the other. A check that fails, and one that has not ended after two minutes, is a finding.

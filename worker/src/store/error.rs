@@ -46,6 +46,10 @@ pub enum Operation {
     CopyPart,
     /// [`super::ObjectStore::list_uploads`] and [`super::ObjectStore::list_uploads_under`]
     ListUploads,
+    /// [`super::ObjectStore::list_objects`]
+    ListObjects,
+    /// [`super::ObjectStore::list_versions`]
+    ListVersions,
     /// [`super::ObjectStore::list_parts`]
     ListParts,
     /// [`super::ObjectStore::complete_upload`]
@@ -217,6 +221,8 @@ impl Operation {
             Self::UploadPart => "UploadPart",
             Self::CopyPart => "UploadPartCopy",
             Self::ListUploads => "ListMultipartUploads",
+            Self::ListObjects => "ListObjects",
+            Self::ListVersions => "ListVersions",
             Self::ListParts => "ListParts",
             Self::CompleteUpload => "CompleteMultipartUpload",
             Self::AbortUpload => "AbortMultipartUpload",

@@ -16,8 +16,9 @@ use tokio::sync::Barrier;
 
 use super::{
     BodyStream, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
-    Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind as Kind, Tag,
-    UploadListed, UploadRef, UploadsPage, WriteOptions, Written, memory::flipped,
+    ObjectsPage, Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError,
+    StoreErrorKind as Kind, Tag, UploadListed, UploadRef, UploadsPage, VersionMarker, VersionsPage,
+    WriteOptions, Written, memory::flipped,
 };
 
 /// A store with faults.
@@ -309,6 +310,30 @@ impl ObjectStore for FaultyStore {
     ) -> Result<UploadsPage, StoreError> {
         self.around(Operation::ListUploads, prefix, |_| self.inner.list_uploads_under(bucket, prefix, after))
             .await
+    }
+
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        self.around(Operation::ListObjects, prefix, |_| self.inner.list_objects(bucket, prefix, after, most))
+            .await
+    }
+
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        self.around(Operation::ListVersions, prefix, |_| {
+            self.inner.list_versions(bucket, prefix, after, most)
+        })
+        .await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

@@ -3,6 +3,7 @@
 //! The conformance suite runs on it and on real servers, so it is a model and not a guess. Its clock is a counter.
 
 mod inspect;
+mod listing;
 mod options;
 
 use std::{
@@ -18,8 +19,9 @@ use md5::{Digest as _, Md5};
 pub use self::options::MemoryOptions;
 use super::{
     Attributes, ByteRange, Completion, ContentRange, GetResponse, ObjectInfo, ObjectPath, ObjectStore,
-    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, Retention, StoreError,
-    StoreErrorKind as Kind, Tag, Terms, UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
+    ObjectsPage, Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, Retention,
+    StoreError, StoreErrorKind as Kind, Tag, Terms, UploadListed, UploadRef, UploadsPage, VersionMarker,
+    VersionsPage, WriteOptions, Written,
 };
 
 /// A store in memory.
@@ -404,6 +406,26 @@ impl ObjectStore for MemoryStore {
         let more = all.len() > self.options.page;
         all.truncate(self.options.page);
         Ok(UploadsPage { uploads: all, more })
+    }
+
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        self.objects_page(bucket, prefix, after, most)
+    }
+
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        self.versions_page(bucket, prefix, after, most)
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

@@ -10,12 +10,14 @@ mod credentials;
 mod error;
 #[cfg(any(test, feature = "test-util"))]
 pub mod faulty;
+mod listed;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 mod s3;
 mod s3_client;
 mod s3_direct;
 mod s3_error;
+mod s3_listings;
 mod s3_scratch;
 mod s3_shapes;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use body::Payload;
 pub use credentials::{CredentialsError, CredentialsProblem};
 pub use error::{Operation, StoreError, StoreErrorKind};
+pub use listed::{ObjectListed, ObjectsPage, VersionMarker, VersionsPage};
 pub use s3::S3Store;
 pub use s3_client::{CaBundleError, ClientSettings, Clients};
 pub use s3_scratch::{ScratchArea, ScratchError};
@@ -139,6 +142,31 @@ pub trait ObjectStore: Send + Sync + fmt::Debug + 'static {
         prefix: &str,
         after: Option<&UploadListed>,
     ) -> Result<UploadsPage, StoreError>;
+
+    /// Lists up to `most` (at most 1,000) objects whose keys begin with `prefix`, from behind the key `after` on, in the store's own order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError>;
+
+    /// As [`ObjectStore::list_objects`], all versions that are kept; delete markers are left out, so that a page may be short. `after` is
+    /// the [`VersionsPage::next`] of the page before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError>;
 
     /// Lists up to 1,000 parts of an upload with a number above `after`, in order.
     ///

@@ -16,14 +16,16 @@ use aws_sdk_s3::{
 use futures_util::stream;
 
 use super::{
-    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation,
-    PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
-    UploadListed, UploadRef, UploadsPage, WriteOptions, Written,
+    BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, ObjectsPage,
+    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
+    UploadListed, UploadRef, UploadsPage, VersionMarker, VersionsPage, WriteOptions, Written,
     s3_direct::Direct,
     s3_error::{from_body, from_sdk},
+    s3_listings,
     s3_shapes::{
-        content_range, copy_source, crc64, crc64_header, grants_to_others, info_of_get, info_of_head,
-        lock_mode, md5_header, quoted, range_header, tagging, unquoted, uploads_listed,
+        content_range, copy_source, crc64, crc64_header, grants_to_others, if_match, info_of_get,
+        info_of_head, lock_mode, md5_header, none_match, quoted, range_header, signed, signed_number,
+        tagging, unquoted, uploads_listed,
     },
 };
 
@@ -369,6 +371,26 @@ impl ObjectStore for S3Store {
         Ok(UploadsPage { more: output.is_truncated().unwrap_or(false) && !uploads.is_empty(), uploads })
     }
 
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        s3_listings::objects(&self.client, bucket, prefix, after, most).await
+    }
+
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        s3_listings::versions(&self.client, bucket, prefix, after, most).await
+    }
+
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
         let output = self
             .client
@@ -477,21 +499,4 @@ fn part(
         return Err(StoreError::new(operation, StoreErrorKind::BadAnswer, "a part without an ETag"));
     }
     Ok(PartWritten { number, etag, crc64nvme: crc.and_then(crc64) })
-}
-
-/// A weak ETag never matches, so it is not sent; the engine compares it with what comes back.
-pub(super) fn if_match(pin: &Pin) -> Option<String> {
-    pin.etag.as_deref().filter(|e| !e.starts_with("W/")).map(quoted)
-}
-
-pub(super) fn none_match(create_only: bool) -> Option<String> {
-    create_only.then(|| "*".to_owned())
-}
-
-fn signed(length: u64) -> i64 {
-    i64::try_from(length).unwrap_or(i64::MAX)
-}
-
-fn signed_number(number: u32) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
 }

@@ -23,8 +23,11 @@ use self::{
 use super::{
     Attributes, ByteRange, GetResponse, ObjectInfo, ObjectPath, Operation, PartWritten, Payload, Pin, Proof,
     Put, StoreError, StoreErrorKind, Terms, UploadRef, WriteOptions, Written,
-    s3::{if_match, none_match, pieces},
-    s3_shapes::{content_range, copy_source, crc64_header, md5_header, range_header, tagging, unquoted},
+    s3::pieces,
+    s3_shapes::{
+        content_range, copy_source, crc64_header, if_match, md5_header, none_match, range_header, tagging,
+        unquoted,
+    },
 };
 
 pub(super) use self::send::Transport;

@@ -18,7 +18,7 @@ use aws_sdk_s3::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{Attributes, ByteRange, ContentRange, ObjectInfo, ObjectPath, Retention, Tag, UploadListed};
+use super::{Attributes, ByteRange, ContentRange, ObjectInfo, ObjectPath, Pin, Retention, Tag, UploadListed};
 
 /// What stands for itself in a copy source and in a tagging header.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -197,6 +197,23 @@ fn whole_object(kind: Option<&ChecksumType>) -> bool {
 
 fn present(value: Option<&str>) -> Option<String> {
     value.filter(|v| !v.is_empty()).map(str::to_owned)
+}
+
+/// A weak ETag never matches, so it is not sent; the engine compares it with what comes back.
+pub(super) fn if_match(pin: &Pin) -> Option<String> {
+    pin.etag.as_deref().filter(|e| !e.starts_with("W/")).map(quoted)
+}
+
+pub(super) fn none_match(create_only: bool) -> Option<String> {
+    create_only.then(|| "*".to_owned())
+}
+
+pub(super) fn signed(length: u64) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+pub(super) fn signed_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! What can be decided without I/O is decided apart from it: `plan` (parts), [`key`] (names), [`metadata`] (what a restore needs),
 //! `checksum`, `retry`, `failure` (what a refusal means), the arithmetic of `gate` (requests at once) and `permits` (memory),
 //! `breaker` (whether to ask a store at all), `rate` (how fast) and `sight` (whether an origin tells of tags).
-//! `capability` finds out what a backup store can do, once. `tend` and `janitor` do what is to be done besides copying.
+//! `listing` finds what is below a prefix and not backed up yet. `capability` finds out what a backup store can do, once. `tend` and `janitor` do what is to be done besides copying.
 //!
 //! # What the buckets need
 //!
@@ -33,6 +33,7 @@ mod janitor;
 mod job;
 pub mod key;
 mod large;
+mod listing;
 mod manifest;
 pub mod metadata;
 mod permits;
@@ -69,6 +70,7 @@ use tokio_util::sync::CancellationToken;
 pub use breaker::StoreState;
 pub use capability::{Capabilities, PROBE_FOLDER, probe_root};
 pub use engine::{Engine, Probe, SetupError, SiteLoad};
+pub use listing::{PageFilter, PageFound, PageRequest};
 pub use plan::{Limits, PartPlan, PlanError};
 pub use retry::RetryPolicy;
 pub use settings::{EngineSettings, SettingsError};

@@ -4,6 +4,7 @@
 pub(crate) mod cancel;
 pub(crate) mod events;
 pub(crate) mod list;
+pub(crate) mod prefix;
 pub(crate) mod probe;
 pub(crate) mod retry;
 pub(crate) mod stats;

@@ -14,6 +14,7 @@ use tonic::transport::{Endpoint, Uri};
 use super::*;
 use crate::{
     grpc::access::{CONNECT, Role, STATS_OF_ALL, TABLE, Who},
+    queue::walk::memory::MemoryWalks,
     transport::testing::Pipes,
 };
 
@@ -64,6 +65,7 @@ impl Authority {
         let config = Config { tls: Some(own), ..config(flags) };
         let app =
             App::bind_with(config, Arc::<ScriptedQueue>::clone(&queue) as _, locations()).await.unwrap();
+        let app = app.with_walks(Arc::new(MemoryWalks::new(2, DAY, QueueClock::Server)));
         let (addr, stop) = (app.addr(), CancellationToken::new());
         let mut running = JoinSet::new();
         running.spawn(app.run(stop.clone()));
@@ -147,6 +149,7 @@ async fn attempt(channel: Channel, what: &str) -> Result<(), tonic::Status> {
         "results" => Some(from_worker::Message::Results(pb::Results::default())),
         "draining" => Some(from_worker::Message::Draining(pb::Draining::default())),
         "paused" => Some(from_worker::Message::Paused(pb::Paused::default())),
+        "listed" => Some(from_worker::Message::Listed(pb::ListedPage::default())),
         other => panic!("no such message: {other}"),
     };
     let said = [Some(hello), message].into_iter().flatten();

@@ -24,8 +24,13 @@ impl Rig {
         let locations = locations.iter().map(|name| (*name).to_owned()).collect();
         let mut instance = [0; 16];
         name.encode_utf8(&mut instance);
-        let worker =
-            WorkerInfo { instance, name: name.to_string().into(), version: String::new(), locations };
+        let worker = WorkerInfo {
+            instance,
+            name: name.to_string().into(),
+            version: String::new(),
+            locations,
+            lists: false,
+        };
         let id = SessionId::random().unwrap();
         let (handle, inbox) = SessionHandle::new(id.clone(), Arc::new(worker));
         self.ids.push((name, id));

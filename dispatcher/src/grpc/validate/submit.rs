@@ -14,7 +14,7 @@ use crate::{
     queue::{NewTask, ObjectRef, Priority, TaskSpec, UnixMs, VerifyLevel},
 };
 
-const BUCKET_BYTES: std::ops::RangeInclusive<usize> = 3..=63;
+pub(super) const BUCKET_BYTES: std::ops::RangeInclusive<usize> = 3..=63;
 const MAX_VERSION_BYTES: usize = 1024;
 const MAX_AHEAD: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Largest size hint.
@@ -63,11 +63,15 @@ impl SubmitRules<'_> {
             tenant: self.tenant.to_owned(),
             object,
             priority: priority(options.priority, &mut violations),
-            max_attempts: self.max_attempts(options.max_attempts, &mut violations),
+            max_attempts: max_attempts(options.max_attempts, self.defaults, &mut violations),
             labels: labels("options.labels", options.labels, &mut violations),
             size_hint_bytes: options.size_hint_bytes,
             verify: verify(options.verify, &mut violations),
-            processing_timeout: self.processing_timeout(options.processing_timeout, &mut violations),
+            processing_timeout: processing_timeout(
+                options.processing_timeout,
+                self.defaults,
+                &mut violations,
+            ),
             traceparent: self.traceparent.filter(|t| is_traceparent(t)).unwrap_or_default().to_owned(),
         };
         violations.require(
@@ -85,52 +89,56 @@ impl SubmitRules<'_> {
         Ok(task)
     }
 
-    fn max_attempts(&self, asked: u32, violations: &mut Violations) -> u32 {
-        violations.require(
-            asked <= MAX_ATTEMPTS,
-            "options.max_attempts",
-            "must be 1 to 100, or 0 for the default",
-        );
-        if asked == 0 { self.defaults.max_attempts } else { asked }
-    }
-
-    fn processing_timeout(
-        &self,
-        asked: Option<prost_types::Duration>,
-        violations: &mut Violations,
-    ) -> Duration {
-        let Some(asked) = asked else { return self.defaults.processing_timeout };
-        // Only what is within the bounds has to be a valid Duration, and that is positive.
-        let nanos_valid = (0..NANOS_PER_SECOND).contains(&asked.nanos);
-        let timeout = match (u64::try_from(asked.seconds), u32::try_from(asked.nanos)) {
-            (Ok(seconds), Ok(nanos)) if nanos_valid => Duration::new(seconds, nanos),
-            (Ok(_) | Err(_), Ok(_) | Err(_)) => Duration::ZERO,
-        };
-        violations.require(
-            (MIN_PROCESSING_TIMEOUT..=MAX_PROCESSING_TIMEOUT).contains(&timeout),
-            "options.processing_timeout",
-            "must be a valid Duration of 1 s to 24 h",
-        );
-        timeout
-    }
-
     /// Rounded up to the next millisecond, because a task must not start before the instant that was asked for.
     fn process_at(&self, asked: Option<Timestamp>, violations: &mut Violations) -> Option<UnixMs> {
         const FIELD: &str = "options.process_at";
-        /// The years 1 to 9999, which a Timestamp may hold.
-        const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
-        let asked = asked?;
-        if !(0..NANOS_PER_SECOND).contains(&asked.nanos) || !SECONDS.contains(&asked.seconds) {
-            violations.add(FIELD, "must be a valid Timestamp");
-            return None;
-        }
         // Before 1970 is the past, and the past means now.
-        let seconds = u64::try_from(asked.seconds).ok()?;
-        let sub_ms = u64::try_from(asked.nanos).unwrap_or_default().div_ceil(1_000_000);
-        let at = UnixMs(seconds * 1000 + sub_ms);
+        let at = instant(asked?, FIELD, violations)?;
         violations.require(at <= self.now.plus(MAX_AHEAD), FIELD, "must be at most 366 days ahead");
         (at > self.now).then_some(at)
     }
+}
+
+pub(super) fn max_attempts(asked: u32, defaults: SubmitDefaults, violations: &mut Violations) -> u32 {
+    violations.require(
+        asked <= MAX_ATTEMPTS,
+        "options.max_attempts",
+        "must be 1 to 100, or 0 for the default",
+    );
+    if asked == 0 { defaults.max_attempts } else { asked }
+}
+
+pub(super) fn processing_timeout(
+    asked: Option<prost_types::Duration>,
+    defaults: SubmitDefaults,
+    violations: &mut Violations,
+) -> Duration {
+    let Some(asked) = asked else { return defaults.processing_timeout };
+    // Only what is within the bounds has to be a valid Duration, and that is positive.
+    let nanos_valid = (0..NANOS_PER_SECOND).contains(&asked.nanos);
+    let timeout = match (u64::try_from(asked.seconds), u32::try_from(asked.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos_valid => Duration::new(seconds, nanos),
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => Duration::ZERO,
+    };
+    violations.require(
+        (MIN_PROCESSING_TIMEOUT..=MAX_PROCESSING_TIMEOUT).contains(&timeout),
+        "options.processing_timeout",
+        "must be a valid Duration of 1 s to 24 h",
+    );
+    timeout
+}
+
+/// An instant, rounded up to the next millisecond; `None` also for one before 1970.
+pub(super) fn instant(asked: Timestamp, field: &str, violations: &mut Violations) -> Option<UnixMs> {
+    /// The years 1 to 9999, which a Timestamp may hold.
+    const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    if !(0..NANOS_PER_SECOND).contains(&asked.nanos) || !SECONDS.contains(&asked.seconds) {
+        violations.add(field, "must be a valid Timestamp");
+        return None;
+    }
+    let seconds = u64::try_from(asked.seconds).ok()?;
+    let sub_ms = u64::try_from(asked.nanos).unwrap_or_default().div_ceil(1_000_000);
+    Some(UnixMs(seconds * 1000 + sub_ms))
 }
 
 fn object(object: Option<pb::ObjectRef>, violations: &mut Violations) -> ObjectRef {
@@ -167,7 +175,7 @@ fn object(object: Option<pb::ObjectRef>, violations: &mut Violations) -> ObjectR
     }
 }
 
-fn priority(asked: i32, violations: &mut Violations) -> Priority {
+pub(super) fn priority(asked: i32, violations: &mut Violations) -> Priority {
     match pb::Priority::try_from(asked) {
         Ok(pb::Priority::Low) => Priority::Low,
         Ok(pb::Priority::Unspecified | pb::Priority::Normal) => Priority::Normal,
@@ -179,7 +187,7 @@ fn priority(asked: i32, violations: &mut Violations) -> Priority {
     }
 }
 
-fn verify(asked: i32, violations: &mut Violations) -> Option<VerifyLevel> {
+pub(super) fn verify(asked: i32, violations: &mut Violations) -> Option<VerifyLevel> {
     match pb::VerifyLevel::try_from(asked) {
         Ok(pb::VerifyLevel::Unspecified) => None,
         Ok(pb::VerifyLevel::Receipt) => Some(VerifyLevel::Receipt),

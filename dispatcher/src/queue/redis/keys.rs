@@ -21,11 +21,16 @@
 //! | `events` | STREAM | log of changes, while somebody watches: an entry for each script call, by tenant the tasks it changed |
 //! | `sweep` | HASH | when the shard was swept, whether that was all, until when no lease ends |
 //! | `stats` | HASH | moves of each kind since the data was created |
+//! | `walk:<hash>` | STRING | record of a walk, in JSON behind its revision |
+//! | `walk:open:<hash>` | ZSET | its open tasks, in the order in which they were opened |
+//! | `walk:failed:<hash>` | LIST | objects of it that could not be backed up, in JSON |
+//! | `walks` | ZSET | all walks, by when they are forgotten (ms) |
+//! | `walks:active` | ZSET | those that are not finished |
 //! | `memo:<session>` | STRING | the last lease request of a session and what it got |
 
 use redis::{Arg, Cmd};
 
-use crate::queue::{TaskId, TaskState};
+use crate::queue::{TaskId, TaskState, walk::WalkId};
 
 /// Slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
@@ -56,6 +61,12 @@ pub(super) fn meta(shard: u16) -> String {
 /// The record of a task.
 pub(super) fn record(id: &TaskId) -> String {
     format!("{{bh:{}}}:t:{}", &id.as_str()[..3], hash(id))
+}
+
+/// The record of a walk, its open tasks and its failures.
+pub(super) fn walk(id: &WalkId) -> [String; 3] {
+    let key = |part: &str| of_shard(id.as_task().shard(), &format!("walk:{part}{}", hash(id.as_task())));
+    [key(""), key("open:"), key("failed:")]
 }
 
 /// What the indexes of a shard call a task: its id without the shard.

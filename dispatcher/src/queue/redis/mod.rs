@@ -5,7 +5,7 @@
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
 //! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
-//!   other calls. `snapshot`: the look at all tasks together.
+//!   other calls. `snapshot`: the look at all tasks together. `walks`: what is kept of backups of prefixes.
 //! - `fsck`: the audit of all that. `aside`: what is kept beside it.
 //! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
@@ -44,6 +44,8 @@ mod sweep;
 pub(crate) mod tests;
 mod trouble;
 mod value;
+mod walk_codec;
+mod walks;
 mod writer;
 
 use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc, time::Duration};
@@ -342,7 +344,7 @@ impl TaskQueue for RedisQueue {
         let outcome = self.write(vec![Write::Cancel(id.clone())]).await.pop();
         match outcome.unwrap_or_else(|| Err(error::unexpected("no answer")))? {
             Written::Cancel(code, token, session) => cancelled(id, code, &token, session),
-            Written::Submit(_) | Written::Requeue(_) => {
+            Written::Submit(_) | Written::Requeue(_) | Written::Walk(_) => {
                 Err(error::unexpected("a cancel was answered as another write"))
             }
         }

@@ -35,6 +35,8 @@ pub(super) enum Script {
     FsckTasks,
     FsckLines,
     FsckCounters,
+    WalkSave,
+    WalkLook,
 }
 
 /// A script with its keys and arguments, for one shard.
@@ -64,7 +66,7 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
@@ -81,6 +83,8 @@ impl Script {
         Self::FsckTasks,
         Self::FsckLines,
         Self::FsckCounters,
+        Self::WalkSave,
+        Self::WalkLook,
     ];
 
     /// What the server is given.
@@ -107,6 +111,8 @@ impl Script {
             Self::FsckTasks => ("fsck_tasks.lua", include_str!("lua/fsck_tasks.lua")),
             Self::FsckLines => ("fsck_lines.lua", include_str!("lua/fsck_lines.lua")),
             Self::FsckCounters => ("fsck_counters.lua", include_str!("lua/fsck_counters.lua")),
+            Self::WalkSave => ("walk_save.lua", include_str!("lua/walk_save.lua")),
+            Self::WalkLook => ("walk_look.lua", include_str!("lua/walk_look.lua")),
         }
     }
 
@@ -125,7 +131,9 @@ impl Script {
             | Self::Events
             | Self::FsckTasks
             | Self::FsckLines
-            | Self::FsckCounters => &SHARED[..2],
+            | Self::FsckCounters
+            | Self::WalkSave
+            | Self::WalkLook => &SHARED[..2],
         };
         let source = loaded(self.file());
         let (flags, body) = source.split_once('\n').unwrap_or((&source, ""));

@@ -134,7 +134,9 @@ impl Shared {
             | Script::Gate
             | Script::FsckTasks
             | Script::FsckLines
-            | Script::FsckCounters => {}
+            | Script::FsckCounters
+            | Script::WalkSave
+            | Script::WalkLook => {}
         }
         Ok(-1)
     }

@@ -16,6 +16,7 @@ pub(crate) mod server;
 mod silence;
 mod size;
 mod snapshot;
+mod walks;
 
 use std::{
     sync::{

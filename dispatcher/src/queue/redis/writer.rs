@@ -1,4 +1,4 @@
-//! The write path of submits, cancels and requeues: what comes while one batch is on its way makes up the next, and one barrier proves a
+//! The write path of submits, cancels, requeues and walks: what comes while one batch is on its way makes up the next, and one barrier proves a
 //! whole batch durable.
 //!
 //! A barrier (`WAITAOF`, `WAIT`) covers earlier writes of its own connection and blocks it, so each [`Writer`] owns one. It adds no
@@ -24,6 +24,7 @@ use super::{
     primary::{Fitness, WriterSettings},
     scripts::{Answer, Call, Script},
     value,
+    walks::WalkChange,
 };
 use crate::queue::{QueueClock, QueueError, QueueSettings, TaskId, TaskState};
 
@@ -55,6 +56,8 @@ pub(super) enum Write {
     Cancel(TaskId),
     /// A new run of the run that died.
     Requeue(TaskId, u32),
+    /// A change of a walk: its keys and arguments.
+    Walk(TaskId, WalkChange),
 }
 
 /// What a script said about one write.
@@ -66,7 +69,12 @@ pub(super) enum Written {
     Cancel(i64, Vec<u8>, Vec<u8>),
     /// What came of a requeue, the task's state, its run.
     Requeue([i64; 3]),
+    /// What came of a change of a walk, its open tasks.
+    Walk([i64; 2]),
 }
+
+/// The script of a write, and its place where it needs a call of its own.
+type Kind = (Script, usize);
 
 /// A writer's answer to a job: one entry for each write, in order.
 pub(super) type Outcomes = Vec<Result<Written, QueueError>>;
@@ -219,7 +227,7 @@ impl WriterLoop {
             Ok(found) => found,
             Err(failure) => return refused(failure),
         };
-        let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.script())));
+        let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.kind(at))));
         let calls = pipeline(pieces.iter().map(|piece| self.call(writes, piece)));
         let command = barrier_command(barrier, self.settings.patience);
         let limit = self.settings.endpoint.timeouts.response
@@ -313,11 +321,14 @@ impl WriterLoop {
         }
     }
 
-    fn call(&self, writes: &[Write], piece: &Piece<Script>) -> Cmd {
+    fn call(&self, writes: &[Write], piece: &Piece<Kind>) -> Cmd {
         let settings = &self.context.settings;
+        if let Some(Write::Walk(_, change)) = piece.items.first().map(|&at| &writes[at]) {
+            return change.call(piece.shard, self.context.now());
+        }
         let ids: Vec<&TaskId> = piece.items.iter().map(|&at| writes[at].id()).collect();
-        let mut call = Call::about(piece.kind, piece.shard, ids.into_iter()).arg(self.context.now());
-        if piece.kind == Script::Submit {
+        let mut call = Call::about(piece.kind.0, piece.shard, ids.into_iter()).arg(self.context.now());
+        if piece.kind.0 == Script::Submit {
             call.push(settings.shard_cap);
             call.push(settings.tenant_cap);
             call.push(super::millis(settings.dedup_window));
@@ -327,11 +338,11 @@ impl WriterLoop {
                         call.push(record.start.as_slice());
                         call.push(record.body.as_slice());
                     }
-                    Write::Cancel(_) | Write::Requeue(..) => {}
+                    Write::Cancel(_) | Write::Requeue(..) | Write::Walk(..) => {}
                 }
             }
         }
-        if piece.kind == Script::Requeue {
+        if piece.kind.0 == Script::Requeue {
             call.push(settings.shard_cap);
             for &at in &piece.items {
                 if let Write::Requeue(_, run) = &writes[at] {
@@ -342,7 +353,7 @@ impl WriterLoop {
         call.into_command()
     }
 
-    fn read(&self, writes: &[Write], piece: &Piece<Script>, value: Value) -> Result<Outcomes, QueueError> {
+    fn read(&self, writes: &[Write], piece: &Piece<Kind>, value: Value) -> Result<Outcomes, QueueError> {
         let mut answer = Answer::read(value)?;
         self.context.hints.set(piece.shard, answer.pending);
         let mut written = Vec::with_capacity(piece.items.len());
@@ -360,6 +371,7 @@ impl WriterLoop {
                     wake |= requeued[0] == 1;
                     Written::Requeue(requeued)
                 }
+                Write::Walk(..) => Written::Walk([answer.integer()?, answer.integer()?]),
             }));
         }
         if wake {
@@ -407,6 +419,7 @@ impl Proof {
             // What was refused has left nothing to be kept.
             (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
             (_, Ok(Written::Requeue(refused @ [..=-1, _, _]))) => Ok(Written::Requeue(refused)),
+            (_, Ok(Written::Walk(refused @ [..=0, _]))) => Ok(Written::Walk(refused)),
             (_, Ok(written)) => self.result().map(|()| written),
         }
     }
@@ -427,15 +440,17 @@ impl Proof {
 impl Write {
     pub(super) const fn id(&self) -> &TaskId {
         match self {
-            Self::Submit(id, _) | Self::Cancel(id) | Self::Requeue(id, _) => id,
+            Self::Submit(id, _) | Self::Cancel(id) | Self::Requeue(id, _) | Self::Walk(id, _) => id,
         }
     }
 
-    const fn script(&self) -> Script {
+    /// What it may share a call with: others of its script; a change of a walk nothing.
+    const fn kind(&self, at: usize) -> Kind {
         match self {
-            Self::Submit(..) => Script::Submit,
-            Self::Cancel(_) => Script::Cancel,
-            Self::Requeue(..) => Script::Requeue,
+            Self::Submit(..) => (Script::Submit, 0),
+            Self::Cancel(_) => (Script::Cancel, 0),
+            Self::Requeue(..) => (Script::Requeue, 0),
+            Self::Walk(..) => (Script::WalkSave, at),
         }
     }
 }
@@ -445,6 +460,7 @@ impl Job {
         let bytes = self.writes.iter().map(|write| match write {
             Write::Submit(_, record) => record.body.len(),
             Write::Cancel(_) | Write::Requeue(..) => 0,
+            Write::Walk(_, change) => change.bytes(),
         });
         (self.writes.len(), bytes.sum())
     }

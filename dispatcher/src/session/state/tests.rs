@@ -5,6 +5,7 @@
 
 mod credit;
 mod ending;
+mod pages;
 mod queue;
 mod random;
 mod rules;
@@ -186,6 +187,10 @@ impl Rig {
         while let Some(effect) = self.session.next_effect() {
             out.push(match effect {
                 Effect::Attach(worker, _) => format!("attach {}", worker.name),
+                Effect::Listed(lease, answer) => {
+                    let told = answer.map(|answer| answer.map(|found| found.listed).map_err(|f| f.code));
+                    format!("listed {} {told:?}", lease.as_bytes()[0])
+                }
                 Effect::Renew(what, renewals) => {
                     let keys = renewals.iter().map(|renewal| self.called(&renewal.id)).collect::<Vec<_>>();
                     format!("renew {what:?} {}", keys.join(" "))
@@ -241,6 +246,7 @@ impl Rig {
                 let keys = cancel.leases.iter().map(|lease| called(&lease.task_id)).collect::<Vec<_>>();
                 format!("CANCEL {}", keys.join(" "))
             }
+            Message::List(page) => format!("LIST {:?}", page.prefix.unwrap_or_default().prefix),
             Message::Drain(drain) => format!("DRAIN {:?} {}", drain.reason(), drain.within_ms),
         }
     }
@@ -264,8 +270,13 @@ fn hello(credit: Credit) -> Event {
 
 fn hello_with(credit: Credit, held: Vec<Held>, unconfirmed: Vec<Report>) -> Event {
     let locations: Vec<String> = vec!["archive".into(), "uploads".into()];
-    let worker =
-        WorkerInfo { instance: [1; 16], name: "w".into(), version: "1".into(), locations: locations.into() };
+    let worker = WorkerInfo {
+        instance: [1; 16],
+        name: "w".into(),
+        version: "1".into(),
+        locations: locations.into(),
+        lists: true,
+    };
     Event::Hello(Box::new(Hello { worker, paused: Vec::new(), credit, held, unconfirmed }))
 }
 

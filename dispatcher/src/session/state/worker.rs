@@ -31,7 +31,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// Whether a message did something for a task of this stream. Such messages are paid for by the assignment; all others count
 /// against the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Earned,
     Charged,
 }
@@ -63,6 +63,7 @@ impl Session {
             Event::Accepts(answers) => self.on_accepts(now, answers),
             Event::Heartbeat { seq, held } => self.on_heartbeat(now, seq, held),
             Event::Results(reports) => self.on_results(now, reports),
+            Event::Listed(lease, answer) => self.on_listed(lease, answer),
             Event::WorkerDrains { finish_within } => {
                 self.begin_draining(now + finish_within + DRAIN_GRACE, CloseReason::DrainOverstayed);
                 Use::Charged
@@ -74,6 +75,8 @@ impl Session {
             | Event::Settled(_)
             | Event::Offered { .. }
             | Event::StopCopy(_)
+            | Event::List(..)
+            | Event::PageGivenUp(_)
             | Event::Drain(_)
             | Event::Stop => {
                 self.counters.ignored += 1;
@@ -92,6 +95,7 @@ impl Session {
             | Event::Accepts(_)
             | Event::Heartbeat { .. }
             | Event::Results(_)
+            | Event::Listed(..)
             | Event::WorkerDrains { .. } => self.close(now, Violation::HelloNotFirst.into()),
             Event::Unknown
             | Event::PeerClosed
@@ -100,6 +104,8 @@ impl Session {
             | Event::Settled(_)
             | Event::Offered { .. }
             | Event::StopCopy(_)
+            | Event::List(..)
+            | Event::PageGivenUp(_)
             | Event::Drain(_)
             | Event::Stop => {
                 self.counters.ignored += 1;

@@ -215,3 +215,50 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_page_must_add_up_and_keep_its_bounds() {
+    let object = |key: &str| pb::ListedObject { key: key.into(), version: String::new(), size_bytes: 1 };
+    let good = pb::ListedPage {
+        lease: lease(),
+        objects: vec![object("a"), object("b")],
+        listed: 5,
+        skipped: 2,
+        backed_up: 1,
+        next_cursor: "c".into(),
+        failure: None,
+    };
+    let Event::Listed(_, Ok(found)) = decoded(Message::Listed(good.clone())) else { panic!("a page") };
+    assert_eq!((found.objects.len(), found.next.as_deref()), (2, Some("c")));
+    assert_eq!(found.objects[0].version, None, "the latest");
+    let last = pb::ListedPage { next_cursor: String::new(), ..good.clone() };
+    assert!(matches!(decoded(Message::Listed(last)), Event::Listed(_, Ok(PageFound { next: None, .. }))));
+    let broken = [
+        pb::ListedPage { listed: 6, ..good.clone() },
+        pb::ListedPage { skipped: u64::MAX, ..good.clone() },
+        pb::ListedPage { listed: 1_001, skipped: 998, ..good.clone() },
+        pb::ListedPage { objects: vec![object(""), object("b")], ..good.clone() },
+        pb::ListedPage { objects: vec![object(&"k".repeat(1_025)), object("b")], ..good.clone() },
+        pb::ListedPage { next_cursor: "c".repeat(16 * 1_024 + 1), ..good.clone() },
+        pb::ListedPage { objects: vec![object("a"); 1_001], listed: 1_004, ..good.clone() },
+        pb::ListedPage { lease: vec![1; 15].into(), ..good.clone() },
+    ];
+    for page in broken {
+        assert!(reason(decoded(Message::Listed(page.clone()))).is_some(), "{page:?}");
+    }
+    let failure = pb::Failure { code: "denied".into(), ..pb::Failure::default() };
+    let failed = pb::ListedPage { failure: Some(failure), listed: 9, ..good };
+    assert!(
+        matches!(decoded(Message::Listed(failed)), Event::Listed(_, Err(failure)) if failure.code == "denied")
+    );
+}
+
+#[test]
+fn kinds_of_work_that_nobody_knows_yet_are_ignored() {
+    let lists = |kinds: Vec<i32>| {
+        let event = decoded(Message::Hello(pb::Hello { kinds, ..hello() }));
+        let Event::Hello(hello) = event else { panic!("unexpected {event:?}") };
+        hello.worker.lists
+    };
+    assert!(!lists(vec![]) && !lists(vec![0, 77]) && lists(vec![77, 1]));
+}

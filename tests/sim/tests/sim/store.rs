@@ -4,9 +4,9 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use backhaul_worker::store::{
-    ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, Operation, PartWritten,
-    PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag, UploadListed, UploadRef,
-    UploadsPage, WriteOptions, Written, memory::MemoryStore,
+    ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, ObjectsPage, Operation,
+    PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag, UploadListed,
+    UploadRef, UploadsPage, VersionMarker, VersionsPage, WriteOptions, Written, memory::MemoryStore,
 };
 use tokio::time::sleep;
 
@@ -132,6 +132,26 @@ impl ObjectStore for StoreLine {
         after: Option<&UploadListed>,
     ) -> Result<UploadsPage, StoreError> {
         self.request(Operation::ListUploads, self.store.list_uploads_under(bucket, prefix, after)).await
+    }
+
+    async fn list_objects(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&str>,
+        most: u32,
+    ) -> Result<ObjectsPage, StoreError> {
+        self.request(Operation::ListObjects, self.store.list_objects(bucket, prefix, after, most)).await
+    }
+
+    async fn list_versions(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        after: Option<&VersionMarker>,
+        most: u32,
+    ) -> Result<VersionsPage, StoreError> {
+        self.request(Operation::ListVersions, self.store.list_versions(bucket, prefix, after, most)).await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {

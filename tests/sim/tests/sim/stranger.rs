@@ -91,7 +91,8 @@ impl Stranger {
                         stream.is_over(&stopped.lease);
                     }
                 }
-                Some(Told::Welcome(_) | Told::LeaseUpdates(_) | Told::Drain(_)) | None => {}
+                // It never says that it lists, so it is asked for no page.
+                Some(Told::Welcome(_) | Told::LeaseUpdates(_) | Told::Drain(_) | Told::List(_)) | None => {}
             }
         }
     }

@@ -91,6 +91,9 @@ impl Link {
             attached.credit_tasks = credit.tasks;
             return Some(Message::Credit(credit));
         }
+        if let Some(page) = self.next_page() {
+            return Some(Message::Listed(page));
+        }
         self.outbox.next_batch(now).map(Message::Results)
     }
 
@@ -105,6 +108,7 @@ impl Link {
             unconfirmed: self.outbox.hello(),
             version: self.settings.version.clone(),
             paused: self.paused.iter().cloned().collect(),
+            kinds: if self.pages.listing { vec![v1::WorkKind::List.into()] } else { Vec::new() },
         }
     }
 

@@ -130,6 +130,7 @@ impl Observer {
                     prop_assert!(self.running.contains(&lease), "what is stopped was held");
                 }
                 Effect::Drain | Effect::Pause(_) => {}
+                Effect::List(_) | Effect::DropPages => panic!("no page was asked for"),
                 Effect::Leave(departure) => {
                     self.left = true;
                     prop_assert_eq!(departure.leases, self.running.len());
@@ -170,6 +171,7 @@ impl Observer {
             }
             Message::Credit(credit) => prop_assert!(credit.tasks as usize <= CREDIT),
             Message::Accepts(_) | Message::Draining(_) | Message::Paused(_) => {}
+            Message::Listed(_) => prop_assert!(false, "no page was asked for"),
         }
         Ok(true)
     }

@@ -63,6 +63,7 @@ impl Link {
         self.dial = Dial::Idle;
         // What was to be said on the old stream is void: Hello says it all.
         self.accepts.clear();
+        self.forget_pages();
         let deadline = now + self.settings.welcome_within;
         self.stream = Stream::Greeting(Greeting {
             hello_sent: None,
@@ -85,6 +86,7 @@ impl Link {
         }
         self.stream = Stream::None;
         self.accepts.clear();
+        self.forget_pages();
         if matches!(self.dial, Dial::Idle) {
             self.dial_later(now);
         }
@@ -138,6 +140,7 @@ impl Link {
             self.effects.push_back(Effect::Hangup(HangupReason::Superseded));
             self.stream = Stream::None;
             self.accepts.clear();
+            self.forget_pages();
             if matches!(self.dial, Dial::Idle) {
                 self.dial_later(now);
             }

@@ -8,6 +8,7 @@ use super::{super::task::Progress, *};
 mod connecting;
 mod draining;
 mod leases;
+mod pages;
 mod reporting;
 
 const LEASE: Duration = Duration::from_secs(30);

@@ -5,6 +5,7 @@ mod faults;
 mod faults_http;
 mod fidelity;
 mod inside;
+mod listing;
 mod memory;
 mod reads;
 mod s3;

@@ -63,10 +63,12 @@ fn part(shard: u16, name: &[u8]) -> Option<Name> {
     if let Some(waiting) = name.strip_prefix(b"pending:") {
         return pending(waiting);
     }
+    if let Some(walk) = name.strip_prefix(b"walk:") {
+        return of_walk(shard, walk);
+    }
     let kind = match name {
-        b"working" | b"working:scheduled" | b"delay" | b"done" | b"dead" | b"cancelled" | b"damaged" => {
-            "zset"
-        }
+        b"working" | b"working:scheduled" | b"delay" | b"done" | b"dead" | b"cancelled" | b"damaged"
+        | b"walks" | b"walks:active" => "zset",
         b"locations" => "set",
         b"tenants" | b"sweep" | b"stats" => "hash",
         b"meta" => "string",
@@ -74,6 +76,16 @@ fn part(shard: u16, name: &[u8]) -> Option<Name> {
         _ => return None,
     };
     Some(Name::Other(kind))
+}
+
+/// What is kept of the backup of a prefix. Only the type is looked at: what is in it moves while it is read.
+fn of_walk(shard: u16, name: &[u8]) -> Option<Name> {
+    let (hash, kind) = match (name.strip_prefix(b"open:"), name.strip_prefix(b"failed:")) {
+        (Some(hash), _) => (hash, "zset"),
+        (None, Some(hash)) => (hash, "list"),
+        (None, None) => (name, "string"),
+    };
+    keys::id(shard, hash).map(|_| Name::Other(kind))
 }
 
 fn pending(name: &[u8]) -> Option<Name> {
@@ -111,8 +123,13 @@ mod tests {
         assert_eq!(parse(&name, 15), None, "a shard that does not exist");
         let ring = Name::Ring(2, b"uploads".to_vec());
         assert_eq!(parse(b"{bh:000}:pending:ring:2:uploads", 1), Some((0, ring)));
+        for (name, kind) in [("walk:", "string"), ("walk:open:", "zset"), ("walk:failed:", "list")] {
+            let key = format!("{{bh:000}}:{name}0123456789abcdef0123456789abcdef");
+            assert_eq!(parse(key.as_bytes(), 1), Some((0, Name::Other(kind))));
+        }
         for unknown in [
-            b"{bh:000}:t:short".as_slice(),
+            b"{bh:000}:walk:0123".as_slice(),
+            b"{bh:000}:t:short",
             b"{bh:000}:worked",
             b"{bh:000}:pending:3:uploads:t",
             b"{bh:000}:pending:1:uploads",

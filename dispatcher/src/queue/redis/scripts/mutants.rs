@@ -384,4 +384,29 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "  if mend then redis.call('ZREM', turns, t.name) end\n",
         "",
     ),
+    mutant(
+        "makes a change of a walk that somebody else was faster with",
+        "walk_save.lua",
+        "if (old and string.match(old, '^%d+') or '') ~= ARGV[2] then return answer(0) end",
+        "",
+    ),
+    mutant(
+        "makes a repeated change of a walk twice",
+        "walk_save.lua",
+        "if old == record then return answer(1) end",
+        "",
+    ),
+    mutant(
+        "keeps open tasks of a walk that is finished",
+        "walk_save.lua",
+        "  redis.call('UNLINK', KEYS[3])\n",
+        "",
+    ),
+    mutant(
+        "takes any number of walks",
+        "walk_save.lua",
+        "if not old and redis.call('ZCARD', active) >= tonumber(ARGV[5]) then return answer(-1) end",
+        "",
+    ),
+    mutant("shows walks that are forgotten", "walk_look.lua", "'(' .. string.format('%.0f', now)", "'-inf'"),
 ];

@@ -245,6 +245,7 @@ impl Run {
         while let Some(effect) = self.rig.session.next_effect() {
             match effect {
                 Effect::Attach(..) => {}
+                Effect::Listed(..) => panic!("no page was asked for"),
                 Effect::Renew(what, renewals) => {
                     let tokens = renewals.iter().map(|renewal| renewal.lease).collect();
                     assert!(
@@ -333,6 +334,7 @@ impl Run {
                     }
                 }
                 Message::Drain(_) => self.model.drain_told = true,
+                Message::List(_) => panic!("no page was asked for"),
             }
         }
     }
