@@ -24,7 +24,7 @@ use super::{
     s3_listings,
     s3_shapes::{
         content_range, copy_source, crc64, crc64_header, grants_to_others, if_match, info_of_get,
-        info_of_head, lock_mode, md5_header, none_match, quoted, range_header, signed, signed_number,
+        info_of_head, lock_mode, md5_header, none_match, part, quoted, range_header, signed, signed_number,
         tagging, unquoted, uploads_listed,
     },
 };
@@ -486,17 +486,4 @@ pub(super) fn pieces(body: ByteStream) -> BodyStream {
             Err(error) => Some((Err(from_body(error)), None)),
         }
     }))
-}
-
-fn part(
-    operation: Operation,
-    number: u32,
-    etag: Option<&str>,
-    crc: Option<&str>,
-) -> Result<PartWritten, StoreError> {
-    let etag = unquoted(etag);
-    if etag.is_empty() {
-        return Err(StoreError::new(operation, StoreErrorKind::BadAnswer, "a part without an ETag"));
-    }
-    Ok(PartWritten { number, etag, crc64nvme: crc.and_then(crc64) })
 }

@@ -18,7 +18,10 @@ use aws_sdk_s3::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::{Attributes, ByteRange, ContentRange, ObjectInfo, ObjectPath, Pin, Retention, Tag, UploadListed};
+use super::{
+    Attributes, ByteRange, ContentRange, ObjectInfo, ObjectPath, Operation, PartWritten, Pin, Retention,
+    StoreError, StoreErrorKind, Tag, UploadListed,
+};
 
 /// What stands for itself in a copy source and in a tagging header.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -197,6 +200,19 @@ fn whole_object(kind: Option<&ChecksumType>) -> bool {
 
 fn present(value: Option<&str>) -> Option<String> {
     value.filter(|v| !v.is_empty()).map(str::to_owned)
+}
+
+pub(super) fn part(
+    operation: Operation,
+    number: u32,
+    etag: Option<&str>,
+    crc: Option<&str>,
+) -> Result<PartWritten, StoreError> {
+    let etag = unquoted(etag);
+    if etag.is_empty() {
+        return Err(StoreError::new(operation, StoreErrorKind::BadAnswer, "a part without an ETag"));
+    }
+    Ok(PartWritten { number, etag, crc64nvme: crc.and_then(crc64) })
 }
 
 /// A weak ETag never matches, so it is not sent; the engine compares it with what comes back.
