@@ -58,7 +58,7 @@ pub fn write(folder: &Path, origin: &Store, vault: &Store, reads: &[Read]) -> an
     write_all(folder, &[(ORIGIN, origin)], vault, reads, "")
 }
 
-/// As [`write`], for several origins with the same reads. `terms` are further lines about the backups of each.
+/// As [`write()`], for several origins with the same reads. `terms` are further lines about the backups of each.
 ///
 /// # Errors
 /// When a file cannot be written.

@@ -1,4 +1,4 @@
-//! Backups of prefixes: [`Walker`] finds walks that nobody drives and drives them, a few at a time.
+//! Backups of prefixes: the `Walker` finds walks that nobody drives and drives them, a few at a time.
 //!
 //! ```text
 //!  WalkStore <--look, claim, save--> Walker --> one drive for each walk --submit--> TaskQueue
