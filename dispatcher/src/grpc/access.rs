@@ -162,6 +162,57 @@ mod tests {
         assert_eq!(of_contract.collect::<BTreeSet<_>>(), expected);
     }
 
+    /// Spelt out once more, as `deploy/README.md` has it: the tests over the served dispatcher take the table itself for granted.
+    #[test]
+    fn each_role_may_do_exactly_this() {
+        const EVERYBODY: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+        const LOOKS: [&str; 8] = [
+            "/backhaul.v1.BackupService/GetBackup",
+            "/backhaul.v1.BackupService/ListBackups",
+            "/backhaul.v1.BackupService/WatchBackups",
+            "/backhaul.v1.BackupService/GetQueueStats",
+            "/backhaul.v1.PrefixService/GetPrefixBackup",
+            "/backhaul.v1.PrefixService/ListPrefixBackups",
+            "/backhaul.v1.PrefixService/ListPrefixBackupFailures",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ];
+        const CHANGES: [&str; 8] = [
+            "/backhaul.v1.BackupService/SubmitBackup",
+            "/backhaul.v1.BackupService/SubmitBackups",
+            "/backhaul.v1.BackupService/CancelBackup",
+            "/backhaul.v1.BackupService/RetryBackups",
+            "/backhaul.v1.PrefixService/SubmitPrefixBackup",
+            "/backhaul.v1.PrefixService/PausePrefixBackup",
+            "/backhaul.v1.PrefixService/ResumePrefixBackup",
+            "/backhaul.v1.PrefixService/CancelPrefixBackup",
+        ];
+        const OF_ALL_TENANTS: [&str; 6] = [
+            "/backhaul.v1.BackupService/GetQueueStats#all_tenants",
+            "/backhaul.v1.EventService/ListRemovals",
+            "/backhaul.v1.EventService/ListQuarantinedEvents",
+            "/backhaul.v1.EventService/GetQuarantinedEvent",
+            "/backhaul.v1.EventService/RetryQuarantinedEvent",
+            "/backhaul.v1.EventService/DiscardQuarantinedEvent",
+        ];
+        for role in Role::ALL {
+            let expected: Vec<&[&str]> = match role {
+                Role::Reader => vec![&LOOKS],
+                Role::Submitter => vec![&LOOKS, &CHANGES],
+                Role::Operator => vec![&LOOKS, &CHANGES, &OF_ALL_TENANTS],
+                Role::Worker | Role::EventSource => vec![],
+            };
+            let expected: BTreeSet<&str> = expected.concat().into_iter().chain(EVERYBODY).collect();
+            let allowed = TABLE.iter().filter(|(_, who)| who.includes_role(role)).map(|(what, _)| *what);
+            let (stream, calls): (BTreeSet<_>, BTreeSet<_>) =
+                allowed.partition(|what| what.starts_with(CONNECT));
+            assert_eq!(calls, expected, "{role:?}");
+            // The stream's messages are a worker's, all of them, and nobody else's.
+            assert_eq!(!stream.is_empty(), role == Role::Worker, "{role:?}: {stream:?}");
+        }
+        let of_stream = TABLE.iter().filter(|(what, _)| what.starts_with(CONNECT));
+        assert!(of_stream.clone().count() > 1 && of_stream.clone().all(|(_, who)| *who == WORKERS));
+    }
+
     /// Who may name an address, a credential or a destination can have somebody else's rights used for it.
     #[test]
     fn no_request_names_where_to_go_or_as_whom() {
