@@ -52,16 +52,20 @@ impl Servers {
         let address = format!("127.0.0.1:{}", self.dispatchers[number].port.number());
         // Streams of this benchmark come from one address.
         command.args(["--listen", &address, "--log", "warn", "--max-streams-per-address", "1000"]);
-        command.args(["--redis-url", &self.redis.url()]);
+        command.args(["--redis-url", &self.redis.url(), "--insecure"]);
         command.arg("--locations").arg(self.folder.path().join("locations.toml"));
         let log = self.folder.path().join(format!("dispatcher-{number}.log"));
-        self.dispatchers[number].process = Some(Process::start("dispatcher", &mut command, &log)?);
+        let mut process = Process::start("dispatcher", &mut command, &log)?;
         let served = async {
             while self.channel(number).await.is_err() {
+                process.ensure_running()?;
                 sleep(Duration::from_millis(20)).await;
             }
+            anyhow::Ok(())
         };
-        timeout(PATIENCE, served).await.context("the dispatcher does not serve")
+        timeout(PATIENCE, served).await.context("the dispatcher does not serve")??;
+        self.dispatchers[number].process = Some(process);
+        Ok(())
     }
 
     /// Asks a dispatcher to end and waits until it has.
@@ -128,4 +132,17 @@ fn locations() -> String {
          [location.{LOCATION}.backup]\nlocation = \"vault\"\nbucket = \"backups\"\n\
          [location.vault]\nendpoint = \"http://127.0.0.1:9\"\nregion = \"r\"\ncredentials = \"anonymous\"\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn dispatchers_start_with_what_they_are_told_here() {
+        let servers = Servers::start().await.unwrap();
+        for number in 0..2 {
+            servers.submit(number, "smoke", 2).await.unwrap();
+        }
+    }
 }

@@ -4,7 +4,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use backhaul_runtime::locations::Locations;
 use backhaul_tests::locations::{ORIGIN, VAULT_BUCKET};
 use backhaul_worker::{
@@ -14,7 +14,7 @@ use backhaul_worker::{
         Attributes, ByteRange, Completion, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, Terms,
         UploadRef, WriteOptions,
     },
-    transfer::{Copier, CopyRequest, Engine, Stop},
+    transfer::{Copier, CopyRequest, Engine, EngineSettings, Stop},
 };
 use bytes::Bytes;
 use clap::Parser as _;
@@ -31,16 +31,8 @@ const WINDOW: usize = 4;
 
 /// Copies everything of a case with the engine.
 pub(crate) async fn copy(locations: &Path, case: &Case) -> anyhow::Result<()> {
-    let args = Args::try_parse_from([
-        "worker",
-        "--dispatcher=http://127.0.0.1:1",
-        "--locations",
-        locations.to_str().context("a path that is no text")?,
-    ])?;
     let locations = Locations::load(locations)?;
-    let origins = locations.origins().map(ToOwned::to_owned).collect();
-    let settings = engine_settings(&args.settings(origins, Some("bench"))?);
-    let engine = Arc::new(Engine::new(&locations, settings)?);
+    let engine = Arc::new(Engine::new(&locations, defaults(&locations)?)?);
     let (mut keys, mut copies) = (case.keys(), JoinSet::new());
     loop {
         while copies.len() < case.at_once
@@ -55,6 +47,14 @@ pub(crate) async fn copy(locations: &Path, case: &Case) -> anyhow::Result<()> {
         ensure!(!receipt.already_present, "{} was there before", receipt.backup_key);
         ensure!(receipt.server_side == case.inside, "{receipt:?}");
     }
+}
+
+/// What a worker is set to that was told only what it cannot do without.
+fn defaults(locations: &Locations) -> anyhow::Result<EngineSettings> {
+    // It connects to nobody.
+    let told = ["worker", "--dispatcher=http://127.0.0.1:1", "--insecure", "--locations=nowhere"];
+    let origins = locations.origins().map(ToOwned::to_owned).collect();
+    Ok(engine_settings(&Args::try_parse_from(told)?.settings(origins, Some("bench"))?))
 }
 
 fn request(case: &Case, key: String) -> CopyRequest {

@@ -65,6 +65,7 @@ impl Backhaul {
         let address_file = folder.join("dispatcher.address");
         let mut command = program("backhaul-dispatcher")?;
         command.args(["--listen", "127.0.0.1:0", "--redis-url", &redis.url(), "--log", "warn"]);
+        command.arg("--insecure");
         command.arg("--address-file").arg(&address_file).arg("--locations").arg(locations);
         let mut dispatcher = start("dispatcher", &mut command, folder)?;
         let address = eventually("the dispatcher serves", async || {
@@ -78,6 +79,7 @@ impl Backhaul {
         .await??;
         let mut command = program("backhaul-worker")?;
         command.args(["--dispatcher", &format!("http://{address}"), "--name", "bench", "--log", "warn"]);
+        command.arg("--insecure");
         command.arg("--locations").arg(locations);
         let worker = start("worker", &mut command, folder)?;
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
@@ -102,7 +104,7 @@ impl Backhaul {
         let after = self.cpu_s()?;
         let peak_mib = peak_mib_of(self.worker.id())?;
         Ok(PathUsage {
-            worker: Usage { wall_s, cpu_s: after[0] - before[0], peak_mib },
+            worker: Usage { wall_s, cpu_s: after[0] - before[0], peak_mib, stores_cpu_s: 0.0 },
             dispatcher_cpu_s: after[1] - before[1],
             redis_cpu_s: after[2] - before[2],
         })

@@ -79,20 +79,21 @@ impl Report {
     /// The table.
     pub(crate) fn table(&self, cases: &[Case]) -> String {
         let mut lines = vec![format!(
-            "\n{:<14}{:<8}{:>9}{:>11}{:>9}{:>9}{:>10}",
-            "case", "tool", "wall s", "objects/s", "MiB/s", "CPU s", "peak MiB"
+            "\n{:<14}{:<8}{:>9}{:>11}{:>9}{:>9}{:>10}{:>14}",
+            "case", "tool", "wall s", "objects/s", "MiB/s", "CPU s", "peak MiB", "stores' CPU s"
         )];
         for ((case, tool), rounds) in &self.rounds {
             let (case, usage) = (&cases[*case], medians(rounds));
             lines.push(format!(
-                "{:<14}{:<8}{:>9.2}{:>11.0}{:>9.0}{:>9.2}{:>10.0}",
+                "{:<14}{:<8}{:>9.2}{:>11.0}{:>9.0}{:>9.2}{:>10.0}{:>14.2}",
                 case.name,
                 tool.name(),
                 usage.wall_s,
                 case.count as f64 / usage.wall_s,
                 case.total_bytes() as f64 / f64::from(1 << 20) / usage.wall_s,
                 usage.cpu_s,
-                usage.peak_mib
+                usage.peak_mib,
+                usage.stores_cpu_s
             ));
         }
         lines.push(String::new());
@@ -128,7 +129,7 @@ impl Report {
             let (case, usage) = (&cases[*number], medians(rounds));
             let each: Vec<Value> = rounds
                 .iter()
-                .map(|u| json!({ "wall_s": u.wall_s, "cpu_s": u.cpu_s, "peak_mib": u.peak_mib }))
+                .map(|u| json!({ "wall_s": u.wall_s, "cpu_s": u.cpu_s, "peak_mib": u.peak_mib, "stores_cpu_s": u.stores_cpu_s }))
                 .collect();
             let mut row = json!({
                 "case": case.name,
@@ -136,6 +137,7 @@ impl Report {
                 "wall_s": usage.wall_s,
                 "cpu_s": usage.cpu_s,
                 "peak_mib": usage.peak_mib,
+                "stores_cpu_s": usage.stores_cpu_s,
                 "objects_per_s": case.count as f64 / usage.wall_s,
                 "bytes_per_s": case.total_bytes() as f64 / usage.wall_s,
                 "rounds": each,
@@ -183,6 +185,7 @@ fn medians(rounds: &[Usage]) -> Usage {
         wall_s: median(rounds.iter().map(|u| u.wall_s)),
         cpu_s: median(rounds.iter().map(|u| u.cpu_s)),
         peak_mib: median(rounds.iter().map(|u| u.peak_mib)),
+        stores_cpu_s: median(rounds.iter().map(|u| u.stores_cpu_s)),
     }
 }
 

@@ -17,7 +17,10 @@ use backhaul_worker::store::{
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::case::{Case, block, cut};
+use crate::{
+    case::{Case, block, cut},
+    usage::cpu_s_of,
+};
 
 /// Where they stop keeping everything in memory: far above what tests allow, because here their speed matters.
 const LIMITS: WeedLimits = WeedLimits { memory: "3GiB", volume_mib: 1024 };
@@ -71,6 +74,11 @@ impl Stores {
     /// The server that holds the objects.
     pub(crate) const fn origin(&self) -> &WeedServer {
         &self.origin
+    }
+
+    /// What both have taken of the processors so far, in seconds.
+    pub(crate) fn cpu_s(&mut self) -> anyhow::Result<f64> {
+        Ok(cpu_s_of(self.origin.process().id())? + cpu_s_of(self.vault.process().id())?)
     }
 
     /// Makes an empty bucket for the copies of a case.

@@ -21,6 +21,8 @@ pub(crate) struct Usage {
     pub(crate) wall_s: f64,
     pub(crate) cpu_s: f64,
     pub(crate) peak_mib: f64,
+    /// What the stores took of the processors meanwhile: where it is most of the time on the clock, no client can be faster.
+    pub(crate) stores_cpu_s: f64,
 }
 
 /// Runs a program to its end. What it writes goes to `log`.
@@ -42,7 +44,7 @@ pub(crate) async fn of(command: &mut Command, log: &Path) -> anyhow::Result<Usag
     let wall_s = begin.elapsed().as_secs_f64();
     let said = || fs::read_to_string(log).unwrap_or_default();
     ensure!(status.success(), "{:?} ended with {status}:\n{}", command.as_std(), said());
-    Ok(Usage { wall_s, cpu_s: cpu_of_ended_children()? - cpu_before, peak_mib })
+    Ok(Usage { wall_s, cpu_s: cpu_of_ended_children()? - cpu_before, peak_mib, stores_cpu_s: 0.0 })
 }
 
 /// User and system time of a process so far, in seconds.
