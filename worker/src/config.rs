@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, env = "BACKHAUL_NAME", value_name = "NAME")]
     pub name: Option<String>,
     /// Most tasks held at a time: 1 to 5000.
-    #[arg(long, env = "BACKHAUL_MAX_TASKS", value_name = "COUNT", default_value_t = 64)]
+    #[arg(long, env = "BACKHAUL_MAX_TASKS", value_name = "COUNT", default_value_t = 128)]
     pub max_tasks: u32,
     /// Most bytes of objects held in memory; at least two parts.
     #[arg(long, env = "BACKHAUL_MEMORY", value_name = "SIZE", default_value = "512MiB", value_parser = parse_size)]

@@ -27,7 +27,7 @@ pub const METRIC: &str = "backhaul-tasks";
 pub const TASKS_PER_WORKER: &str = "tasksPerWorker";
 
 /// Tasks that one worker is for unless the trigger says otherwise: what a worker holds unless it is told otherwise.
-const DEFAULT_TASKS_PER_WORKER: f64 = 64.0;
+const DEFAULT_TASKS_PER_WORKER: f64 = 128.0;
 
 /// Most tasks that one worker can be for.
 const MOST_TASKS_PER_WORKER: f64 = 1e9;

@@ -50,6 +50,8 @@ enum Ending {
     InOrder,
     /// Its peer must prove itself anew, and has this long for that.
     Unproven(Duration),
+    /// Its peer does not take what it asked for.
+    Untaken,
 }
 
 impl Host {
@@ -137,12 +139,18 @@ impl Host {
             () = end.cancelled() => Ok(Ending::InOrder),
             () = calls.idle_for(self.limits.idle_within) => Ok(Ending::InOrder),
             within = self.unproven(identity.as_ref()) => Ok(Ending::Unproven(within)),
+            () = calls.untaken_for(self.limits.taken_within) => Ok(Ending::Untaken),
         };
         let ended = match ending {
             Err(ended) => ended,
             Ok(ending) => {
                 let limit = match ending {
                     Ending::InOrder => None,
+                    // A word in parting would have to be taken, too.
+                    Ending::Untaken => {
+                        info!(peer = %address, "the peer leaves its answers, and its connection is closed");
+                        return;
+                    }
                     Ending::Unproven(within) => {
                         info!(peer = %address, ?within, "the peer has to connect anew to prove who it is");
                         reauthenticate.cancel();

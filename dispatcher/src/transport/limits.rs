@@ -21,6 +21,8 @@ pub struct ConnectionLimits {
     pub ping_after: Duration,
     /// How soon it must answer that.
     pub pong_within: Duration,
+    /// How long a peer may leave an answer, or the next message of a stream, before its connection is closed.
+    pub taken_within: Duration,
     /// How long before its certificate ends a peer is asked to connect anew, at most; and how long it has for that after a change of
     /// the trusted authorities.
     pub reauthenticate_within: Duration,
@@ -39,6 +41,8 @@ impl Default for ConnectionLimits {
             // A peer that vanished without a word is noticed within 30 s.
             ping_after: Duration::from_secs(15),
             pong_within: Duration::from_secs(10),
+            // Longer than a pause of anybody who still wants it: what waits is at most a window full for each call.
+            taken_within: Duration::from_secs(2 * 60),
             reauthenticate_within: Duration::from_secs(60),
             goodbye_within: Duration::from_secs(2),
         }

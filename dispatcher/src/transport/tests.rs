@@ -190,6 +190,35 @@ async fn an_idle_connection_is_ended_and_one_with_a_call_is_not() {
 }
 
 #[tokio::test]
+async fn a_peer_that_grants_no_room_for_its_answers_is_closed_and_others_are_not() {
+    /// Settings with SETTINGS_INITIAL_WINDOW_SIZE (4) of 0 (RFC 9113, 6.5.2).
+    const NO_ROOM: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+    /// A call's headers, in literals (RFC 7541, 6.2.2): POST, http, the path, and the content's type; and an empty message.
+    fn check() -> Vec<u8> {
+        let path = b"/grpc.health.v1.Health/Check";
+        let kind = b"application/grpc";
+        let (path_bytes, kind_bytes) = (u8::try_from(path.len()).unwrap(), u8::try_from(kind.len()).unwrap());
+        let block = [&[0x83, 0x86, 0x04, path_bytes][..], path, &[0x0f, 0x10, kind_bytes], kind].concat();
+        let length = u8::try_from(block.len()).unwrap();
+        let headers = [&[0, 0, length, 1, 4, 0, 0, 0, 1][..], &block].concat();
+        [headers, vec![0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]].concat()
+    }
+    let limits = ConnectionLimits { taken_within: Duration::from_millis(50), ..Default::default() };
+    let served = Served::with(limits).await;
+    let url = format!("http://{}", served.address);
+    let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
+    let request = HealthCheckRequest { service: String::new() };
+    let mut watch = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+
+    let mut greedy = served.client().await;
+    greedy.say(&[NO_ROOM, &check()].concat()).await;
+    greedy.closed().await;
+    // A stream on which nothing is said for much longer.
+    assert!(timeout(Duration::from_millis(300), watch.message()).await.is_err());
+}
+
+#[tokio::test]
 async fn the_end_does_not_wait_for_peers_that_only_hold_their_connection() {
     let limits = ConnectionLimits { goodbye_within: Duration::from_millis(50), ..Default::default() };
     let mut served = Served::with(limits).await;

@@ -34,7 +34,7 @@ pub(crate) fn cases(is_quick: bool) -> [Case; 4] {
         count: few(5_000, 500),
         size_bytes: 16 * KIB,
         // As many as a worker takes unless told otherwise.
-        at_once: 64,
+        at_once: 128,
         inside: false,
     };
     let medium = Case {

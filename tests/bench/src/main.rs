@@ -105,6 +105,9 @@ async fn main() -> anyhow::Result<()> {
 
 async fn run() -> anyhow::Result<()> {
     let is_quick = std::env::args().any(|argument| argument == "--quick");
+    // To look at one part again; only a whole run is written down.
+    let only = std::env::args().skip_while(|argument| argument != "--only").nth(1);
+    let is_wanted = |part| only.as_deref().is_none_or(|only| only == part);
     let counts = Counts::of(is_quick);
     let target = target_folder()?;
     let folder = target.join("bench");
@@ -115,13 +118,14 @@ async fn run() -> anyhow::Result<()> {
     }
     let servers = Servers::find(&target);
     let mut modes = Vec::new();
-    for durability in [
+    let durabilities = [
         Durability::EverySecond,
         Durability::Nothing,
         Durability::Always,
         Durability::Barrier,
         Durability::Replica,
-    ] {
+    ];
+    for durability in durabilities.into_iter().filter(|durability| is_wanted(durability.name())) {
         let name = durability.name();
         let Some(binary) = servers.with(durability) else {
             say(&format!("AOF {name}: not measured, it needs Redis 7.2 or newer (tests/setup/redis8.sh)"))?;
@@ -133,15 +137,23 @@ async fn run() -> anyhow::Result<()> {
         say(&columns.table(&heading))?;
         modes.push((name, columns));
     }
-    say("measuring what watchers and shards cost ...")?;
-    let mut once = variants(&folder, &servers.usual, counts).await?;
-    say(&once.table("\nWatchers and shards, AOF none"))?;
-    say(&format!("measuring memory, and dispatch with {} pending ...", counts.pending))?;
-    let sizes = sizes(&folder, &servers.usual, bullmq.as_ref(), counts).await?;
-    say(&sizes.table("\nMany tasks, AOF none"))?;
-    once.backhaul.extend(sizes.backhaul);
-    once.bullmq.extend(sizes.bullmq);
-    once.ratios.extend(sizes.ratios);
+    let mut once = Columns::default();
+    if is_wanted("variants") {
+        say("measuring what watchers and shards cost ...")?;
+        once = variants(&folder, &servers.usual, counts).await?;
+        say(&once.table("\nWatchers and shards, AOF none"))?;
+    }
+    if is_wanted("sizes") {
+        say(&format!("measuring memory, and dispatch with {} pending ...", counts.pending))?;
+        let sizes = sizes(&folder, &servers.usual, bullmq.as_ref(), counts).await?;
+        say(&sizes.table("\nMany tasks, AOF none"))?;
+        once.backhaul.extend(sizes.backhaul);
+        once.bullmq.extend(sizes.bullmq);
+        once.ratios.extend(sizes.ratios);
+    }
+    if only.is_some() {
+        return Ok(());
+    }
     let conditions = json!({
         "quick": is_quick,
         "rounds": counts.rounds,

@@ -232,6 +232,7 @@ impl Dispatcher {
         command.args(["--durability-timeout", "60s"]);
         // Every task of the benchmark is one tenant's: no bound may be what is measured.
         command.args(["--calls-per-second", "4000000000", "--tenant-in-flight-cap", "1000000"]);
+        command.args(["--shard-cap", "100000000", "--tenant-cap", "100000000"]);
         command.args(flags);
         command.arg("--locations").arg(&locations).arg("--address-file").arg(&address_file);
         let mut process = Process::start("backhaul-dispatcher", &mut command, &folder.0)?;

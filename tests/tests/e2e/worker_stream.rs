@@ -62,6 +62,21 @@ async fn a_second_hello_ends_the_stream() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_above_the_limit_ends_the_stream_and_costs_no_memory() -> anyhow::Result<()> {
+    /// Sixteen times what a stream may bring at once.
+    const HUGE_BYTES: usize = 256 << 20;
+    let mut env = TestEnv::start(EnvOptions::default().workers(0)).await?;
+    let before = env.dispatcher().resident_bytes()?;
+    let huge = pb::Hello { worker: "x".repeat(HUGE_BYTES), ..hello() };
+    let (came, status) =
+        converse(&env, vec![from_worker::Message::Hello(hello()), from_worker::Message::Hello(huge)]).await?;
+    ensure!(status.code() == Code::ResourceExhausted, "{status:?} after {came:?}");
+    let growth = env.dispatcher().resident_bytes()?.saturating_sub(before);
+    ensure!(growth < HUGE_BYTES as u64 / 4, "the dispatcher grew by {growth} bytes");
+    env.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_says_nothing_is_not_waited_for() -> anyhow::Result<()> {
     let env = TestEnv::start(EnvOptions::default().workers(0)).await?;
     let (came, status) = converse(&env, Vec::new()).await?;

@@ -3,7 +3,7 @@
 //! An answer is believed only when it is what was asked for: the right range of an object of the right size, ETag and version, and
 //! not a byte more. A body that breaks off is continued where it ended; what it brought is kept.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
@@ -34,6 +34,15 @@ pub(super) struct Wanted<'a> {
     pub(super) length: u64,
     /// Length of the whole object.
     pub(super) total: u64,
+}
+
+/// What is kept of a body: the bytes, in buffers that hold nothing else. A piece as it comes from the network may keep a buffer alive that
+/// is many times its size, so the memory of many of them would be anybody's guess.
+struct Kept {
+    full: Vec<Bytes>,
+    filling: BytesMut,
+    /// Bytes that no buffer has been made for yet.
+    left: u64,
 }
 
 /// What came so far.
@@ -70,6 +79,38 @@ pub(super) async fn read(
     }
 }
 
+impl Kept {
+    /// Large enough that a buffer costs nothing beside its bytes, small enough to be given back in little steps.
+    const BUFFER_BYTES: u64 = 256 * 1024;
+
+    /// Room for so many bytes, made as they come.
+    fn of(bytes: u64) -> Self {
+        Self { full: Vec::new(), filling: BytesMut::new(), left: bytes }
+    }
+
+    fn add(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            if self.filling.is_empty() {
+                let room = self.left.clamp(1, Self::BUFFER_BYTES);
+                self.left -= room.min(self.left);
+                self.filling = BytesMut::with_capacity(usize::try_from(room).unwrap_or(usize::MAX));
+            }
+            let fits = piece.len().min(self.filling.capacity() - self.filling.len());
+            let (now, later) = piece.split_at(fits);
+            self.filling.extend_from_slice(now);
+            piece = later;
+            if self.filling.len() == self.filling.capacity() {
+                self.full.push(std::mem::take(&mut self.filling).freeze());
+            }
+        }
+    }
+
+    fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        let last = Some(self.filling.freeze()).filter(|rest| !rest.is_empty());
+        self.full.into_iter().chain(last)
+    }
+}
+
 enum Problem {
     Changed,
     Store(StoreError),
@@ -102,7 +143,7 @@ async fn once(
     };
     check(&response, wanted, rest)?;
     let mut body = response.body;
-    let mut fresh = Vec::new();
+    let mut fresh = Kept::of(rest.length);
     let mut crc = have.crc;
     let mut received = 0;
     let ended = loop {
@@ -116,7 +157,7 @@ async fn once(
                 }
                 if !piece.is_empty() {
                     crc.update(&piece);
-                    fresh.push(piece);
+                    fresh.add(&piece);
                 }
             }
             // Whatever befalls a body behind its last byte; it was only watched for bytes too many.
@@ -132,7 +173,7 @@ async fn once(
             }
         }
     };
-    have.pieces.append(&mut fresh);
+    have.pieces.extend(fresh.into_pieces());
     have.crc = crc;
     have.bytes += received;
     Ok(ended?)
@@ -168,4 +209,35 @@ fn is_other(info: &ObjectInfo, pin: &Pin) -> bool {
 
 fn bad(message: &str) -> StoreError {
     StoreError::new(Operation::Get, Kind::BadAnswer, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_kept_in_few_buffers_of_their_own_however_they_came() {
+        let body: Vec<u8> = (0..700_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        for step in [1, 1_000, 8_192, 400_000, 700_000] {
+            let mut kept = Kept::of(700_000);
+            for piece in body.chunks(step) {
+                kept.add(piece);
+            }
+            let pieces: Vec<Bytes> = kept.into_pieces().collect();
+            assert_eq!(pieces.concat(), body);
+            assert_eq!(
+                pieces.iter().map(Bytes::len).collect::<Vec<_>>(),
+                [262_144, 262_144, 175_712],
+                "{step}"
+            );
+        }
+        // What breaks off half-way is kept as well; more than was announced is none of its business.
+        let mut kept = Kept::of(10);
+        kept.add(b"1234");
+        assert_eq!(kept.into_pieces().collect::<Vec<_>>(), ["1234"]);
+        let mut kept = Kept::of(2);
+        kept.add(b"123");
+        assert_eq!(kept.into_pieces().collect::<Vec<_>>().concat(), b"123");
+        assert_eq!(Kept::of(0).into_pieces().count(), 0);
+    }
 }

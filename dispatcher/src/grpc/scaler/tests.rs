@@ -117,7 +117,7 @@ async fn a_queue_that_cannot_be_asked_is_unavailable_and_never_nothing_to_do() {
 #[tokio::test]
 async fn one_worker_is_for_as_many_tasks_as_the_trigger_says() {
     let mut served = served().await;
-    for (metadata, expected) in [(&[][..], 64.0), (&[(TASKS_PER_WORKER, "2.5")], 2.5)] {
+    for (metadata, expected) in [(&[][..], 128.0), (&[(TASKS_PER_WORKER, "2.5")], 2.5)] {
         let spec = served.client.get_metric_spec(object(metadata)).await.unwrap().into_inner();
         let spec = &spec.metric_specs[0];
         assert_eq!(spec.metric_name, METRIC);

@@ -208,6 +208,11 @@ fn a_lease_that_is_ended_before_its_time_is_caught() {
 }
 
 #[test]
+fn a_lease_that_is_not_given_up_at_a_drain_is_caught() {
+    is_caught(Sabotage::KeepHandedBack);
+}
+
+#[test]
 fn a_store_that_overwrites_is_caught() {
     is_caught(Sabotage::Overwrite);
 }

@@ -149,6 +149,9 @@ impl SharedQueue {
                 };
                 return settlements.iter().map(stored).collect();
             }
+            Some(Sabotage::KeepHandedBack) if settlements.iter().any(is_handed_back) => {
+                return settlements.iter().map(|_| Ok(SettleOutcome::Stored(TaskState::Pending))).collect();
+            }
             _ => {}
         }
         let answers = self.inner.settle(executed).await;
@@ -207,6 +210,10 @@ impl QueueLine {
     {
         self.call(execute, || (0..count).map(|_| Err(unreachable_queue())).collect()).await
     }
+}
+
+fn is_handed_back(settlement: &Settlement) -> bool {
+    matches!(settlement.outcome, Outcome::HandedBack { .. } | Outcome::NotSent { .. })
 }
 
 fn unreachable_queue() -> QueueError {

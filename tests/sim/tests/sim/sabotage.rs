@@ -11,6 +11,8 @@ pub(crate) enum Sabotage {
     ForgetSubmits,
     /// The queue ends leases long before the time that everybody was told.
     ShortLeases,
+    /// The queue says that it has taken back a lease that it keeps.
+    KeepHandedBack,
     /// The backup store overwrites what is there.
     Overwrite,
     /// A bit of one backup is not what it was.
@@ -18,11 +20,12 @@ pub(crate) enum Sabotage {
 }
 
 impl Sabotage {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::NoFence,
         Self::ConfirmUnstored,
         Self::ForgetSubmits,
         Self::ShortLeases,
+        Self::KeepHandedBack,
         Self::Overwrite,
         Self::Rot,
     ];
