@@ -10,6 +10,7 @@ mod events;
 mod ops;
 mod parts;
 mod prefixes;
+mod tokens;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,7 +30,7 @@ use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing};
+use self::{address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing, tokens::Tokens};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -39,12 +40,12 @@ use crate::{
         event_service::Events as EventService,
         gate::GateLayer,
         health::{self, Readiness},
-        identity::{Certified, ConfiguredTenant, Identify},
         layers::GuardLayer,
         scaler::Scaler,
+        tokens::issuers::IssuersError,
         worker_service::WorkerService,
     },
-    metrics::{Exposed, Metered, Metrics},
+    metrics::{Exposed, Metered, Metrics, Trust},
     queue::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
         redis::{ConnectError, RedisQueue},
@@ -60,6 +61,7 @@ const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
 const CERTIFICATES: &str = "certificates";
+const TOKENS: &str = "keys of token issuers";
 const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
@@ -90,6 +92,7 @@ pub struct App<L = TcpListener> {
     addr: SocketAddr,
     ops: Option<OpsPort>,
     tls: Option<(Tls, Reloader)>,
+    tokens: Tokens,
     events: Events,
 }
 
@@ -102,6 +105,9 @@ pub enum AppError {
     /// Certificate, key or bundle cannot be used. Nothing was started.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// The token issuers file is wrong. Nothing was started.
+    #[error("{0}")]
+    TokenIssuers(#[from] IssuersError),
     /// The event sources file is wrong. Nothing was started.
     #[error("{0}")]
     EventSources(#[from] SourcesError),
@@ -162,6 +168,7 @@ impl App {
         let locations = Arc::new(Locations::load(&config.locations)?);
         // Before Redis is waited for: what is wrong with a file is told at once.
         drop(config.tls.clone().map(Tls::open).transpose()?);
+        drop(Tokens::load(config.token_issuers.as_deref())?);
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let mut app = Self::bind_with(config, queue, locations).await?;
@@ -193,7 +200,7 @@ impl<L: Listener> App<L> {
     /// system's.
     ///
     /// # Errors
-    /// [`AppError::Listen`] when the listener has no address.
+    /// [`AppError::Listen`] when the listener has no address; [`AppError::Tls`], [`AppError::TokenIssuers`].
     pub fn on(
         listener: L,
         config: Config,
@@ -203,10 +210,11 @@ impl<L: Listener> App<L> {
         let addr =
             listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
         let tls = config.tls.clone().map(Tls::open).transpose()?;
+        let tokens = Tokens::load(config.token_issuers.as_deref())?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
         let events = Events::none();
         let (walks, redis, ops) = (None, None, None);
-        Ok(Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls })
+        Ok(Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls, tokens })
     }
 
     /// Takes backups of prefixes too, and keeps them there.
@@ -238,7 +246,20 @@ impl<L: Listener> App<L> {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls } = self;
+        let Self {
+            config,
+            queue,
+            observe,
+            walks,
+            redis,
+            locations,
+            listener,
+            addr,
+            ops,
+            events,
+            tls,
+            tokens,
+        } = self;
         let [end_streams, end_readiness, end_watches, end_events, end_prefixes, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
@@ -269,9 +290,10 @@ impl<L: Listener> App<L> {
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
-        let gate = GateLayer::new(identify(&config), Arc::clone(&metrics));
+        let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics));
         let walked = prefixes.as_ref().map(Prefixing::counters).unwrap_or_default();
-        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked };
+        let trust = Trust { tls: tls.as_ref().map(|(tls, _)| tls.clone()), issuers: tokens.issuers() };
+        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked, trust };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -312,6 +334,7 @@ impl<L: Listener> App<L> {
                 None
             }
         };
+        parts.start(TOKENS, tokens.run(end_server.clone()));
         parts.start(EVENTS, events.run(end_events.clone(), config.drain_within / 2));
         let server = Server::new(listener, routes, connection_limits(&config), tls, connections);
         parts.start(SERVER, serve(server, end_server.clone()));
@@ -341,7 +364,7 @@ impl<L: Listener> App<L> {
         health::end_watches(reporter).await;
         parts.wait_for(EVENTS, deadline).await;
         end_server.cancel();
-        for part in [SERVER, CERTIFICATES] {
+        for part in [SERVER, CERTIFICATES, TOKENS] {
             parts.wait_for(part, deadline).await;
         }
         // Up to here an operator can watch the stop.
@@ -419,15 +442,6 @@ fn connection_limits(config: &Config) -> ConnectionLimits {
 impl StopCopies for Dispatch {
     fn stop_copy(&self, session: &str, task: &TaskId, lease: LeaseToken) {
         Self::stop_copy(self, session, task, lease);
-    }
-}
-
-/// How peers are known.
-fn identify(config: &Config) -> Arc<dyn Identify> {
-    if config.tls.is_some() {
-        Arc::new(Certified::new(Arc::clone(&config.roles)))
-    } else {
-        Arc::new(ConfiguredTenant::new(config.caller.clone()))
     }
 }
 

@@ -9,6 +9,7 @@ mod names;
 mod prefix;
 mod queue;
 mod redis;
+mod tokens;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ pub use self::{
     names::NameFlags,
     prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
+    tokens::TokenFlags,
 };
 use crate::{
     grpc::{
@@ -179,6 +181,9 @@ pub struct Flags {
     /// How peers prove who they are.
     #[command(flatten)]
     pub tls: TlsFlags,
+    /// How callers do that have no certificate.
+    #[command(flatten)]
+    pub tokens: TokenFlags,
     /// Logs and traces.
     #[command(flatten)]
     pub log: LogArgs,
@@ -211,6 +216,8 @@ pub struct Config {
     pub roles: Arc<Roles>,
     /// How peers prove who they are; `None` for plaintext.
     pub tls: Option<TlsSettings>,
+    /// Token issuers file.
+    pub token_issuers: Option<PathBuf>,
     /// How often to look for new certificates.
     pub tls_reload_every: Duration,
     /// Of the queue.
@@ -290,6 +297,7 @@ impl Flags {
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
         self.prefix.check(&mut problems);
+        self.tokens.check(self.tls.insecure, &mut problems);
         let tls = self.tls.settings();
         if let Err(problem) = &tls {
             problems.add(problem.setting(), problem.what());
@@ -381,6 +389,7 @@ impl Flags {
 
     fn into_config(self, caller: Caller, tls: Option<TlsSettings>) -> Config {
         let queue = self.queue_settings();
+        let anonymous_peers = self.tokens.token_issuers.is_some();
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
@@ -393,7 +402,8 @@ impl Flags {
             locations: self.locations,
             caller,
             roles: Arc::new(self.names.roles()),
-            tls,
+            tls: tls.map(|tls| TlsSettings { anonymous_peers, ..tls }),
+            token_issuers: self.tokens.token_issuers,
             tls_reload_every: self.tls.tls_reload_every,
             prefix: self.prefix.settings(&queue),
             queue,

@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod events;
 pub mod fsck;
 pub mod grpc;
+mod https;
 pub mod metrics;
 pub mod prefix;
 pub mod queue;

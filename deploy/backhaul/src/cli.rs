@@ -76,6 +76,9 @@ pub(crate) struct ClientArgs {
     /// How programs prove who they are.
     #[command(flatten)]
     pub(crate) tls: TlsFlags,
+    /// File with a bearer token to show with each call, instead of a certificate of one's own. Read for each call: it may be replaced.
+    #[arg(long, env = "BACKHAUL_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Time for one call, retries included.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,

@@ -2,15 +2,16 @@
 //!
 //! Every call of the service may be repeated; this is the one place that does so.
 
+mod bearer;
 mod prefix;
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, io, time::Duration};
 
 use backhaul_proto::v1::{
     self, backup_service_client::BackupServiceClient, event_service_client::EventServiceClient,
     prefix_service_client::PrefixServiceClient,
 };
-use backhaul_runtime::tls::{SpiffeId, Tls, TlsSettings};
+use backhaul_runtime::tls::{Anonymous, ClientStream, SpiffeId, Tls, TlsError, TlsSettings};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
@@ -18,18 +19,23 @@ use tokio::{
 };
 use tonic::{
     Code, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Uri},
 };
 use tonic_types::StatusExt as _;
 
+use self::bearer::Bearer;
 use crate::{cli::ClientArgs, watching::Watching};
+
+/// What calls go through.
+pub(crate) type Transport = InterceptedService<Channel, Bearer>;
 
 /// A client of the dispatcher.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    service: BackupServiceClient<Channel>,
-    events: EventServiceClient<Channel>,
-    prefixes: PrefixServiceClient<Channel>,
+    service: BackupServiceClient<Transport>,
+    events: EventServiceClient<Transport>,
+    prefixes: PrefixServiceClient<Transport>,
     timeout: Duration,
 }
 
@@ -40,6 +46,15 @@ pub(crate) struct Security {
     pub(crate) tls: TlsSettings,
     /// Who the dispatcher must be.
     pub(crate) dispatcher: SpiffeId,
+}
+
+/// Makes secured connections to one dispatcher.
+#[derive(Debug, Clone)]
+enum Secured {
+    /// As the program that a certificate names.
+    Certified(Tls, SpiffeId),
+    /// As nobody yet.
+    Anonymous(Anonymous),
 }
 
 /// Why the dispatcher could not be asked, or what it said no with.
@@ -59,10 +74,17 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(args: &ClientArgs) -> Result<Self, ClientError> {
         let usage = |problem: &dyn fmt::Display| ClientError::Usage(problem.to_string());
+        let given = args.dispatcher_id.as_ref();
+        if let Some(file) = &args.token_file {
+            let trust = args.tls.without_certificate("--token-file").map_err(|problem| usage(&problem))?;
+            let dispatcher = trust.dispatcher(given).map_err(|problem| usage(&problem))?;
+            let anonymous = Anonymous::open(&trust, &dispatcher).map_err(unusable)?;
+            let (secured, bearer) = (Some(Secured::Anonymous(anonymous)), Bearer::of(file));
+            return Self::connect_as(&args.dispatcher, secured, bearer, args.timeout).await;
+        }
         let security = match args.tls.settings().map_err(|problem| usage(&problem))? {
             Some(tls) => {
-                let dispatcher =
-                    tls.dispatcher(args.dispatcher_id.as_ref()).map_err(|problem| usage(&problem))?;
+                let dispatcher = tls.dispatcher(given).map_err(|problem| usage(&problem))?;
                 Some(Security { tls, dispatcher })
             }
             None => None,
@@ -76,6 +98,23 @@ impl Client {
         security: Option<Security>,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
+        let secured = match security {
+            Some(Security { tls, dispatcher }) => {
+                // Files that change later are of no interest to a command.
+                let (tls, _reloader) = Tls::open(tls).map_err(unusable)?;
+                Some(Secured::Certified(tls, dispatcher))
+            }
+            None => None,
+        };
+        Self::connect_as(dispatcher, secured, Bearer::default(), timeout).await
+    }
+
+    async fn connect_as(
+        dispatcher: &Uri,
+        secured: Option<Secured>,
+        bearer: Bearer,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { dispatcher: dispatcher.clone(), source };
         let endpoint = |url: Uri| {
             Channel::builder(url)
@@ -87,29 +126,25 @@ impl Client {
                 .keep_alive_while_idle(true)
                 .origin(dispatcher.clone())
         };
-        let channel = match (dispatcher.scheme_str(), security) {
+        let channel = match (dispatcher.scheme_str(), secured) {
             (Some("http"), None) => endpoint(dispatcher.clone()).connect().await.map_err(failed)?,
-            (Some("https"), Some(security)) => {
+            (Some("https"), Some(secured)) => {
                 let authority = dispatcher.authority().map_or("", |authority| authority.as_str()).to_owned();
                 // The connection below is the secured one: tonic must not secure it once more.
                 let inner = Uri::try_from(format!("http://{authority}"))
                     .map_err(|error| ClientError::Usage(format!("--dispatcher: {error}")))?;
-                // Files that change later are of no interest to a command.
-                let (tls, _reloader) = Tls::open(security.tls)
-                    .map_err(|error| ClientError::Usage(format!("{:#}", anyhow::Error::from(error))))?;
                 let connect = tower::service_fn(move |_: Uri| {
-                    let (tls, expected, authority) =
-                        (tls.clone(), security.dispatcher.clone(), authority.clone());
+                    let (secured, authority) = (secured.clone(), authority.clone());
                     async move {
                         let io = TcpStream::connect(authority).await?;
                         io.set_nodelay(true)?;
-                        tls.connect(io, &expected).await.map(TokioIo::new)
+                        secured.connect(io).await.map(TokioIo::new)
                     }
                 });
                 endpoint(inner).connect_with_connector(connect).await.map_err(failed)?
             }
-            (_, security) => {
-                let expected = if security.is_some() {
+            (_, secured) => {
+                let expected = if secured.is_some() {
                     "must start with https://, because there is no --insecure"
                 } else {
                     "must start with http://, because of --insecure"
@@ -117,9 +152,10 @@ impl Client {
                 return Err(ClientError::Usage(format!("--dispatcher: {expected}")));
             }
         };
-        let events = EventServiceClient::new(channel.clone());
-        let prefixes = PrefixServiceClient::new(channel.clone());
-        Ok(Self { service: BackupServiceClient::new(channel), events, prefixes, timeout })
+        let transport = InterceptedService::new(channel, bearer);
+        let events = EventServiceClient::new(transport.clone());
+        let prefixes = PrefixServiceClient::new(transport.clone());
+        Ok(Self { service: BackupServiceClient::new(transport), events, prefixes, timeout })
     }
 
     /// Submits up to 1,000 backups.
@@ -189,7 +225,7 @@ impl Client {
     /// Asks the service of events.
     pub(crate) async fn events<T, F>(
         &self,
-        call: impl FnMut(EventServiceClient<Channel>) -> F,
+        call: impl FnMut(EventServiceClient<Transport>) -> F,
     ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
@@ -202,7 +238,10 @@ impl Client {
         Watching::new(self.service.clone(), request, self.timeout)
     }
 
-    async fn call<T, F>(&self, call: impl FnMut(BackupServiceClient<Channel>) -> F) -> Result<T, ClientError>
+    async fn call<T, F>(
+        &self,
+        call: impl FnMut(BackupServiceClient<Transport>) -> F,
+    ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
@@ -238,6 +277,19 @@ impl Client {
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
+}
+
+impl Secured {
+    async fn connect(&self, io: TcpStream) -> io::Result<ClientStream<TcpStream>> {
+        match self {
+            Self::Certified(tls, expected) => tls.connect(io, expected).await,
+            Self::Anonymous(anonymous) => anonymous.connect(io).await,
+        }
+    }
+}
+
+fn unusable(error: TlsError) -> ClientError {
+    ClientError::Usage(format!("{:#}", anyhow::Error::from(error)))
 }
 
 impl fmt::Display for ClientError {

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use backhaul_proto::v1::{self, backup_service_client::BackupServiceClient};
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
 
-use crate::client::ClientError;
+use crate::client::{ClientError, Transport};
 
 /// A watch, through any number of connections.
 #[derive(Debug)]
 pub(crate) struct Watching {
-    service: BackupServiceClient<Channel>,
+    service: BackupServiceClient<Transport>,
     /// What is followed, and from where.
     request: v1::WatchBackupsRequest,
     stream: Option<Streaming<v1::WatchBackupsResponse>>,
@@ -25,7 +25,7 @@ pub(crate) struct Watching {
 
 impl Watching {
     pub(crate) const fn new(
-        service: BackupServiceClient<Channel>,
+        service: BackupServiceClient<Transport>,
         request: v1::WatchBackupsRequest,
         timeout: Duration,
     ) -> Self {

@@ -2,6 +2,7 @@
 
 mod journey;
 mod security;
+mod tokens;
 
 use backhaul_proto::v1::{
     self as pb, backup_service_client::BackupServiceClient, worker_service_client::WorkerServiceClient,

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout};
 use tonic::{Status, server::NamedService};
 use tower::{Layer, Service};
@@ -19,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::{
     access,
+    ending::{Ending, Ends},
     identity::{Denied, Identify, Principal},
     layers::rpc_of,
     status::ApiError,
@@ -72,11 +75,11 @@ where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Send + 'static,
-    R: Default + Send + 'static,
+    R: HttpBody<Data = Bytes> + Default + Send + Unpin + 'static,
 {
-    type Response = Response<R>;
+    type Response = Response<Ending<R>>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -93,21 +96,30 @@ where
             let path = parts.uri.path();
             match shared.admit(path, &parts.headers, &parts.extensions).await {
                 Ok(principal) => {
+                    let ends = ends(path, &principal, parts.extensions.get::<Peer>());
                     request = Request::from_parts(parts, body);
                     if let Some(caller) = &principal.caller {
                         request.extensions_mut().insert(caller.clone());
                     }
                     request.extensions_mut().insert(principal);
-                    inner.call(request).await
+                    let answer = inner.call(request).await?;
+                    Ok(answer.map(|body| Ending::new(body, ends)))
                 }
                 Err(denied) => {
                     let status: Status = ApiError::Denied(denied).into_status();
                     shared.metrics.call(rpc_of(path), status.code(), started.elapsed());
-                    Ok(status.into_http())
+                    Ok(status.into_http::<R>().map(|body| Ending::new(body, Ends::default())))
                 }
             }
         })
     }
+}
+
+/// When the answer to a call has to end.
+fn ends(what: &str, principal: &Principal, peer: Option<&Peer>) -> Ends {
+    // Its session moves the worker in order, and ends the stream itself.
+    let has_session = what == access::CONNECT;
+    Ends { at: principal.until, when: peer.filter(|_| !has_session).map(|peer| peer.reauthenticate.clone()) }
 }
 
 impl Shared {

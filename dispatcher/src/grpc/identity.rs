@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use backhaul_runtime::locations::is_tenant_name;
 use http::{Extensions, HeaderMap};
+use tokio::time::Instant;
 
 use super::{access::Role, roles::Roles};
 use crate::transport::Peer;
@@ -32,6 +33,9 @@ pub struct Principal {
     pub caller: Option<Caller>,
     /// Which worker it is, if it copies.
     pub worker: Option<WorkerName>,
+    /// When streams that it opens must have ended, if its proof is this call's alone. A certificate is its connection's, which ends in
+    /// time by itself.
+    pub until: Option<Instant>,
 }
 
 /// What is known of a worker.
@@ -147,7 +151,7 @@ impl ConfiguredTenant {
 impl Identify for ConfiguredTenant {
     async fn identify(&self, _: &HeaderMap, _: &Extensions) -> Result<Principal, Denied> {
         let (caller, worker) = (Some(self.0.clone()), Some(WorkerName::Unproved));
-        Ok(Principal { name: "anybody".into(), caller, worker })
+        Ok(Principal { name: "anybody".into(), caller, worker, until: None })
     }
 }
 

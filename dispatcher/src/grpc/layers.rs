@@ -213,7 +213,7 @@ fn as_contract(response: Response<Body>) -> Response<Body> {
 }
 
 /// The code of an answer: in its headers when it failed, in its trailers, and then OK, when not.
-fn code(response: &Response<Body>) -> Code {
+fn code<B>(response: &Response<B>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
 

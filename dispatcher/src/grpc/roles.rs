@@ -30,6 +30,7 @@ impl Roles {
             name: name.into(),
             caller: if is_worker { None } else { self.caller(path) },
             worker: is_worker.then(|| WorkerName::Path(path.into())),
+            until: None,
         }
     }
 

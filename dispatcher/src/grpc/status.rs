@@ -79,6 +79,9 @@ pub(crate) enum ApiError {
     /// Too many calls a second. Nothing was looked at.
     #[error("too many calls a second")]
     RateLimited { retry_after: Duration },
+    /// What proved who called is about to end, and so does the stream.
+    #[error("the caller has to prove anew who it is")]
+    Reauthenticate,
     /// The time for the call is over. The change may or may not have been made.
     #[error("the deadline of the call is over")]
     DeadlineExceeded,
@@ -145,6 +148,7 @@ impl ApiError {
             | Self::Queue(_)
             | Self::Overloaded
             | Self::RateLimited { .. }
+            | Self::Reauthenticate
             | Self::DeadlineExceeded
             | Self::DamagedReceipt(_)
             | Self::Bug(_) => Vec::new(),
@@ -233,6 +237,12 @@ impl ApiError {
                 "too many calls a second; not processed, safe to retry",
             )
             .retry(*retry_after),
+            Self::Reauthenticate => Answer::new(
+                Code::Unavailable,
+                "REAUTHENTICATE",
+                "the certificate or token that let this call in ends; go on with a new one",
+            )
+            .retry(RETRY_OVERLOADED),
             Self::DeadlineExceeded => Answer::new(
                 Code::DeadlineExceeded,
                 "DEADLINE_EXCEEDED",
@@ -341,6 +351,7 @@ impl ApiError {
             | Self::WatchRefused(_)
             | Self::Overloaded
             | Self::RateLimited { .. }
+            | Self::Reauthenticate
             | Self::DeadlineExceeded => {}
         }
     }

@@ -235,7 +235,7 @@ impl Identify for TenantFromHeader {
             return Err(Denied::Unidentified("no credentials"));
         }
         let caller = Some(Caller::new(tenant).unwrap());
-        Ok(Principal { name: tenant.into(), caller, worker: None })
+        Ok(Principal { name: tenant.into(), caller, worker: None, until: None })
     }
 }
 

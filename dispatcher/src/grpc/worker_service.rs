@@ -122,7 +122,12 @@ mod tests {
     use super::*;
 
     fn worker(path: &str) -> Principal {
-        Principal { name: path.into(), caller: None, worker: Some(WorkerName::Path(path.into())) }
+        Principal {
+            name: path.into(),
+            caller: None,
+            worker: Some(WorkerName::Path(path.into())),
+            until: None,
+        }
     }
 
     #[test]
@@ -161,7 +166,7 @@ mod tests {
 
     #[test]
     fn nobody_but_a_worker_has_a_message_taken() {
-        let stranger = Principal { name: "x".into(), caller: None, worker: None };
+        let stranger = Principal { worker: None, ..worker("/x") };
         let message = || FromWorker { message: Some(from_worker::Message::Credit(Credit::default())) };
         let take = |sender| checked(message(), sender, &Locations::default());
         let known = worker("/w");

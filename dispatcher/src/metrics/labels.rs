@@ -113,6 +113,20 @@ labels! {
 }
 
 labels! {
+    /// What became of a token.
+    pub enum TokenOutcome {
+        /// It made its sender a caller.
+        Accepted => "accepted",
+        /// It is good, and no rule of the file is about its subject.
+        NoCaller => "no_caller",
+        /// It is not good.
+        Refused => "refused",
+        /// Nobody could say: keys or the review cannot be had.
+        Unavailable => "unavailable",
+    }
+}
+
+labels! {
     /// Forms of event sources.
     pub enum EventForm {
         /// AWS S3.

@@ -8,13 +8,14 @@ mod metered;
 pub mod names;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -25,8 +26,9 @@ use backhaul_runtime::{
 
 use self::labels::{Check, Fault, Operation, RenewVerdict, Report, SubmitVerdict, Swept, Verdict};
 pub use self::{
-    labels::{Code, EventAnswer, EventForm, EventKind, Rpc},
+    labels::{Code, EventAnswer, EventForm, EventKind, Rpc, TokenOutcome},
     metered::Metered,
+    trust::Trust,
 };
 use crate::{
     dispatch::{Dispatch, SessionCounters},
@@ -42,6 +44,7 @@ use crate::{
 pub struct Metrics {
     calls: Table<Rpc, Code>,
     call_time: Histograms<Rpc>,
+    tokens: Counters<TokenOutcome>,
     submits: Counters<SubmitVerdict>,
     leases: Counter,
     renewals: Counters<RenewVerdict>,
@@ -83,6 +86,8 @@ pub struct Exposed {
     pub barriers: Arc<BarrierStats>,
     /// What was done for backups of prefixes.
     pub walked: Arc<WalkCounters>,
+    /// Who is trusted.
+    pub trust: Trust,
 }
 
 #[derive(Debug)]
@@ -93,6 +98,11 @@ impl Metrics {
     pub fn call(&self, rpc: Rpc, code: tonic::Code, took: Duration) {
         self.calls.of(rpc, Code::from(code)).inc();
         self.call_time.of(rpc).observe(took);
+    }
+
+    /// A token was looked at.
+    pub fn token(&self, outcome: TokenOutcome) {
+        self.tokens.of(outcome).inc();
     }
 
     /// A body with events was answered.
@@ -156,6 +166,8 @@ impl Source for Exposed {
         page.value(&names::BARRIER_MISSED, self.barriers.missed.get());
         self.write_streams(page);
         self.write_walked(page);
+        #[expect(clippy::disallowed_methods, reason = "the edge: revocation lists end by the calendar")]
+        self.trust.write(page, SystemTime::now());
     }
 }
 
@@ -171,6 +183,7 @@ impl Exposed {
         page.value(&names::ACCEPTED, metrics.connections.accepted.get());
         page.table(&names::CALLS, &metrics.calls);
         page.histograms(&names::CALL_TIME, &metrics.call_time);
+        page.counters(&names::TOKENS, &metrics.tokens);
         page.counters(&names::SUBMITS, &metrics.submits);
         page.value(&names::LEASES, metrics.leases.get());
         page.counters(&names::RENEWALS, &metrics.renewals);

@@ -27,6 +27,10 @@ families! {
     ACCEPTED = counter("backhaul_dispatcher_connections_total", [], "Connections of callers and workers that were accepted.");
     CALLS = counter("backhaul_dispatcher_calls_total", ["rpc", "code"], "Calls of internal services that were answered, by gRPC status code.");
     CALL_TIME = histogram("backhaul_dispatcher_call_duration_seconds", ["rpc"], "Time to answer calls of internal services.");
+    TOKENS = counter("backhaul_dispatcher_token_checks_total", ["outcome"], "Bearer tokens that were looked at: accepted, no_caller (good, and no rule of the issuers file is about its subject), refused, unavailable (keys or review cannot be had).");
+    ISSUER_KEYS = gauge("backhaul_dispatcher_issuer_keys_age_seconds", ["issuer"], "Time since the keys of a token issuer were read; used for an hour.");
+    TLS_FILES = gauge("backhaul_dispatcher_tls_files_current", [], "1 while certificate, key, bundle and revocation lists are used as they are in the files, 0 while new ones cannot be used; not shown in plaintext.");
+    CRL_LEFT = gauge("backhaul_dispatcher_crl_remaining_seconds", [], "Time until a revocation list should have been replaced by a newer one, negative when it is overdue; not shown without any.");
     SUBMITS = counter("backhaul_dispatcher_submits_total", ["outcome"], "Requests for a backup that reached the queue, one for each object.");
     LEASES = counter("backhaul_dispatcher_leases_total", [], "Tasks that were leased for workers.");
     RENEWALS = counter("backhaul_dispatcher_renewals_total", ["outcome"], "Leases that workers asked to keep.");

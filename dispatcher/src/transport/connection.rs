@@ -79,7 +79,7 @@ impl Host {
             }
             Some(tls) => {
                 if let Some((io, identity)) = self.in_time(&peer, &end, self.prove(tls, io)).await {
-                    peer.identity = Some(identity);
+                    peer.identity = identity;
                     self.speak(io, peer, end).await;
                 }
             }
@@ -111,7 +111,7 @@ impl Host {
     }
 
     /// Finds out who the peer is, and that it speaks the protocol.
-    async fn prove<I>(&self, tls: &Tls, io: I) -> io::Result<(Prefaced<TlsStream<I>>, PeerIdentity)>
+    async fn prove<I>(&self, tls: &Tls, io: I) -> io::Result<(Prefaced<TlsStream<I>>, Option<PeerIdentity>)>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {

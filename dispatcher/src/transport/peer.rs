@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Peer {
     /// Where it connected from.
     pub address: SocketAddr,
-    /// Who it has proved to be; `None` in plaintext.
+    /// Who it has proved to be; `None` in plaintext, and for callers that prove it with each call.
     pub identity: Option<PeerIdentity>,
     /// Cancelled when the peer has to prove itself anew: its certificate is about to end, or other authorities are trusted now.
     pub reauthenticate: CancellationToken,

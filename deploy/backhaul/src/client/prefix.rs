@@ -1,9 +1,8 @@
 //! The calls about prefixes.
 
 use backhaul_proto::v1::{self, prefix_service_client::PrefixServiceClient};
-use tonic::transport::Channel;
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, Transport};
 
 impl Client {
     /// Asks for the backup of a prefix.
@@ -11,7 +10,7 @@ impl Client {
         &self,
         request: &v1::SubmitPrefixBackupRequest,
     ) -> Result<v1::PrefixBackup, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| {
             let request = request.clone();
             async move { service.submit_prefix_backup(request).await }
         })
@@ -20,7 +19,7 @@ impl Client {
 
     /// Reads one.
     pub(crate) async fn get_prefix(&self, id: &str) -> Result<v1::PrefixBackup, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| {
             let prefix_backup_id = id.to_owned();
             async move { service.get_prefix_backup(v1::GetPrefixBackupRequest { prefix_backup_id }).await }
         })
@@ -32,7 +31,7 @@ impl Client {
         &self,
         only_unfinished: bool,
     ) -> Result<v1::ListPrefixBackupsResponse, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| async move {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| async move {
             service.list_prefix_backups(v1::ListPrefixBackupsRequest { only_unfinished }).await
         })
         .await
@@ -40,7 +39,7 @@ impl Client {
 
     /// Pauses one.
     pub(crate) async fn pause_prefix(&self, id: &str) -> Result<v1::PrefixBackup, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| {
             let prefix_backup_id = id.to_owned();
             async move { service.pause_prefix_backup(v1::PausePrefixBackupRequest { prefix_backup_id }).await }
         })
@@ -49,7 +48,7 @@ impl Client {
 
     /// Resumes one.
     pub(crate) async fn resume_prefix(&self, id: &str) -> Result<v1::PrefixBackup, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| {
             let prefix_backup_id = id.to_owned();
             async move { service.resume_prefix_backup(v1::ResumePrefixBackupRequest { prefix_backup_id }).await }
         })
@@ -58,7 +57,7 @@ impl Client {
 
     /// Cancels one.
     pub(crate) async fn cancel_prefix(&self, id: &str) -> Result<v1::PrefixBackup, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| {
             let prefix_backup_id = id.to_owned();
             async move { service.cancel_prefix_backup(v1::CancelPrefixBackupRequest { prefix_backup_id }).await }
         })
@@ -72,7 +71,7 @@ impl Client {
         page_size: u32,
         page_token: &str,
     ) -> Result<v1::ListPrefixBackupFailuresResponse, ClientError> {
-        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Channel>| {
+        self.repeat(&self.prefixes, |mut service: PrefixServiceClient<Transport>| {
             let request = v1::ListPrefixBackupFailuresRequest {
                 prefix_backup_id: id.to_owned(),
                 page_size,

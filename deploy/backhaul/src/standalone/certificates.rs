@@ -88,7 +88,9 @@ impl Certificates {
             certificate: self.folder.join(format!("{}.pem", program.file())),
             key: self.folder.join(format!("{}.key", program.file())),
             bundle: self.folder.join("bundle.pem"),
+            crl: None,
             trust_domains: vec![self.trust_domain.clone()],
+            anonymous_peers: false,
         }
     }
 

@@ -1,6 +1,6 @@
-//! The two facts of a certificate that no verifier tells: its URI names and when it ends.
+//! The facts that no verifier tells: the URI names of a certificate and when it ends, and when a revocation list should be replaced.
 //!
-//! Reads DER of a certificate whose signature has been verified; whatever is odd is refused, never guessed. Verifies nothing itself.
+//! Reads DER that a verifier has taken; whatever is odd is refused, never guessed. Verifies nothing itself.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ pub(super) struct Facts {
     pub(super) not_after: SystemTime,
 }
 
-/// Not a certificate as RFC 5280 has it.
+/// Not a certificate, or no revocation list, as RFC 5280 has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the certificate is malformed")]
 pub(super) struct Malformed;
@@ -73,6 +73,20 @@ pub(super) fn read(der: &[u8]) -> Result<Facts, Malformed> {
     }
     tbs.end()?;
     Ok(Facts { uris, not_after })
+}
+
+/// When the list should have been replaced by a newer one.
+pub(super) fn next_update(crl: &[u8]) -> Result<SystemTime, Malformed> {
+    let mut outer = Reader(crl);
+    let mut list = Reader(outer.take(SEQUENCE)?);
+    outer.end()?;
+    let mut tbs = Reader(list.take(SEQUENCE)?);
+    tbs.skip(INTEGER)?; // version
+    tbs.take(SEQUENCE)?; // signature algorithm
+    tbs.take(SEQUENCE)?; // issuer
+    tbs.any()?; // this update
+    let (tag, text) = tbs.any()?;
+    time(tag, text)
 }
 
 fn uri_names(value: &[u8]) -> Result<Vec<String>, Malformed> {
@@ -137,8 +151,8 @@ impl<'a> Reader<'a> {
         let (&first, rest) = rest.split_first().ok_or(Malformed)?;
         let (length, rest) = match first {
             0..=0x7f => (usize::from(first), rest),
-            // A certificate of more than 64 KiB is none.
-            0x81 | 0x82 => {
+            // Larger files are not read.
+            0x81..=0x83 => {
                 let count = usize::from(first - 0x80);
                 let bytes = rest.get(..count).ok_or(Malformed)?;
                 let length = bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));

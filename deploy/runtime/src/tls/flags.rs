@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, builder::BoolishValueParser};
 
-use super::{SpiffeError, SpiffeId, TlsSettings, TrustDomain};
+use super::{SpiffeError, SpiffeId, TlsSettings, TrustDomain, TrustSettings};
 use crate::units::parse_duration;
 
 /// How programs prove who they are.
@@ -19,6 +19,10 @@ pub struct TlsFlags {
     /// Certificates of the authorities that are trusted to name programs, PEM. Read again when it changes.
     #[arg(long, env = "BACKHAUL_TLS_BUNDLE", value_name = "FILE")]
     pub tls_bundle: Option<PathBuf>,
+    /// Lists of what these authorities have revoked (CRLs), PEM. Read again when it changes. An authority without a list has revoked
+    /// nothing; a list that is overdue is used all the same, and complained of.
+    #[arg(long, env = "BACKHAUL_TLS_CRL", value_name = "FILE")]
+    pub tls_crl: Option<PathBuf>,
     /// Trust domains whose programs may be spoken with. May be given several times, or list several with commas.
     #[arg(long, env = "BACKHAUL_TRUST_DOMAIN", value_name = "NAME", value_delimiter = ',')]
     pub trust_domain: Vec<String>,
@@ -47,6 +51,8 @@ pub enum TlsProblem {
     Missing(&'static str),
     /// Both.
     Contradiction(&'static str),
+    /// A flag that does not go with another.
+    Contradicts(&'static str, &'static str),
     /// Not a trust domain.
     TrustDomain(String, SpiffeError),
     /// A time that makes no sense.
@@ -60,6 +66,7 @@ impl TlsProblem {
         match self {
             Self::Missing(flag) => flag,
             Self::Contradiction(_) => "--insecure",
+            Self::Contradicts(flag, _) => flag,
             Self::TrustDomain(..) => "--trust-domain",
             Self::ReloadEvery => "--tls-reload-every",
         }
@@ -70,7 +77,7 @@ impl TlsProblem {
     pub fn what(&self) -> String {
         match self {
             Self::Missing(_) => "is needed, unless --insecure says that plaintext is wanted".to_owned(),
-            Self::Contradiction(flag) => format!("contradicts {flag}"),
+            Self::Contradiction(flag) | Self::Contradicts(_, flag) => format!("contradicts {flag}"),
             Self::TrustDomain(name, problem) => format!("`{name}`: {problem}"),
             Self::ReloadEvery => "must be 10ms to 1h".to_owned(),
         }
@@ -95,6 +102,7 @@ impl TlsFlags {
             ("--tls-cert", self.tls_cert.is_some()),
             ("--tls-key", self.tls_key.is_some()),
             ("--tls-bundle", self.tls_bundle.is_some()),
+            ("--tls-crl", self.tls_crl.is_some()),
             ("--trust-domain", !self.trust_domain.is_empty()),
         ];
         if self.insecure {
@@ -109,7 +117,28 @@ impl TlsFlags {
         let missing = |flag| move || TlsProblem::Missing(flag);
         let certificate = self.tls_cert.clone().ok_or_else(missing("--tls-cert"))?;
         let key = self.tls_key.clone().ok_or_else(missing("--tls-key"))?;
-        let bundle = self.tls_bundle.clone().ok_or_else(missing("--tls-bundle"))?;
+        let TrustSettings { bundle, crl, trust_domains } = self.trusted()?;
+        Ok(Some(TlsSettings { certificate, key, bundle, crl, trust_domains, anonymous_peers: false }))
+    }
+
+    /// The settings of a caller that has no certificate but what `instead` names, such as `--token-file`.
+    ///
+    /// # Errors
+    /// The first [`TlsProblem`]: a certificate would be a second name, and a token in plaintext is everybody's.
+    pub fn without_certificate(&self, instead: &'static str) -> Result<TrustSettings, TlsProblem> {
+        let given = [
+            ("--insecure", self.insecure),
+            ("--tls-cert", self.tls_cert.is_some()),
+            ("--tls-key", self.tls_key.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(TlsProblem::Contradicts(flag, instead)),
+            None => self.trusted(),
+        }
+    }
+
+    fn trusted(&self) -> Result<TrustSettings, TlsProblem> {
+        let bundle = self.tls_bundle.clone().ok_or(TlsProblem::Missing("--tls-bundle"))?;
         if self.trust_domain.is_empty() {
             return Err(TlsProblem::Missing("--trust-domain"));
         }
@@ -118,24 +147,31 @@ impl TlsFlags {
             .iter()
             .map(|name| name.parse().map_err(|error| TlsProblem::TrustDomain(name.clone(), error)))
             .collect::<Result<Vec<TrustDomain>, _>>()?;
-        Ok(Some(TlsSettings { certificate, key, bundle, trust_domains }))
+        Ok(TrustSettings { bundle, crl: self.tls_crl.clone(), trust_domains })
     }
 }
 
 impl TlsSettings {
-    /// The name that dispatchers have where none is given.
-    const DISPATCHER_PATH: &str = "/backhaul/dispatcher";
-
     /// The dispatcher to speak with: `given`, or the one of the first trust domain.
     ///
     /// # Errors
     /// [`SpiffeError`], which cannot happen with settings that came from flags.
     pub fn dispatcher(&self, given: Option<&SpiffeId>) -> Result<SpiffeId, SpiffeError> {
-        match (given, self.trust_domains.first()) {
-            (Some(id), _) => Ok(id.clone()),
-            (None, Some(domain)) => domain.id(Self::DISPATCHER_PATH),
-            (None, None) => Err(SpiffeError::TrustDomain),
-        }
+        dispatcher(&self.trust_domains, given)
+    }
+}
+
+/// The dispatcher to speak with.
+pub(super) fn dispatcher(
+    trust_domains: &[TrustDomain],
+    given: Option<&SpiffeId>,
+) -> Result<SpiffeId, SpiffeError> {
+    /// The name that dispatchers have where none is given.
+    const PATH: &str = "/backhaul/dispatcher";
+    match (given, trust_domains.first()) {
+        (Some(id), _) => Ok(id.clone()),
+        (None, Some(domain)) => domain.id(PATH),
+        (None, None) => Err(SpiffeError::TrustDomain),
     }
 }
 
@@ -166,8 +202,26 @@ mod tests {
         assert_eq!(settings("--insecure --tls-key k"), Err(TlsProblem::Contradiction("--tls-key")));
         let bad = settings(&format!("{files} --trust-domain prod,B"));
         assert!(matches!(bad, Err(TlsProblem::TrustDomain(name, _)) if name == "B"));
+        assert_eq!(settings("--insecure --tls-crl c"), Err(TlsProblem::Contradiction("--tls-crl")));
         let never = settings(&format!("{files} --trust-domain prod --tls-reload-every 0s"));
         assert_eq!(never, Err(TlsProblem::ReloadEvery));
+    }
+
+    #[test]
+    fn a_caller_with_a_token_has_no_certificate_and_no_plaintext() {
+        let without = |args: &str| {
+            let program = Program::try_parse_from(format!("program {args}").split_whitespace()).unwrap();
+            program.tls.without_certificate("--token-file")
+        };
+        let trust = without("--tls-bundle b --trust-domain prod --tls-crl c").unwrap();
+        assert_eq!(trust.dispatcher(None).unwrap().as_str(), "spiffe://prod/backhaul/dispatcher");
+        assert_eq!(trust.crl, Some("c".into()));
+        assert_eq!(without("--tls-bundle b"), Err(TlsProblem::Missing("--trust-domain")));
+        for flag in ["--insecure", "--tls-cert", "--tls-key"] {
+            let value = if flag == "--insecure" { "" } else { "x" };
+            let problem = without(&format!("{flag} {value} --tls-bundle b --trust-domain prod")).unwrap_err();
+            assert_eq!(problem.to_string(), format!("{flag}: contradicts --token-file"));
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use rustls::{
 
 use super::{
     SpiffeId, TlsError, TlsSettings,
+    revocation::Revocations,
     verify::{ProgramNamed, ProgramsOf, identity_of},
 };
 
@@ -31,6 +32,8 @@ pub(super) struct Texts {
     certificate: Vec<u8>,
     key: Vec<u8>,
     bundle: Vec<u8>,
+    /// Empty where there is none.
+    crl: Vec<u8>,
 }
 
 /// Material that holds together.
@@ -39,8 +42,10 @@ pub(super) struct Material {
     pub(super) server: Arc<ServerConfig>,
     /// Own name.
     pub(super) id: SpiffeId,
-    /// Says which authorities are trusted, without saying who.
+    /// Says which authorities are trusted and what they have revoked, without saying who.
     pub(super) trust: u64,
+    /// What they have revoked.
+    pub(super) revocations: Arc<Revocations>,
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
@@ -53,6 +58,7 @@ impl Texts {
             certificate: read(&settings.certificate)?,
             key: read(&settings.key)?,
             bundle: read(&settings.bundle)?,
+            crl: settings.crl.as_deref().map_or(Ok(Vec::new()), read)?,
         })
     }
 }
@@ -64,16 +70,21 @@ impl Material {
         let chain = certificates(&settings.certificate, &texts.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&texts.key)
             .map_err(|error| content(&settings.key, format!("no private key: {error}")))?;
-        let mut roots = RootCertStore::empty();
-        for authority in certificates(&settings.bundle, &texts.bundle)? {
-            roots.add(authority).map_err(|error| content(&settings.bundle, error))?;
-        }
-        let roots = Arc::new(roots);
+        let roots = Arc::new(roots(&settings.bundle, &texts.bundle)?);
+        let revocations = Arc::new(match &settings.crl {
+            Some(path) => Revocations::read(&texts.crl).map_err(|error| content(path, error))?,
+            None => Revocations::default(),
+        });
         let first = chain.first().ok_or_else(|| content(&settings.certificate, "no certificate"))?;
         let id = identity_of(first).map_err(|error| content(&settings.certificate, error))?.id;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| content(&settings.bundle, error))?;
+        let mut verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .with_crls(revocations.lists().iter().cloned())
+                .allow_unknown_revocation_status();
+        if settings.anonymous_peers {
+            verifier = verifier.allow_unauthenticated();
+        }
+        let verifier = verifier.build().map_err(|error| content(&settings.bundle, error))?;
         let verifier =
             ProgramsOf { chain: verifier, trust_domains: settings.trust_domains.as_slice().into() };
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -87,28 +98,50 @@ impl Material {
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         let mut hasher = DefaultHasher::new();
-        texts.bundle.hash(&mut hasher);
+        (&texts.bundle, &texts.crl).hash(&mut hasher);
         let trust = hasher.finish();
-        Ok(Self { server: Arc::new(server), id, trust, provider, roots, chain, key })
+        Ok(Self { server: Arc::new(server), id, trust, revocations, provider, roots, chain, key })
     }
 
     /// What a connection to that program needs.
     pub(super) fn client(&self, expected: &SpiffeId) -> Result<ClientConfig, rustls::Error> {
         let verifier = ProgramNamed {
             roots: Arc::clone(&self.roots),
+            revocations: Arc::clone(&self.revocations),
             provider: Arc::clone(&self.provider),
             expected: expected.clone(),
         };
-        let mut client = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(&[&TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
-        client.alpn_protocols = vec![HTTP2.to_vec()];
-        client.resumption = Resumption::disabled();
-        client.enable_sni = false;
-        Ok(client)
+        let chain = (self.chain.clone(), self.key.clone_key());
+        client_config(verifier, Some(chain))
     }
+}
+
+/// For connections to a program, with or without a certificate of one's own.
+pub(super) fn client_config(
+    verifier: ProgramNamed,
+    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&verifier.provider))
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut client = match own {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+        None => builder.with_no_client_auth(),
+    };
+    client.alpn_protocols = vec![HTTP2.to_vec()];
+    client.resumption = Resumption::disabled();
+    client.enable_sni = false;
+    Ok(client)
+}
+
+/// The authorities of a bundle.
+pub(super) fn roots(path: &Path, text: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(path, text)? {
+        roots.add(authority).map_err(|error| content(path, error))?;
+    }
+    Ok(roots)
 }
 
 impl fmt::Debug for Material {
@@ -124,9 +157,9 @@ impl fmt::Debug for Texts {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    /// Far more than any chain or bundle has.
-    const MOST_BYTES: u64 = 1024 * 1024;
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    /// Far more than any chain or bundle has, and about a hundred thousand revoked certificates.
+    const MOST_BYTES: u64 = 4 * 1024 * 1024;
     let fail = |source| TlsError::Read { path: path.to_owned(), source };
     if fs::metadata(path).map_err(fail)?.len() > MOST_BYTES {
         return Err(fail(io::ErrorKind::FileTooLarge.into()));
@@ -143,6 +176,6 @@ fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
     }
 }
 
-fn content(path: &Path, what: impl fmt::Display) -> TlsError {
+pub(super) fn content(path: &Path, what: impl fmt::Display) -> TlsError {
     TlsError::Content { path: PathBuf::from(path), what: what.to_string() }
 }

@@ -3,10 +3,12 @@
 //! [`Tls`] is a handle that accepts and makes connections with the material that is current; [`Reloader`] keeps it current while the
 //! files change. What a name may do is decided elsewhere. Nothing here may know a service.
 
+mod anonymous;
 mod certificate;
 mod flags;
 mod material;
 mod reload;
+mod revocation;
 mod spiffe;
 mod verify;
 
@@ -15,7 +17,7 @@ mod tests;
 
 use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -25,8 +27,9 @@ pub use tokio_rustls::{client::TlsStream as ClientStream, server::TlsStream as S
 
 use self::material::Material;
 pub use self::{
+    anonymous::{Anonymous, TrustSettings},
     flags::{TlsFlags, TlsProblem},
-    reload::Reloader,
+    reload::{FilesState, Reloader},
     spiffe::{SpiffeError, SpiffeId, TrustDomain},
 };
 
@@ -39,14 +42,19 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// Certificates of the authorities that are trusted, PEM.
     pub bundle: PathBuf,
+    /// Lists of what these authorities have revoked, PEM.
+    pub crl: Option<PathBuf>,
     /// Trust domains whose programs may connect.
     pub trust_domains: Vec<TrustDomain>,
+    /// Take peers that show no certificate at all too: nothing is known of them, and they have to prove who they are otherwise.
+    pub anonymous_peers: bool,
 }
 
 /// Makes and accepts connections. Cheap to clone; all clones use what is current.
 #[derive(Debug, Clone)]
 pub struct Tls {
     current: watch::Receiver<Arc<Material>>,
+    state: Arc<reload::State>,
 }
 
 /// The other end of a connection.
@@ -88,14 +96,15 @@ impl Tls {
     /// [`TlsError`].
     pub fn open(settings: TlsSettings) -> Result<(Self, Reloader), TlsError> {
         let (reloader, current) = Reloader::open(settings)?;
-        Ok((Self { current }, reloader))
+        Ok((Self { current, state: reloader.state() }, reloader))
     }
 
-    /// Takes a connection; its peer is a program of an allowed trust domain. The caller bounds the time.
+    /// Takes a connection; its peer is a program of an allowed trust domain, or, where that is allowed, `None`: somebody without a
+    /// certificate. The caller bounds the time.
     ///
     /// # Errors
     /// The peer does not speak TLS, or could not prove a name that is allowed.
-    pub async fn accept<I>(&self, io: I) -> io::Result<(ServerStream<I>, PeerIdentity)>
+    pub async fn accept<I>(&self, io: I) -> io::Result<(ServerStream<I>, Option<PeerIdentity>)>
     where
         I: AsyncRead + AsyncWrite + Unpin,
     {
@@ -105,8 +114,15 @@ impl Tls {
         if stream.get_ref().1.alpn_protocol() != Some(material::HTTP2) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not offer HTTP/2"));
         }
-        let named = named(stream.get_ref().1.peer_certificates())?;
-        Ok((stream, PeerIdentity { id: named.id, not_after: named.not_after, trust: current.trust }))
+        // The verifier has let nobody without one come this far unless anonymous peers are taken.
+        let identity = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+            None => None,
+            Some(first) => {
+                let named = verify::identity_of(first).map_err(io::Error::other)?;
+                Some(PeerIdentity { id: named.id, not_after: named.not_after, trust: current.trust })
+            }
+        };
+        Ok((stream, identity))
     }
 
     /// Makes a connection to the program with that name. The caller bounds the time.
@@ -123,13 +139,22 @@ impl Tls {
         TlsConnector::from(Arc::new(config)).connect(address, io).await
     }
 
-    /// Changes whenever the trusted authorities have changed: who was let in before may not be let in now.
+    /// How the files are.
+    #[must_use]
+    pub fn files(&self) -> FilesState {
+        FilesState {
+            are_current: self.state.are_current(),
+            crl_until: self.current.borrow().revocations.until(),
+        }
+    }
+
+    /// Changes whenever the trusted authorities, or what they have revoked, have changed: who was let in before may not be let in now.
     #[must_use]
     pub fn trust(&self) -> u64 {
         self.current.borrow().trust
     }
 
-    /// Waits until the trusted authorities are others than at `since`.
+    /// Waits until what is trusted is not the same any more as at `since`.
     pub async fn trust_changed(&self, since: u64) {
         let mut current = self.current.clone();
         if current.wait_for(|material| material.trust != since).await.is_err() {
@@ -137,9 +162,4 @@ impl Tls {
             std::future::pending::<()>().await;
         }
     }
-}
-
-fn named(chain: Option<&[CertificateDer<'_>]>) -> io::Result<verify::Named> {
-    let first = chain.and_then(<[_]>::first).ok_or_else(|| io::Error::other("no certificate"))?;
-    verify::identity_of(first).map_err(io::Error::other)
 }

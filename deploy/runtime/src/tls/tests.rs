@@ -1,14 +1,20 @@
 //! Handshakes of real programs with real certificates: who is let in, who is spoken with, and what happens when files change.
 
-use std::{fs, path::Path, time::Duration};
+mod revocation;
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
     date_time_ymd,
 };
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
-    pki_types::{PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     version::{TLS12, TLS13},
 };
 use tempfile::TempDir;
@@ -28,6 +34,7 @@ struct Name<'a> {
     uris: &'a [&'a str],
     purposes: &'a [ExtendedKeyUsagePurpose],
     years: (i32, i32),
+    serial: Option<u64>,
 }
 
 const BOTH: &[ExtendedKeyUsagePurpose] =
@@ -37,7 +44,12 @@ const WORKER: &str = "spiffe://prod/backhaul/worker";
 
 impl Authority {
     fn new() -> Self {
+        Self::named("authority")
+    }
+
+    fn named(name: &str) -> Self {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
@@ -53,13 +65,16 @@ impl Authority {
         params.extended_key_usages = name.purposes.to_vec();
         params.not_before = date_time_ymd(name.years.0, 1, 1);
         params.not_after = date_time_ymd(name.years.1, 1, 1);
+        params.serial_number = name.serial.map(Into::into);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let settings = TlsSettings {
             certificate: dir.join("cert.pem"),
             key: dir.join("key.pem"),
             bundle: dir.join("bundle.pem"),
+            crl: None,
             trust_domains: vec!["prod".parse().unwrap()],
+            anonymous_peers: false,
         };
         fs::write(&settings.certificate, certificate.pem()).unwrap();
         fs::write(&settings.key, key.serialize_pem()).unwrap();
@@ -76,7 +91,7 @@ impl Authority {
 
 impl<'a> Name<'a> {
     const fn of(uris: &'a [&'a str]) -> Self {
-        Self { uris, purposes: BOTH, years: (2020, 2120) }
+        Self { uris, purposes: BOTH, years: (2020, 2120), serial: None }
     }
 }
 
@@ -99,7 +114,7 @@ async fn handshake(client: &Tls, server: &Tls, expected: &str) -> (io::Result<()
         stream.read_u8().await?;
         stream.write_all(b"!").await?;
         stream.flush().await?;
-        Ok(peer)
+        peer.ok_or_else(|| io::Error::other("anonymous"))
     };
     tokio::join!(calls, answers)
 }
@@ -173,6 +188,7 @@ fn client_of(
     roots.add(CertificateDer::from_pem_slice(trusted.pem.as_bytes()).unwrap()).unwrap();
     let verifier = verify::ProgramNamed {
         roots: Arc::new(roots),
+        revocations: Arc::default(),
         provider: Arc::clone(&provider),
         expected: id(DISPATCHER),
     };

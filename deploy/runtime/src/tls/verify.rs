@@ -17,6 +17,7 @@ use rustls::{
 use super::{
     SpiffeId, TrustDomain,
     certificate::{self, Malformed},
+    revocation::Revocations,
     spiffe::SpiffeError,
 };
 
@@ -67,12 +68,16 @@ impl From<NoIdentity> for Error {
 /// Lets in programs of some trust domains.
 #[derive(Debug)]
 pub(super) struct ProgramsOf {
-    /// Verifies chain, purpose and times.
+    /// Verifies chain, purpose, times, and that nothing was revoked.
     pub(super) chain: Arc<dyn ClientCertVerifier>,
     pub(super) trust_domains: Arc<[TrustDomain]>,
 }
 
 impl ClientCertVerifier for ProgramsOf {
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chain.root_hint_subjects()
     }
@@ -119,6 +124,7 @@ impl ClientCertVerifier for ProgramsOf {
 #[derive(Debug)]
 pub(super) struct ProgramNamed {
     pub(super) roots: Arc<RootCertStore>,
+    pub(super) revocations: Arc<Revocations>,
     pub(super) provider: Arc<CryptoProvider>,
     pub(super) expected: SpiffeId,
 }
@@ -135,6 +141,7 @@ impl ServerCertVerifier for ProgramNamed {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        self.revocations.check_server(end_entity, intermediates, &self.roots, now, algorithms)?;
         if identity_of(end_entity)?.id == self.expected {
             Ok(ServerCertVerified::assertion())
         } else {

@@ -18,18 +18,18 @@ use crate::{
     transport::testing::Pipes,
 };
 
-const DISPATCHER: &str = "spiffe://prod/backhaul/dispatcher";
-const WORKER: &str = "spiffe://prod/backhaul/worker";
-const CALLER: &str = "spiffe://prod/backhaul/tenant/web";
+pub(super) const DISPATCHER: &str = "spiffe://prod/backhaul/dispatcher";
+pub(super) const WORKER: &str = "spiffe://prod/backhaul/worker";
+pub(super) const CALLER: &str = "spiffe://prod/backhaul/tenant/web";
 
 /// Signs for all programs of a test.
-struct Authority {
-    folder: TempDir,
+pub(super) struct Authority {
+    pub(super) folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -39,7 +39,7 @@ impl Authority {
     }
 
     /// The files of a program, whose certificate lasts for that long.
-    fn program(&self, file: &str, id: &str, lasts: Duration) -> TlsSettings {
+    pub(super) fn program(&self, file: &str, id: &str, lasts: Duration) -> TlsSettings {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.extended_key_usages =
@@ -55,7 +55,9 @@ impl Authority {
             certificate: path("pem"),
             key: path("key"),
             bundle: self.folder.path().join("bundle.pem"),
+            crl: None,
             trust_domains: vec!["prod".parse().unwrap()],
+            anonymous_peers: false,
         }
     }
 
@@ -73,10 +75,13 @@ impl Authority {
     }
 }
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A channel of a program.
-async fn connect(served: &Served, program: TlsSettings) -> Result<Channel, tonic::transport::Error> {
+pub(super) async fn connect(
+    served: &Served,
+    program: TlsSettings,
+) -> Result<Channel, tonic::transport::Error> {
     let (tls, _reloader) = Tls::open(program).unwrap();
     let addr = served.addr;
     let connect = tower::service_fn(move |_: Uri| {
@@ -160,7 +165,7 @@ async fn attempt(channel: Channel, what: &str) -> Result<(), tonic::Status> {
 }
 
 /// An empty request to any method, and the first that is answered.
-async fn call(channel: Channel, path: &str) -> Result<(), tonic::Status> {
+pub(super) async fn call(channel: Channel, path: &str) -> Result<(), tonic::Status> {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<(), ()>::default();

@@ -8,7 +8,10 @@ use http::{HeaderValue, header::CONTENT_TYPE};
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::grpc::testing::{Client, ScriptedQueue, WIDE, client, client_with, made_by, submit, told};
+use crate::grpc::{
+    ending::Ending,
+    testing::{Client, ScriptedQueue, WIDE, client, client_with, made_by, submit, told},
+};
 
 fn hanging() -> Arc<ScriptedQueue> {
     Arc::new(ScriptedQueue { hang: true, ..Default::default() })
@@ -27,7 +30,7 @@ async fn start_hanging(
 }
 
 /// What the served stack says to raw bytes.
-async fn raw(path: &str, body: impl Into<Bytes>) -> Response<Body> {
+async fn raw(path: &str, body: impl Into<Bytes>) -> Response<Ending<Body>> {
     let queue = Arc::new(ScriptedQueue::default());
     let server = crate::grpc::testing::server(&queue, WIDE);
     let mut request = Request::new(Body::new(http_body_util::Full::new(body.into())));
@@ -45,7 +48,7 @@ fn framed(length: u32, message: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn told_raw(response: &Response<Body>) -> (Code, String) {
+fn told_raw<B>(response: &Response<B>) -> (Code, String) {
     told(&tonic::Status::from_header_map(response.headers()).expect("an answer without a message"))
 }
 
