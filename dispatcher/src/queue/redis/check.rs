@@ -18,7 +18,7 @@ use super::{
 use crate::queue::QueueError;
 
 /// Version of the layout of keys and records.
-pub(super) const SCHEMA: &str = "2";
+pub(super) const SCHEMA: &str = "3";
 
 /// Why a server must not be trusted with tasks, and what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,16 +15,16 @@ use crate::queue::{
 };
 
 /// First byte of every record.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes of the head.
-pub(super) const HEAD_BYTES: usize = 107;
+pub(super) const HEAD_BYTES: usize = 98;
 /// Where the head says which band.
 #[cfg(test)]
-pub(super) const BAND_AT: usize = 104;
+pub(super) const BAND_AT: usize = 95;
 /// Bytes of the head from the processing timeout on.
-pub(super) const BODY_HEAD_BYTES: usize = 21;
+pub(super) const BODY_HEAD_BYTES: usize = 19;
 /// First and last byte of the time at which a task was asked for.
-pub(super) const CREATED_AT: (usize, usize) = (73, 78);
+pub(super) const CREATED_AT: (usize, usize) = (67, 72);
 /// Scripts count in doubles, which are exact up to here.
 const MAX_EXACT: u64 = (1 << 53) - 1;
 
@@ -126,8 +126,8 @@ pub(super) fn encode_new(task: &NewTask) -> Result<NewRecord, Unstorable> {
 
     let mut body =
         Vec::with_capacity(BODY_HEAD_BYTES + spec.tenant.len() + spec.object.location.len() + spec_bytes);
-    body.put_uint(timeout_ms.min((1 << 40) - 1), 5);
-    body.put_uint(exact(cost), 7);
+    body.put_u32(u32::try_from(timeout_ms).unwrap_or(u32::MAX));
+    body.put_uint(countable(cost), 6);
     body.put_uint(spec_length, 3);
     // No failure, and no report that started this run.
     body.put_bytes(0, 2 + 1);
@@ -186,15 +186,15 @@ fn read(id: &TaskId, mut raw: &[u8]) -> Result<TaskRecord, &'static str> {
     raw.copy_to_slice(&mut token);
     raw.advance(6); // End of the processing time: only scripts ask.
     let progress =
-        Progress { bytes_done: raw.get_uint(7), bytes_total: raw.get_uint(7), steps_done: raw.get_uint(7) };
+        Progress { bytes_done: raw.get_uint(6), bytes_total: raw.get_uint(6), steps_done: raw.get_uint(6) };
     let returns = u32::from(raw.get_u16());
-    let (upload_length, worker_length) = (raw.get_uint(2), raw.get_uint(2));
+    let (upload_length, worker_length) = (raw.get_uint(2), raw.get_uint(1));
     let (session_length, receipt_length) = (raw.get_uint(1), raw.get_uint(2));
-    let (run, attempts, crashes) = (raw.get_u32(), raw.get_u32(), u32::from(raw.get_u16()));
+    let (run, attempts, crashes) = (raw.get_u32(), u32::from(raw.get_u16()), u32::from(raw.get_u16()));
     let created_at = UnixMs(raw.get_uint(6));
-    raw.advance(7); // Place in line: only scripts ask.
-    let timeout_ms = raw.get_uint(5);
-    raw.advance(7); // What it costs of the byte credit: only scripts ask.
+    raw.advance(6); // Place in line: only scripts ask.
+    let timeout_ms = u64::from(raw.get_u32());
+    raw.advance(6); // What it costs of the byte credit: only scripts ask.
     let (spec_length, failure_length, parent_length) = (raw.get_uint(3), raw.get_uint(2), raw.get_uint(1));
     let priority = *Priority::ALL.get(usize::from(raw.get_u8())).ok_or("unknown band")?;
     let (tenant_length, location_length) = (raw.get_uint(1), raw.get_uint(1));
@@ -299,6 +299,11 @@ pub(super) fn created_ms(mut bytes: &[u8]) -> Option<u64> {
 /// `value`, or the greatest that scripts can count with.
 pub(super) fn exact(value: u64) -> u64 {
     value.min(MAX_EXACT)
+}
+
+/// `value`, or the most that a record has room for: bytes or steps of 256 TiB are more than any object has.
+pub(super) fn countable(value: u64) -> u64 {
+    value.min((1 << 48) - 1)
 }
 
 /// An instant, or the latest that a record can hold (in the year 10889).

@@ -50,9 +50,9 @@ impl Shared {
                 .arg(millis(self.settings.lease));
             for &at in &piece.items {
                 let Renewal { lease, progress, upload_id, session, .. } = &renewals[at];
-                let mut packed = Vec::with_capacity(21);
+                let mut packed = Vec::with_capacity(18);
                 for number in [progress.bytes_done, progress.bytes_total, progress.steps_done] {
-                    packed.put_uint(codec::exact(number), 7);
+                    packed.put_uint(codec::countable(number), 6);
                 }
                 call.push(lease.as_bytes().as_slice());
                 call.push(packed);

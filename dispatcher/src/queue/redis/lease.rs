@@ -234,6 +234,9 @@ impl Shared {
         let mut tokens = vec![0; count * LeaseToken::LEN];
         getrandom::fill(&mut tokens).map_err(|error| QueueError::Unavailable(Box::new(error)))?;
         let request = round.request;
+        codec::fits("session", request.session.len(), 0xff)
+            .and(codec::fits("worker", request.worker.len(), 0xff))
+            .map_err(|too_long| QueueError::Rejected(Box::new(too_long)))?;
         let mut call =
             Call::new(Script::Lease, target.shard, [memo_key(target.shard, &request.session)].into_iter())
                 .arg(self.now())

@@ -3,10 +3,10 @@
 -- The head begins with its version and the front (FRONT of it), which the most frequent moves (lease, renew, complete) rewrite without looking at
 -- the rest: making a long string costs a script more than anything else. All other moves decode the record into an array, with
 -- the fields below by number and the texts in place of their lengths, and encode it again.
-local FRONT = '>BBBBI6c16I6I7I7I7I2I2I2BI2'
-local LINE_AT, HEAD_BYTES, FRONT_BYTES = 105, 107, 63
-local HEAD = '>BBBBI6c16I6I7I7I7I2I2I2BI2I4I4I2I6I7I5I7I3I2BBBB'
-local VERSION = '\1'
+local FRONT = '>BBBBI6c16I6I6I6I6I2I2BBI2'
+local LINE_AT, HEAD_BYTES, FRONT_BYTES = 96, 98, 59
+local HEAD = '>BBBBI6c16I6I6I6I6I2I2BBI2I4I2I2I6I6I4I6I3I2BBBB'
+local VERSION = '\2'
 local STATE, REASON, FLAGS, LAST, AT, TOKEN, DEADLINE, BYTES_DONE, BYTES_TOTAL, STEPS, RETURNS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 local UPLOAD, WORKER, SESSION, RECEIPT = 12, 13, 14, 15
 local RUN, ATTEMPTS, CRASHES, CREATED, SEQ, TIMEOUT, COST = 16, 17, 18, 19, 20, 21, 22

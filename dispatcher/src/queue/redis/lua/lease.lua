@@ -22,7 +22,7 @@
 --
 -- Keeps: tenants by turn, of a tenant the first in line; whom the request cannot use is passed over; the record decides, not the
 -- index.
-local LOCATIONS, PAGE, MEMO_MS, MEMO_HEAD, MEMO_ENTRY, COST_AT = 12, 32, 600000, 15, 48, 92
+local LOCATIONS, PAGE, MEMO_MS, MEMO_HEAD, MEMO_ENTRY, COST_AT = 12, 32, 600000, 15, 48, 84
 local request, part, max_tasks = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local bytes_left, first_free = tonumber(ARGV[5]), ARGV[6] == '1'
 local accept, cap, band = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -209,7 +209,7 @@ local function serve(c, wanted)
     local front = raw and #raw >= HEAD_BYTES and {struct.unpack(FRONT, raw, 2)}
     local body = front and body_end(raw, front[STATE], front[UPLOAD], front[WORKER], front[SESSION], front[RECEIPT])
     if body and front[STATE] == PENDING then
-      local cost = struct.unpack('>I7', raw, COST_AT)
+      local cost = struct.unpack('>I6', raw, COST_AT)
       over = not first_free and cost > bytes_left
       if over then return false end
       queue.at = queue.at + 1

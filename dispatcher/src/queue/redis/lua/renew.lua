@@ -14,7 +14,7 @@
 -- long the lease lasts (ms).
 --
 -- Keeps: a lease ends no later than its processing time, which only progress extends.
-local KEEP, LOST, STOP, DAMAGED, TIMEOUT_AT = 1, 2, 3, -3, 87
+local KEEP, LOST, STOP, DAMAGED, TIMEOUT_AT = 1, 2, 3, -3, 80
 local lease = tonumber(ARGV[2])
 local fronts = {}
 
@@ -29,9 +29,9 @@ local function renew(key, raw, token, progress, upload_id, session)
   if stop then
     code = STOP
   else
-    local new_done, new_total, new_steps = struct.unpack('>I7I7I7', progress)
+    local new_done, new_total, new_steps = struct.unpack('>I6I6I6', progress)
     local grown = new_done > done or new_steps > steps
-    if grown or not is_set(flags, ACCEPTED) then deadline = now + struct.unpack('>I5', raw, TIMEOUT_AT) end
+    if grown or not is_set(flags, ACCEPTED) then deadline = now + struct.unpack('>I4', raw, TIMEOUT_AT) end
     if deadline <= now then return LOST, 0 end
     left = math.min(lease, deadline - now)
     at, done, total, steps = now + left, math.max(new_done, done), new_total, math.max(new_steps, steps)

@@ -9,7 +9,7 @@
 -- Returns pending tasks by band; done and cancelled tasks; then for the shard, and for each tenant: pending tasks by band, scheduled,
 -- leased, delayed and dead tasks, each as how many, age of the oldest that was seen (ms; negative when none was), and 1 when all
 -- were looked at.
-local CREATED_AT, TIME_AT, MOST_LINES = 74, 6, 1000
+local CREATED_AT, TIME_AT, MOST_LINES = 68, 6, 1000
 local look = tonumber(ARGV[2])
 local of, all, whole = {}, {}, {}
 for i = 3, #ARGV do of[ARGV[i]] = {} end

@@ -17,7 +17,7 @@
 -- Keeps: a task is in one place; a repeat changes nothing; an accepted "latest" is served by a lease that begins after it.
 local shard_cap, tenant_cap, window = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 -- Where an item's record, as far as it is given, says band, tenant and location.
-local BODY_LINE_AT = 19
+local BODY_LINE_AT = 17
 local answers, groups = {}, {}
 
 local function answer(code, state, run)
@@ -92,7 +92,7 @@ local function create(key, id, flags, at, body, old)
   end
   count_state(t, state, 1)
   local front = struct.pack(FRONT, state, 0, flags, OPEN, at, NO_TOKEN, 0, 0, 0, 0, 0, #upload, 0, 0, 0)
-  put_raw(key, VERSION .. front .. struct.pack('>I4I4I2I6I7', run, 0, 0, now, seq) .. body .. upload)
+  put_raw(key, VERSION .. front .. struct.pack('>I4I2I2I6I6', run, 0, 0, now, seq) .. body .. upload)
   count('created', 1)
   answer(1, state, run)
 end
