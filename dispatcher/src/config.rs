@@ -9,6 +9,7 @@ mod names;
 mod prefix;
 mod queue;
 mod redis;
+mod rules;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ pub use self::{
     names::NameFlags,
     prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
+    rules::RuleFlags,
 };
 use crate::{
     grpc::{
@@ -173,6 +175,9 @@ pub struct Flags {
     /// Backups of prefixes.
     #[command(flatten)]
     pub prefix: PrefixFlags,
+    /// Rules.
+    #[command(flatten)]
+    pub rules: RuleFlags,
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
@@ -231,6 +236,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// Of backups of prefixes.
     pub prefix: WalkerSettings,
+    /// Rules file.
+    pub rules: Option<PathBuf>,
     /// Time for an ordered stop.
     pub drain_within: Duration,
     /// Logs and traces.
@@ -396,6 +403,7 @@ impl Flags {
             tls,
             tls_reload_every: self.tls.tls_reload_every,
             prefix: self.prefix.settings(&queue),
+            rules: self.rules.rules,
             queue,
             defaults: SubmitDefaults {
                 max_attempts: self.max_attempts,

@@ -11,6 +11,8 @@ pub mod grpc;
 pub mod metrics;
 pub mod prefix;
 pub mod queue;
+pub mod rules;
+pub mod schedule;
 pub mod session;
 pub mod transport;
 pub mod watch;

@@ -8,7 +8,7 @@ use std::{fmt, future::Future, time::Duration};
 
 use backhaul_proto::v1::{
     self, backup_service_client::BackupServiceClient, event_service_client::EventServiceClient,
-    prefix_service_client::PrefixServiceClient,
+    prefix_service_client::PrefixServiceClient, rule_service_client::RuleServiceClient,
 };
 use backhaul_runtime::tls::{SpiffeId, Tls, TlsSettings};
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,7 @@ pub(crate) struct Client {
     service: BackupServiceClient<Channel>,
     events: EventServiceClient<Channel>,
     prefixes: PrefixServiceClient<Channel>,
+    rules: RuleServiceClient<Channel>,
     timeout: Duration,
 }
 
@@ -119,7 +120,8 @@ impl Client {
         };
         let events = EventServiceClient::new(channel.clone());
         let prefixes = PrefixServiceClient::new(channel.clone());
-        Ok(Self { service: BackupServiceClient::new(channel), events, prefixes, timeout })
+        let rules = RuleServiceClient::new(channel.clone());
+        Ok(Self { service: BackupServiceClient::new(channel), events, prefixes, rules, timeout })
     }
 
     /// Submits up to 1,000 backups.
@@ -195,6 +197,17 @@ impl Client {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         self.repeat(&self.events, call).await
+    }
+
+    /// Asks the service of rules.
+    pub(crate) async fn rules<T, F>(
+        &self,
+        call: impl FnMut(RuleServiceClient<Channel>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.repeat(&self.rules, call).await
     }
 
     /// Follows tasks; connects when it is first asked for something.

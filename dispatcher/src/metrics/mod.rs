@@ -12,7 +12,7 @@ mod tests;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,7 @@ use crate::{
         redis::BarrierStats,
         snapshot::{Snapshot, Watched},
     },
+    schedule::{Board, Shown, mark::Mark},
 };
 
 /// What is counted while the dispatcher works.
@@ -83,6 +84,10 @@ pub struct Exposed {
     pub barriers: Arc<BarrierStats>,
     /// What was done for backups of prefixes.
     pub walked: Arc<WalkCounters>,
+    /// Runs of rules, as they were seen last.
+    pub runs: Arc<Board>,
+    /// Whether the newest rules file is not in force.
+    pub rules_refused: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -156,6 +161,8 @@ impl Source for Exposed {
         page.value(&names::BARRIER_MISSED, self.barriers.missed.get());
         self.write_streams(page);
         self.write_walked(page);
+        page.value(&names::RULES_REFUSED, u8::from(self.rules_refused.load(Ordering::Relaxed)));
+        write_rules(page, &self.runs.shown());
     }
 }
 
@@ -218,6 +225,34 @@ impl Exposed {
         results.value(&["confirmed"], confirmed);
         results.value(&["postponed"], postponed);
         page.value(&names::IGNORED, ignored);
+    }
+}
+
+/// Names of rules are the operators', and few.
+fn write_rules(page: &mut Page, shown: &[Shown]) {
+    let complete = || {
+        shown.iter().filter_map(|shown| {
+            let outcome = shown.mark.as_ref()?.complete.as_ref()?.outcome.as_ref()?;
+            Some((shown.rule.name.as_str(), outcome))
+        })
+    };
+    let mut missing = page.family(&names::RULE_MISSING);
+    for (rule, outcome) in complete() {
+        missing.value(&[rule], outcome.missing);
+    }
+    let mut ended = page.family(&names::RULE_COMPLETE);
+    for (rule, outcome) in complete() {
+        ended.value(&[rule], outcome.finished_ms / 1_000);
+    }
+    let mut behind = page.family(&names::RULE_BEHIND);
+    for shown in shown.iter().filter(|shown| shown.rule.calendar.is_some()) {
+        let since = shown.behind_since().map(|since| shown.now.since(since).as_secs());
+        behind.value(&[&shown.rule.name], since.unwrap_or_default());
+    }
+    let mut running = page.family(&names::RULE_RUNNING);
+    for shown in shown {
+        let goes_on = shown.mark.as_ref().is_some_and(Mark::goes_on);
+        running.value(&[&shown.rule.name], u8::from(goes_on));
     }
 }
 

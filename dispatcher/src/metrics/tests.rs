@@ -27,6 +27,8 @@ fn exposed() -> (Exposed, Metered) {
         watched: Arc::new(Watched::new(Arc::new(DepthsOnly(queue)))),
         barriers: Arc::default(),
         walked: Arc::default(),
+        runs: Arc::default(),
+        rules_refused: Arc::default(),
     };
     (exposed, metered)
 }

@@ -2,7 +2,7 @@
 //!
 //! Both run in a process of their own, so that what they cost can be told from what the servers and this program cost.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::{Context as _, ensure};
 use backhaul_runtime::locations::Locations;
@@ -39,7 +39,7 @@ pub(crate) async fn copy(locations: &Path, case: &Case) -> anyhow::Result<()> {
     ])?;
     let locations = Locations::load(locations)?;
     let origins = locations.origins().map(ToOwned::to_owned).collect();
-    let settings = engine_settings(&args.settings(origins, Some("bench"))?);
+    let settings = engine_settings(&args.settings(origins, BTreeSet::new(), Some("bench"))?);
     let engine = Arc::new(Engine::new(&locations, settings)?);
     let (mut keys, mut copies) = (case.keys(), JoinSet::new());
     loop {
@@ -67,6 +67,7 @@ fn request(case: &Case, key: String) -> CopyRequest {
         version: None,
         verify: None,
         resume_upload_id: String::new(),
+        retention_class: None,
     }
 }
 
