@@ -306,28 +306,27 @@ fn request(name: &str, raw: RawRule, add: &mut dyn FnMut(&str, &str)) -> pb::Sub
 
 /// A refusal of the request in the words of the file.
 fn told(error: ApiError, tenant: &str, add: &mut dyn FnMut(&str, &str)) {
-    match error {
-        // Whose grants, nobody knows; that is told already.
-        ApiError::Refused { .. } if !is_tenant_name(tenant) => {}
-        ApiError::Invalid(violations) => {
-            for violation in violations {
-                // What is too long for a request's name is too long for the rule's, which is told already.
-                let setting = match violation.field.as_str() {
-                    "request_id" => continue,
-                    "filter.max_size_bytes" => ".max_size".to_owned(),
-                    field => format!(".{}", field.split_once('.').map_or(field, |(_, setting)| setting)),
-                };
-                add(&setting, &violation.description);
-            }
-        }
-        ApiError::Refused { refusal, .. } => {
-            let setting = match refusal {
-                Refusal::Location => ".location",
-                Refusal::Bucket => ".bucket",
-                Refusal::Key => ".prefix",
+    if let ApiError::Invalid(violations) = error {
+        for violation in violations {
+            // What is too long for a request's name is too long for the rule's, which is told already.
+            let setting = match violation.field.as_str() {
+                "request_id" => continue,
+                "filter.max_size_bytes" => ".max_size".to_owned(),
+                field => format!(".{}", field.split_once('.').map_or(field, |(_, setting)| setting)),
             };
+            add(&setting, &violation.description);
+        }
+    } else if let ApiError::Refused { refusal, .. } = error {
+        let setting = match refusal {
+            Refusal::Location => ".location",
+            Refusal::Bucket => ".bucket",
+            Refusal::Key => ".prefix",
+        };
+        // Of a tenant that cannot be, which is told already, nobody knows the grants.
+        if is_tenant_name(tenant) {
             add(setting, &format!("not granted to tenant `{tenant}`: {refusal}"));
         }
-        other => add("", &other.to_string()),
+    } else {
+        add("", &error.to_string());
     }
 }
