@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "backhaul/v1/backup.proto",
             "backhaul/v1/events.proto",
             "backhaul/v1/prefix.proto",
+            "backhaul/v1/rules.proto",
             "backhaul/v1/worker.proto",
             "externalscaler/externalscaler.proto",
         ],

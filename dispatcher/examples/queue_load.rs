@@ -115,6 +115,7 @@ fn task(n: u64) -> NewTask {
         verify: None,
         processing_timeout: Duration::from_secs(300),
         traceparent: String::new(),
+        retention_class: String::new(),
     };
     NewTask { spec, process_at: None }
 }

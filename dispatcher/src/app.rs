@@ -10,6 +10,7 @@ mod events;
 mod ops;
 mod parts;
 mod prefixes;
+mod rules;
 mod tokens;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -30,7 +31,10 @@ use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing, tokens::Tokens};
+use self::{
+    address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing, rules::Ruling,
+    tokens::Tokens,
+};
 use crate::{
     config::Config,
     dispatch::{Dispatch, DispatchError},
@@ -52,6 +56,8 @@ use crate::{
         snapshot::{DepthsOnly, Observe, Watched},
         walk::WalkStore,
     },
+    rules::file::RulesError,
+    schedule::marks::{Marks, MemoryMarks},
     session::StreamSettings,
     transport::{ConnectionLimits, Listener, Server},
     watch::Watches,
@@ -66,6 +72,8 @@ const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
 const PREFIXES: &str = "prefix backups";
+const RULES: &str = "rules";
+const RUNS: &str = "runs of rules";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -85,6 +93,8 @@ pub struct App<L = TcpListener> {
     observe: Arc<dyn Observe>,
     /// Where backups of prefixes are kept; without, there are none.
     walks: Option<Arc<dyn WalkStore>>,
+    /// Where runs of rules are kept.
+    marks: Arc<dyn Marks>,
     /// The queue again, if it is ours to shut down.
     redis: Option<Arc<RedisQueue>>,
     locations: Arc<Locations>,
@@ -94,6 +104,7 @@ pub struct App<L = TcpListener> {
     tls: Option<(Tls, Reloader)>,
     tokens: Tokens,
     events: Events,
+    rules: Ruling,
 }
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
@@ -111,6 +122,9 @@ pub enum AppError {
     /// The event sources file is wrong. Nothing was started.
     #[error("{0}")]
     EventSources(#[from] SourcesError),
+    /// The rules file is wrong. Nothing was started.
+    #[error("{0}")]
+    Rules(#[from] RulesError),
     /// What event sources need cannot be set up. Nothing was started.
     #[error("event sources cannot be set up")]
     Events(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -169,11 +183,13 @@ impl App {
         // Before Redis is waited for: what is wrong with a file is told at once.
         drop(config.tls.clone().map(Tls::open).transpose()?);
         drop(Tokens::load(config.token_issuers.as_deref())?);
+        Ruling::open(&config, &locations)?;
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
         let mut app = Self::bind_with(config, queue, locations).await?;
         app.events.quarantine = Arc::<RedisQueue>::clone(&redis);
         app.events.removals = Arc::<RedisQueue>::clone(&redis);
+        app.marks = Arc::<RedisQueue>::clone(&redis);
         let walks: Arc<dyn WalkStore> = Arc::<RedisQueue>::clone(&redis);
         Ok(Self { observe: Arc::<RedisQueue>::clone(&redis), redis: Some(redis), ..app }.with_walks(walks))
     }
@@ -191,7 +207,8 @@ impl App {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let ops = ops::bind(config.ops_listen).await?;
         let events = Events::bind(&config, &locations).await?;
-        Ok(Self { ops, events, ..Self::on(listener, config, queue, locations)? })
+        let rules = Ruling::open(&config, &locations)?;
+        Ok(Self { ops, events, rules, ..Self::on(listener, config, queue, locations)? })
     }
 }
 
@@ -212,9 +229,25 @@ impl<L: Listener> App<L> {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         let tokens = Tokens::load(config.token_issuers.as_deref())?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
-        let events = Events::none();
+        let (events, rules) = (Events::none(), Ruling::default());
         let (walks, redis, ops) = (None, None, None);
-        Ok(Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls, tokens })
+        let marks = Arc::<MemoryMarks>::default();
+        Ok(Self {
+            config,
+            queue,
+            observe,
+            walks,
+            marks,
+            redis,
+            locations,
+            listener,
+            addr,
+            ops,
+            events,
+            rules,
+            tls,
+            tokens,
+        })
     }
 
     /// Takes backups of prefixes too, and keeps them there.
@@ -246,20 +279,8 @@ impl<L: Listener> App<L> {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self {
-            config,
-            queue,
-            observe,
-            walks,
-            redis,
-            locations,
-            listener,
-            addr,
-            ops,
-            events,
-            tls,
-            tokens,
-        } = self;
+        let Self { config, queue, observe, walks, marks, redis, locations, .. } = self;
+        let Self { listener, addr, ops, events, rules, tls, tokens, .. } = self;
         let [end_streams, end_readiness, end_watches, end_events, end_prefixes, end_server, end_ops] =
             std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
@@ -270,17 +291,23 @@ impl<L: Listener> App<L> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
-        let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics));
+        let intake = Arc::new(events.intake(&config, &queue, &locations, rules.live(), &metrics));
         let watches = Watches::new(Arc::clone(&queue));
         // One for all unary services: they share its limits. The stream of the workers must not come under them.
         let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
-        let prefixes = walks.map(|walks| Prefixing::new(&config, walks, &queue, &streams, &locations));
+        let prefixes = walks.map(|walks| {
+            let prefixes =
+                Prefixing::new(&config, Arc::clone(&walks), &queue, &streams, &locations, rules.live());
+            let runs = rules.running(&config, marks, walks, prefixes.wake());
+            (prefixes, runs)
+        });
         let backups = Backups {
             queue,
             copies: Arc::new(streams.clone()),
             watches: watches.clone(),
             locations: Arc::clone(&locations),
             defaults: config.defaults,
+            rules: rules.live(),
             clock: QueueClock::Server,
         };
         let backups = BackupServiceServer::new(backups).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -291,9 +318,20 @@ impl<L: Listener> App<L> {
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
         let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics));
-        let walked = prefixes.as_ref().map(Prefixing::counters).unwrap_or_default();
+        let walked = prefixes.as_ref().map(|(prefixes, _)| prefixes.counters()).unwrap_or_default();
+        let runs = prefixes.as_ref().map(|(_, runs)| runs.board()).unwrap_or_default();
         let trust = Trust { tls: tls.as_ref().map(|(tls, _)| tls.clone()), issuers: tokens.issuers() };
-        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked, trust };
+        let exposed = Exposed {
+            metrics,
+            ready,
+            dispatch: streams.clone(),
+            watched,
+            barriers,
+            walked,
+            trust,
+            runs,
+            rules_refused: rules.refused(),
+        };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -303,9 +341,13 @@ impl<L: Listener> App<L> {
             .add_service(WorkerService::new(streams.clone(), locations).into_server())
             .add_service(health.clone())
             .add_service(reflection);
-        let (routes, walker) = match prefixes {
-            Some(Prefixing { service, walker }) => (routes.add_service(guard.layer(service)), Some(walker)),
-            None => (routes, None),
+        let (routes, walker, scheduler) = match prefixes {
+            Some((prefixes, runs)) => {
+                let routes = routes.add_service(guard.layer(prefixes.service));
+                let routes = routes.add_service(guard.layer(runs.service));
+                (routes, Some(prefixes.walker), Some(runs.scheduler))
+            }
+            None => (routes, None, None),
         };
         let routes = Routes::from(routes.into_axum_router().layer(gate));
 
@@ -323,6 +365,8 @@ impl<L: Listener> App<L> {
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(PREFIXES, prefixes::run(walker, end_prefixes.clone()));
+        parts.start(RUNS, rules::run(scheduler, end_prefixes.clone()));
+        parts.start(RULES, rules.follow(end_prefixes.clone()));
         parts.start(READINESS, run_readiness(readiness, end_readiness.clone()));
         let tls = match tls {
             Some((tls, reloader)) => {
@@ -354,7 +398,9 @@ impl<L: Listener> App<L> {
         end_events.cancel();
         // Others can go on with them at once.
         end_prefixes.cancel();
-        parts.wait_for(PREFIXES, deadline.min(Instant::now() + PREFIXES_WITHIN)).await;
+        for part in [PREFIXES, RUNS, RULES] {
+            parts.wait_for(part, deadline.min(Instant::now() + PREFIXES_WITHIN)).await;
+        }
         end_streams.cancel();
         parts.wait_for(STREAMS, deadline).await;
         // Told where to go on, callers do so at another dispatcher.

@@ -9,6 +9,7 @@ mod names;
 mod prefix;
 mod queue;
 mod redis;
+mod rules;
 mod tokens;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ pub use self::{
     names::NameFlags,
     prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
+    rules::RuleFlags,
     tokens::TokenFlags,
 };
 use crate::{
@@ -175,6 +177,9 @@ pub struct Flags {
     /// Backups of prefixes.
     #[command(flatten)]
     pub prefix: PrefixFlags,
+    /// Rules.
+    #[command(flatten)]
+    pub rules: RuleFlags,
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
@@ -238,6 +243,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// Of backups of prefixes.
     pub prefix: WalkerSettings,
+    /// Rules file.
+    pub rules: Option<PathBuf>,
     /// Time for an ordered stop.
     pub drain_within: Duration,
     /// Logs and traces.
@@ -406,6 +413,7 @@ impl Flags {
             token_issuers: self.tokens.token_issuers,
             tls_reload_every: self.tls.tls_reload_every,
             prefix: self.prefix.settings(&queue),
+            rules: self.rules.rules,
             queue,
             defaults: SubmitDefaults {
                 max_attempts: self.max_attempts,

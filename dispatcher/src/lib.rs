@@ -12,6 +12,8 @@ mod https;
 pub mod metrics;
 pub mod prefix;
 pub mod queue;
+pub mod rules;
+pub mod schedule;
 pub mod session;
 pub mod transport;
 pub mod watch;

@@ -130,6 +130,7 @@ async fn copy(engine: &Engine, key: &str) -> Result<bool> {
         version: None,
         verify: None,
         resume_upload_id: String::new(),
+        retention_class: None,
     };
     Ok(engine.copy(&request, Arc::default(), Stop::default()).await?.already_present)
 }

@@ -79,7 +79,8 @@ pub async fn run(args: Args, stop: CancellationToken) -> Result<(), AppError> {
     let locations = Locations::load(&args.locations)?;
     let origins = locations.origins().map(ToOwned::to_owned).collect();
     let host_name = if args.name.is_none() { Some(host_name()?) } else { None };
-    let settings = args.settings(origins, host_name.as_deref())?;
+    let classes = locations.retention_classes().collect();
+    let settings = args.settings(origins, classes, host_name.as_deref())?;
     let metrics = Arc::new(Metrics::new(locations.iter().map(|location| location.name.as_str())));
     let engine = Engine::wrapped(&locations, engine_settings(&settings), |location, store| {
         Arc::new(MeteredStore::new(store, location, &metrics))
@@ -265,6 +266,7 @@ fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
         instance,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         locations: settings.origins.clone(),
+        retention_classes: settings.retention_classes.clone(),
         credit: credit(settings),
         welcome_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(20),

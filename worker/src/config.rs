@@ -87,6 +87,8 @@ pub struct WorkerSettings {
     pub name: String,
     /// Locations whose objects this worker can copy, at most 1,000.
     pub origins: BTreeSet<String>,
+    /// Retention classes of their copies, as `LOCATION/CLASS`.
+    pub retention_classes: BTreeSet<String>,
     /// Most tasks held at a time: 1 to [`CreditLimit::MAX_TASKS`].
     pub max_tasks: u32,
     /// Most bytes of objects held in memory: at least two parts.
@@ -153,6 +155,7 @@ impl Args {
     pub fn settings(
         &self,
         origins: BTreeSet<String>,
+        retention_classes: BTreeSet<String>,
         host_name: Option<&str>,
     ) -> Result<WorkerSettings, ConfigError> {
         let name = match &self.name {
@@ -170,6 +173,7 @@ impl Args {
             dispatchers: self.dispatchers.clone(),
             name,
             origins,
+            retention_classes,
             max_tasks: self.max_tasks,
             memory_bytes: self.memory,
             part_bytes: self.part_size,
@@ -237,7 +241,7 @@ mod tests {
     }
 
     fn settings(more: &[&str]) -> Result<WorkerSettings, ConfigError> {
-        args(more).settings(["media".to_owned()].into(), Some("pod-1"))
+        args(more).settings(["media".to_owned()].into(), BTreeSet::new(), Some("pod-1"))
     }
 
     #[test]
@@ -278,7 +282,7 @@ mod tests {
             let problem = settings(&flags).expect_err("the setting cannot be used").to_string();
             assert!(problem.starts_with(setting), "{flags:?}: {problem}");
         }
-        let none = args(&[]).settings(BTreeSet::new(), Some("pod-1"));
+        let none = args(&[]).settings(BTreeSet::new(), BTreeSet::new(), Some("pod-1"));
         assert_eq!(none, Err(ConfigError::NoOrigin));
         let secure = settings(&["--dispatcher", "https://d:1"]).expect_err("it contradicts --insecure");
         assert!(
@@ -286,8 +290,14 @@ mod tests {
             "{secure}"
         );
         let many: BTreeSet<_> = (0..1001).map(|n| n.to_string()).collect();
-        assert_eq!(args(&[]).settings(many, Some("pod-1")), Err(ConfigError::TooManyOrigins(1001)));
-        assert_eq!(args(&[]).settings(["a".into()].into(), Some("g\n")), Err(ConfigError::NoName));
+        assert_eq!(
+            args(&[]).settings(many, BTreeSet::new(), Some("pod-1")),
+            Err(ConfigError::TooManyOrigins(1001))
+        );
+        assert_eq!(
+            args(&[]).settings(["a".into()].into(), BTreeSet::new(), Some("g\n")),
+            Err(ConfigError::NoName)
+        );
     }
 
     #[test]

@@ -380,6 +380,7 @@ fn request(size: u64) -> CopyRequest {
         version: None,
         verify: None,
         resume_upload_id: String::new(),
+        retention_class: None,
     }
 }
 

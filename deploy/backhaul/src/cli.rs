@@ -3,6 +3,8 @@
 //! Parses and checks form only; what a value means is its command's matter.
 
 pub(crate) mod prefix;
+pub(crate) mod schedule;
+pub(crate) mod task;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -16,7 +18,7 @@ use backhaul_runtime::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tonic::transport::Uri;
 
-use self::prefix::PrefixCommand;
+use self::{prefix::PrefixCommand, schedule::ScheduleCommand, task::TaskArgs};
 use crate::object::ObjectArg;
 
 const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when something is not (a request refused, a task not done), \
@@ -54,6 +56,9 @@ pub(crate) enum Command {
     /// Back up all objects below a prefix.
     #[command(subcommand)]
     Prefix(PrefixCommand),
+    /// See and manage the runs of rules, which list prefixes again and again; for operators.
+    #[command(subcommand)]
+    Schedule(ScheduleCommand),
     /// Find out what a store can do: writes, tries and removes a few objects under `.backhaul/probe/` of a backup bucket, and says what
     /// each answer means for backups there.
     Probe(ProbeArgs),
@@ -101,21 +106,11 @@ pub(crate) struct SubmitArgs {
     /// Version id of the object; only with a single object. Without it: the latest when the copy starts.
     #[arg(long, value_name = "ID")]
     pub(crate) object_version: Option<String>,
-    /// Band to wait in.
-    #[arg(long, value_enum, default_value_t = PriorityArg::Normal)]
-    pub(crate) priority: PriorityArg,
     /// Do not start before: an instant such as 2027-01-31T09:00:00Z, or from now: +10m.
     #[arg(long, value_name = "WHEN")]
     pub(crate) at: Option<String>,
-    /// Failed attempts before the task is given up; the dispatcher's default when not given.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
-    pub(crate) max_attempts: Option<u32>,
-    /// Label NAME=VALUE; may be given several times.
-    #[arg(long = "label", value_parser = parse_label, value_name = "NAME=VALUE")]
-    pub(crate) labels: Vec<(String, String)>,
-    /// Proof wanted; the location's level when not given.
-    #[arg(long, value_enum)]
-    pub(crate) verify: Option<VerifyArg>,
+    #[command(flatten)]
+    pub(crate) task: TaskArgs,
     /// Follow the tasks until they are finished, as `watch` does.
     #[arg(long)]
     pub(crate) watch: bool,
@@ -344,28 +339,6 @@ pub(crate) struct DemoArgs {
     pub(crate) log: String,
 }
 
-/// Bands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PriorityArg {
-    /// What somebody waits for.
-    High,
-    /// What a user has just uploaded.
-    Normal,
-    /// Bulk work.
-    Low,
-}
-
-/// Levels of proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum VerifyArg {
-    /// The worker's checksum agrees with the store's answer to the write.
-    Receipt,
-    /// And a HEAD of the backup agrees.
-    Head,
-    /// And the backup, read back, agrees.
-    Readback,
-}
-
 /// Why tasks are dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeadReasonArg {
@@ -409,26 +382,6 @@ fn parse_label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected NAME=VALUE"),
-    }
-}
-
-impl From<PriorityArg> for v1::Priority {
-    fn from(arg: PriorityArg) -> Self {
-        match arg {
-            PriorityArg::High => Self::High,
-            PriorityArg::Normal => Self::Normal,
-            PriorityArg::Low => Self::Low,
-        }
-    }
-}
-
-impl From<VerifyArg> for v1::VerifyLevel {
-    fn from(arg: VerifyArg) -> Self {
-        match arg {
-            VerifyArg::Receipt => Self::Receipt,
-            VerifyArg::Head => Self::Head,
-            VerifyArg::Readback => Self::Readback,
-        }
     }
 }
 

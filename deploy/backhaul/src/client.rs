@@ -9,7 +9,7 @@ use std::{fmt, future::Future, io, time::Duration};
 
 use backhaul_proto::v1::{
     self, backup_service_client::BackupServiceClient, event_service_client::EventServiceClient,
-    prefix_service_client::PrefixServiceClient,
+    prefix_service_client::PrefixServiceClient, rule_service_client::RuleServiceClient,
 };
 use backhaul_runtime::tls::{Anonymous, ClientStream, SpiffeId, Tls, TlsError, TlsSettings};
 use hyper_util::rt::TokioIo;
@@ -36,6 +36,7 @@ pub(crate) struct Client {
     service: BackupServiceClient<Transport>,
     events: EventServiceClient<Transport>,
     prefixes: PrefixServiceClient<Transport>,
+    rules: RuleServiceClient<Transport>,
     timeout: Duration,
 }
 
@@ -155,7 +156,8 @@ impl Client {
         let transport = InterceptedService::new(channel, bearer);
         let events = EventServiceClient::new(transport.clone());
         let prefixes = PrefixServiceClient::new(transport.clone());
-        Ok(Self { service: BackupServiceClient::new(transport), events, prefixes, timeout })
+        let rules = RuleServiceClient::new(transport.clone());
+        Ok(Self { service: BackupServiceClient::new(transport), events, prefixes, rules, timeout })
     }
 
     /// Submits up to 1,000 backups.
@@ -231,6 +233,17 @@ impl Client {
         F: Future<Output = Result<tonic::Response<T>, Status>>,
     {
         self.repeat(&self.events, call).await
+    }
+
+    /// Asks the service of rules.
+    pub(crate) async fn rules<T, F>(
+        &self,
+        call: impl FnMut(RuleServiceClient<Transport>) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        self.repeat(&self.rules, call).await
     }
 
     /// Follows tasks; connects when it is first asked for something.

@@ -48,6 +48,7 @@ async fn main() -> ExitCode {
                 Command::Stats(args) => until(&stop, commands::stats::run(args)).await,
                 Command::Events(command) => until(&stop, commands::events::run(command)).await,
                 Command::Prefix(command) => until(&stop, Box::pin(commands::prefix::run(command))).await,
+                Command::Schedule(command) => until(&stop, Box::pin(commands::schedule::run(command))).await,
                 Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
                 // It cleans up after itself: a signal is heard when it is done.
                 Command::Probe(args) => commands::probe::run(args).await,

@@ -26,6 +26,8 @@ pub(crate) struct BackupView {
     priority: &'static str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    retention_class: String,
     attempts: u32,
     max_attempts: u32,
     crashes: u32,
@@ -127,6 +129,7 @@ pub(crate) fn full(task: &v1::Backup) -> String {
     let mut labels: Vec<_> = task.labels.iter().map(|(k, v)| format!("{k}={}", v.escape_debug())).collect();
     labels.sort();
     add("labels", labels.join(" "));
+    add("retention class", task.retention_class.clone());
     add("attempts", format!("{} of {}, {} crashes", task.attempts, task.max_attempts, task.crashes));
     add("created", task.created_at.as_ref().map(instant).unwrap_or_default());
     add("acted on", task.process_at.as_ref().map(instant).unwrap_or_default());
@@ -166,6 +169,7 @@ pub(crate) fn json(task: &v1::Backup) -> BackupView {
         reason: reason(task.reason()),
         priority: priority(task.priority()),
         labels: task.labels.clone().into_iter().collect(),
+        retention_class: task.retention_class.clone(),
         attempts: task.attempts,
         max_attempts: task.max_attempts,
         crashes: task.crashes,

@@ -26,6 +26,7 @@ use crate::{
     },
     metrics::Metrics,
     queue::TaskQueue,
+    rules::LiveRules,
 };
 
 /// Sources that are known, and a port that is bound where one was asked for.
@@ -86,12 +87,14 @@ impl Events {
         config: &Config,
         queue: &Arc<dyn TaskQueue>,
         locations: &Arc<Locations>,
+        rules: LiveRules,
         metrics: &Arc<Metrics>,
     ) -> Intake {
         Intake {
             queue: Arc::clone(queue),
             locations: Arc::clone(locations),
             defaults: config.defaults,
+            rules,
             quarantine: Arc::clone(&self.quarantine),
             removals: Arc::clone(&self.removals),
             metrics: Arc::clone(metrics),

@@ -14,6 +14,7 @@ use crate::{
     grpc::{backup_service::MAX_MESSAGE_BYTES, prefix_service::Prefixes},
     prefix::{WalkCounters, Walker},
     queue::{QueueClock, TaskQueue, walk::WalkStore},
+    rules::LiveRules,
 };
 
 /// What backs up prefixes.
@@ -29,6 +30,7 @@ impl Prefixing {
         queue: &Arc<dyn TaskQueue>,
         streams: &Dispatch,
         locations: &Arc<Locations>,
+        rules: LiveRules,
     ) -> Self {
         let wake = Arc::new(Notify::new());
         let service = Prefixes {
@@ -42,12 +44,18 @@ impl Prefixing {
             walks,
             queue: Arc::clone(queue),
             listers: Arc::new(streams.clone()),
+            rules,
             settings: config.prefix,
             counters: Arc::default(),
             wake,
         };
         let service = PrefixServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES);
         Self { service, walker }
+    }
+
+    /// Told when a walk was made.
+    pub(super) fn wake(&self) -> Arc<Notify> {
+        Arc::clone(&self.walker.wake)
     }
 
     pub(super) fn counters(&self) -> Arc<WalkCounters> {

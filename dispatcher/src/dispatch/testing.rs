@@ -183,6 +183,7 @@ pub(crate) fn new_task(text: &str) -> NewTask {
             verify: None,
             processing_timeout: Duration::from_secs(600),
             traceparent: String::new(),
+            retention_class: String::new(),
         },
         process_at: None,
     }

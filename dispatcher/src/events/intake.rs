@@ -4,7 +4,10 @@
 //! while a single task is not durable the answer is "send it again". What is not understood goes to quarantine and is taken. Must not
 //! know HTTP or brokers.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use backhaul_proto::v1 as pb;
 use backhaul_runtime::locations::{Locations, Refusal};
@@ -18,11 +21,13 @@ use super::{
 };
 use crate::{
     grpc::{
+        present,
         status::ApiError,
         validate::submit::{MAX_SIZE_HINT_BYTES, SubmitDefaults, SubmitRules},
     },
     metrics::{EventKind, Metrics},
     queue::{NewTask, ObjectRef, QueueError, TaskQueue, UnixMs},
+    rules::{LABEL, LiveRules, Rules},
 };
 
 /// Tasks that are handed to the queue at a time.
@@ -42,6 +47,8 @@ pub struct Intake {
     pub locations: Arc<Locations>,
     /// What a task is like that nobody said more about.
     pub defaults: SubmitDefaults,
+    /// What operators say about objects.
+    pub rules: LiveRules,
     /// What is not understood.
     pub quarantine: Arc<dyn Quarantine>,
     /// What was removed.
@@ -155,6 +162,7 @@ impl Intake {
     }
 
     fn sort(&self, source: &EventSource, notices: Vec<Notice>) -> Result<Sorted, NotTaken> {
+        let said = self.rules.now();
         let rules = SubmitRules {
             tenant: &source.tenant,
             locations: &self.locations,
@@ -162,6 +170,7 @@ impl Intake {
             // An event never says when to start.
             now: UnixMs(0),
             traceparent: None,
+            rules: &said,
         };
         let mut sorted = Sorted::default();
         let mut seen: HashSet<ObjectRef> = HashSet::new();
@@ -174,7 +183,7 @@ impl Intake {
                 {
                     return Err(NotTaken::ForeignBucket);
                 }
-                Notice::Upload(upload) => match rules.check(request(source, upload)) {
+                Notice::Upload(upload) => match rules.check(request(source, upload, &said)) {
                     Ok(task) if seen.insert(task.spec.object.clone()) => {
                         *uploads += 1;
                         sorted.tasks.push(task);
@@ -246,8 +255,11 @@ impl Intake {
 }
 
 /// What an internal service would have sent, so that both come under the same rules.
-fn request(source: &EventSource, upload: Upload) -> pb::SubmitBackupRequest {
+fn request(source: &EventSource, upload: Upload, rules: &Rules) -> pb::SubmitBackupRequest {
     let Upload { bucket, key, version, size_bytes, etag: _, sequencer: _ } = upload;
+    let rule = rules.of_object(&source.tenant, &source.location, &bucket, &key);
+    let mut labels = HashMap::from([(SOURCE_LABEL.to_owned(), source.name.clone())]);
+    labels.extend(rule.map(|rule| (LABEL.to_owned(), rule.name.clone())));
     pb::SubmitBackupRequest {
         object: Some(pb::ObjectRef {
             location: source.location.clone(),
@@ -256,7 +268,9 @@ fn request(source: &EventSource, upload: Upload) -> pb::SubmitBackupRequest {
             version: version.unwrap_or_default(),
         }),
         options: Some(pb::SubmitOptions {
-            labels: [(SOURCE_LABEL.to_owned(), source.name.clone())].into(),
+            priority: rule.and_then(|rule| rule.priority).map(present::priority).unwrap_or_default().into(),
+            verify: rule.and_then(|rule| rule.verify()).map(present::verify).unwrap_or_default().into(),
+            labels,
             // A hint that cannot be is none.
             size_hint_bytes: size_bytes.filter(|size| *size <= MAX_SIZE_HINT_BYTES).unwrap_or(0),
             ..pb::SubmitOptions::default()

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     grpc::{backup_service::SubmitDefaults, testing},
     queue::{ListQuery, QueueClock, TaskQueue, TaskRecord, memory::MemoryQueue},
+    rules::LiveRules,
 };
 
 /// The token of every source with one.
@@ -37,12 +38,18 @@ impl Kit {
     }
 
     pub(crate) fn over(queue: Arc<dyn TaskQueue>) -> Self {
+        Self::ruled(queue, LiveRules::default())
+    }
+
+    /// With these rules in force.
+    pub(crate) fn ruled(queue: Arc<dyn TaskQueue>, rules: LiveRules) -> Self {
         let quarantine = Arc::<MemoryQuarantine>::default();
         let removals = Arc::<MemoryRemovals>::default();
         let intake = Intake {
             queue: Arc::clone(&queue),
             locations: locations(),
             defaults: SubmitDefaults { max_attempts: 5, processing_timeout: Duration::from_secs(600) },
+            rules,
             quarantine: Arc::<MemoryQuarantine>::clone(&quarantine) as Arc<dyn Quarantine>,
             removals: Arc::<MemoryRemovals>::clone(&removals) as Arc<dyn Removals>,
             metrics: Arc::default(),

@@ -14,7 +14,7 @@ pub enum Role {
     Submitter,
     /// Sees a tenant's tasks.
     Reader,
-    /// A submitter who also sees how much all tenants have in the queues, and what events of all sources left.
+    /// A submitter who also sees how much all tenants have in the queues, what events of all sources left, and the rules with their runs.
     Operator,
     /// Copies.
     Worker,
@@ -64,6 +64,10 @@ pub static TABLE: &[(&str, Who)] = &[
     ("/backhaul.v1.EventService/GetQuarantinedEvent", OPERATORS),
     ("/backhaul.v1.EventService/RetryQuarantinedEvent", OPERATORS),
     ("/backhaul.v1.EventService/DiscardQuarantinedEvent", OPERATORS),
+    ("/backhaul.v1.RuleService/ListRules", OPERATORS),
+    ("/backhaul.v1.RuleService/RunRule", OPERATORS),
+    ("/backhaul.v1.RuleService/PauseRule", OPERATORS),
+    ("/backhaul.v1.RuleService/ResumeRule", OPERATORS),
     (CONNECT, WORKERS),
     ("/backhaul.v1.WorkerService/Connect#hello", WORKERS),
     ("/backhaul.v1.WorkerService/Connect#credit", WORKERS),
@@ -186,13 +190,17 @@ mod tests {
             "/backhaul.v1.PrefixService/ResumePrefixBackup",
             "/backhaul.v1.PrefixService/CancelPrefixBackup",
         ];
-        const OF_ALL_TENANTS: [&str; 6] = [
+        const OF_ALL_TENANTS: [&str; 10] = [
             "/backhaul.v1.BackupService/GetQueueStats#all_tenants",
             "/backhaul.v1.EventService/ListRemovals",
             "/backhaul.v1.EventService/ListQuarantinedEvents",
             "/backhaul.v1.EventService/GetQuarantinedEvent",
             "/backhaul.v1.EventService/RetryQuarantinedEvent",
             "/backhaul.v1.EventService/DiscardQuarantinedEvent",
+            "/backhaul.v1.RuleService/ListRules",
+            "/backhaul.v1.RuleService/RunRule",
+            "/backhaul.v1.RuleService/PauseRule",
+            "/backhaul.v1.RuleService/ResumeRule",
         ];
         for role in Role::ALL {
             let expected: Vec<&[&str]> = match role {

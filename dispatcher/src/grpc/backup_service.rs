@@ -31,6 +31,7 @@ use crate::{
         CancelOutcome, LeaseToken, ListQuery, NewTask, QueueClock, QueueError, Submitted, TaskId, TaskQueue,
         TaskRecord,
     },
+    rules::{LiveRules, Rules},
     watch::Watches,
 };
 
@@ -65,6 +66,8 @@ pub struct Backups {
     pub locations: Arc<Locations>,
     /// What a submit means where it says nothing.
     pub defaults: SubmitDefaults,
+    /// What operators say about objects.
+    pub rules: LiveRules,
     /// For the bound of `process_at`, which is in days: the process's own clock is good enough.
     pub clock: QueueClock,
 }
@@ -79,7 +82,8 @@ impl BackupService for Backups {
     ) -> Result<Response<pb::SubmitBackupResponse>, Status> {
         let caller = caller(&request)?;
         let traceparent = traceparent(&request);
-        let task = self.rules(&caller, traceparent.as_deref()).check(request.into_inner())?;
+        let said = self.rules.now();
+        let task = self.checks(&caller, &said, traceparent.as_deref()).check(request.into_inner())?;
         let mut answers = self.queue.submit(vec![task]).await;
         let answer = answers.pop().ok_or(ApiError::Bug("the queue gave no answer to a submit"))?;
         Ok(Response::new(present::submitted(answer.map_err(ApiError::from)?)))
@@ -95,7 +99,8 @@ impl BackupService for Backups {
         if !(1..=MAX_BATCH).contains(&requests.len()) {
             return Err(validate::invalid("requests", "must be 1 to 1000 requests").into());
         }
-        let rules = self.rules(&caller, traceparent.as_deref());
+        let said = self.rules.now();
+        let rules = self.checks(&caller, &said, traceparent.as_deref());
         let checked: Vec<_> = requests.into_iter().map(|r| rules.check(r)).collect();
         let results = self.submit_checked(checked).await.into_iter().map(batch_answer).collect();
         Ok(Response::new(pb::SubmitBackupsResponse { results }))
@@ -179,13 +184,19 @@ impl BackupService for Backups {
 }
 
 impl Backups {
-    fn rules<'a>(&'a self, caller: &'a Caller, traceparent: Option<&'a str>) -> SubmitRules<'a> {
+    fn checks<'a>(
+        &'a self,
+        caller: &'a Caller,
+        rules: &'a Rules,
+        traceparent: Option<&'a str>,
+    ) -> SubmitRules<'a> {
         SubmitRules {
             tenant: caller.tenant(),
             locations: &self.locations,
             defaults: self.defaults,
             now: self.clock.local_now(),
             traceparent,
+            rules,
         }
     }
 

@@ -3,7 +3,7 @@
 //! As for tasks, the tenant is the caller's and another tenant's prefix backup is answered as one that does not exist. Nothing is listed
 //! here: a call changes a record, and whoever drives walks acts on it.
 
-mod present;
+pub(crate) mod present;
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::queue::{
     QueueClock, QueueError,
     walk::{Change, Saved, Stored, Walk, WalkId, WalkStore},
 };
+use crate::rules::MARK;
 
 /// Failures of a page unless asked otherwise, and at most.
 const FAILURES: u32 = 100;
@@ -55,7 +56,11 @@ impl PrefixService for Prefixes {
         request: Request<pb::SubmitPrefixBackupRequest>,
     ) -> Result<Response<pb::PrefixBackup>, Status> {
         let caller = caller(&request)?;
-        let spec = prefix::spec(caller.tenant(), &self.locations, self.defaults, request.into_inner())?;
+        let request = request.into_inner();
+        if request.request_id.starts_with(MARK) {
+            return Err(validate::invalid("request_id", "must not begin with `rule:`").into());
+        }
+        let spec = prefix::spec(caller.tenant(), &self.locations, self.defaults, request)?;
         let id = self.walks.id(&spec.tenant, &spec.request_id);
         let walk = Walk::new(spec, self.clock.local_now());
         let change = Change {

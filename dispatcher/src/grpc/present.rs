@@ -9,7 +9,7 @@ use prost_types::Timestamp;
 use super::status::ApiError;
 use crate::queue::{
     Failure, FailureClass, ObjectRef, Priority, SubmitOutcome, Submitted, TaskReason, TaskRecord, TaskState,
-    UnixMs,
+    UnixMs, VerifyLevel,
 };
 
 /// The last millisecond that a Timestamp may hold: the end of the year 9999.
@@ -104,6 +104,7 @@ fn without_receipt(record: TaskRecord, receipt: Option<pb::Receipt>) -> pb::Back
         receipt,
         worker: record.worker,
         runs_again: record.dirty,
+        retention_class: record.spec.retention_class,
     }
 }
 
@@ -136,11 +137,19 @@ pub(crate) fn failure(failure: Failure) -> pb::Failure {
     }
 }
 
-const fn priority(priority: Priority) -> pb::Priority {
+pub(crate) const fn priority(priority: Priority) -> pb::Priority {
     match priority {
         Priority::High => pb::Priority::High,
         Priority::Normal => pb::Priority::Normal,
         Priority::Low => pb::Priority::Low,
+    }
+}
+
+pub(crate) const fn verify(level: VerifyLevel) -> pb::VerifyLevel {
+    match level {
+        VerifyLevel::Receipt => pb::VerifyLevel::Receipt,
+        VerifyLevel::Head => pb::VerifyLevel::Head,
+        VerifyLevel::Readback => pb::VerifyLevel::Readback,
     }
 }
 

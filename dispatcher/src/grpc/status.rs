@@ -58,6 +58,9 @@ pub(crate) enum ApiError {
     /// The prefix backup is finished, so it cannot be changed.
     #[error("the prefix backup is finished")]
     PrefixBackupFinished(String),
+    /// There is no such rule.
+    #[error("no such rule")]
+    NoSuchRule(String),
     /// The task is finished, so it cannot be cancelled.
     #[error("the task is finished")]
     Finished { task: TaskId, state: TaskState },
@@ -141,6 +144,7 @@ impl ApiError {
             | Self::NoSuchTask(_)
             | Self::NoSuchPrefixBackup(_)
             | Self::PrefixBackupFinished(_)
+            | Self::NoSuchRule(_)
             | Self::Finished { .. }
             | Self::NotOperator
             | Self::EventRefused(_)
@@ -201,6 +205,8 @@ impl ApiError {
                 "the prefix backup is already finished",
             )
             .resource("backhaul.v1.PrefixBackup", id.clone()),
+            Self::NoSuchRule(name) => Answer::new(Code::NotFound, "RULE_NOT_FOUND", "no such rule")
+                .resource("backhaul.v1.Rule", name.clone()),
             Self::Finished { task, state } => {
                 Answer::new(Code::FailedPrecondition, "TASK_FINISHED", "the task is already finished")
                     .resource("backhaul.v1.Backup", task.to_string())
@@ -345,6 +351,7 @@ impl ApiError {
             | Self::NoSuchTask(_)
             | Self::NoSuchPrefixBackup(_)
             | Self::PrefixBackupFinished(_)
+            | Self::NoSuchRule(_)
             | Self::Finished { .. }
             | Self::NotOperator
             | Self::EventRefused(_)

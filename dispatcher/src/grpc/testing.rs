@@ -121,6 +121,7 @@ pub(crate) fn backups(queue: Arc<dyn TaskQueue>, copies: Arc<dyn StopCopies>) ->
         copies,
         locations: locations(),
         defaults: SubmitDefaults { max_attempts: 5, processing_timeout: Duration::from_secs(600) },
+        rules: crate::rules::LiveRules::default(),
         clock: QueueClock::starting_at(NOW),
     }
 }
@@ -198,6 +199,7 @@ pub(crate) fn record(key: &str) -> TaskRecord {
             verify: None,
             processing_timeout: Duration::from_secs(600),
             traceparent: String::new(),
+            retention_class: String::new(),
         },
         state: TaskState::Pending,
         reason: TaskReason::None,

@@ -67,6 +67,14 @@ labels! {
         CancelPrefixBackup => "CancelPrefixBackup",
         /// What could not be backed up.
         ListPrefixBackupFailures => "ListPrefixBackupFailures",
+        /// What operators have said, and the runs of that.
+        ListRules => "ListRules",
+        /// A run is to begin.
+        RunRule => "RunRule",
+        /// No run is to begin by itself.
+        PauseRule => "PauseRule",
+        /// They may again.
+        ResumeRule => "ResumeRule",
         /// None of these.
         Unknown => "unknown",
     }

@@ -13,7 +13,7 @@ mod trust;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -37,6 +37,7 @@ use crate::{
         redis::BarrierStats,
         snapshot::{Snapshot, Watched},
     },
+    schedule::{Board, Shown, mark::Mark},
 };
 
 /// What is counted while the dispatcher works.
@@ -88,6 +89,10 @@ pub struct Exposed {
     pub walked: Arc<WalkCounters>,
     /// Who is trusted.
     pub trust: Trust,
+    /// Runs of rules, as they were seen last.
+    pub runs: Arc<Board>,
+    /// Whether the newest rules file is not in force.
+    pub rules_refused: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -168,6 +173,8 @@ impl Source for Exposed {
         self.write_walked(page);
         #[expect(clippy::disallowed_methods, reason = "the edge: revocation lists end by the calendar")]
         self.trust.write(page, SystemTime::now());
+        page.value(&names::RULES_REFUSED, u8::from(self.rules_refused.load(Ordering::Relaxed)));
+        write_rules(page, &self.runs.shown());
     }
 }
 
@@ -231,6 +238,34 @@ impl Exposed {
         results.value(&["confirmed"], confirmed);
         results.value(&["postponed"], postponed);
         page.value(&names::IGNORED, ignored);
+    }
+}
+
+/// Names of rules are the operators', and few.
+fn write_rules(page: &mut Page, shown: &[Shown]) {
+    let complete = || {
+        shown.iter().filter_map(|shown| {
+            let outcome = shown.mark.as_ref()?.complete.as_ref()?.outcome.as_ref()?;
+            Some((shown.rule.name.as_str(), outcome))
+        })
+    };
+    let mut missing = page.family(&names::RULE_MISSING);
+    for (rule, outcome) in complete() {
+        missing.value(&[rule], outcome.missing);
+    }
+    let mut ended = page.family(&names::RULE_COMPLETE);
+    for (rule, outcome) in complete() {
+        ended.value(&[rule], outcome.finished_ms / 1_000);
+    }
+    let mut behind = page.family(&names::RULE_BEHIND);
+    for shown in shown.iter().filter(|shown| shown.rule.calendar.is_some()) {
+        let since = shown.behind_since().map(|since| shown.now.since(since).as_secs());
+        behind.value(&[&shown.rule.name], since.unwrap_or_default());
+    }
+    let mut running = page.family(&names::RULE_RUNNING);
+    for shown in shown {
+        let goes_on = shown.mark.as_ref().is_some_and(Mark::goes_on);
+        running.value(&[&shown.rule.name], u8::from(goes_on));
     }
 }
 

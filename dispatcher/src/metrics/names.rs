@@ -51,5 +51,10 @@ families! {
     RESULTS = counter("backhaul_dispatcher_results_total", ["answer"], "Results of workers: confirmed, and postponed because the queue could not be asked.");
     PAGES = counter("backhaul_dispatcher_prefix_pages_total", ["outcome"], "Pages of prefix backups that this dispatcher had listed: listed, failed.");
     OBJECTS = counter("backhaul_dispatcher_prefix_objects_total", ["outcome"], "Objects on those pages: submitted, already backed up, skipped by a filter, rejected because no task can be made of them.");
+    RULES_REFUSED = gauge("backhaul_dispatcher_rules_refused", [], "1 while the rules file cannot be used, so that older rules are in force.");
+    RULE_MISSING = gauge("backhaul_rule_missing_objects", ["rule"], "Objects that had no backup, or an older one, in the newest run of a rule that listed everything.");
+    RULE_COMPLETE = gauge("backhaul_rule_complete_timestamp_seconds", ["rule"], "When that run ended, in seconds since the epoch.");
+    RULE_BEHIND = gauge("backhaul_rule_behind_seconds", ["rule"], "Time since the first time of the rule's schedule that no complete run is as new as; 0 when there is none.");
+    RULE_RUNNING = gauge("backhaul_rule_running", ["rule"], "1 while a run of the rule goes on.");
     IGNORED = counter("backhaul_dispatcher_ignored_messages_total", [], "Messages and entries of workers that meant nothing here.");
 }

@@ -28,6 +28,8 @@ fn exposed() -> (Exposed, Metered) {
         barriers: Arc::default(),
         walked: Arc::default(),
         trust: Trust::default(),
+        runs: Arc::default(),
+        rules_refused: Arc::default(),
     };
     (exposed, metered)
 }

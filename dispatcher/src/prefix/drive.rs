@@ -202,7 +202,8 @@ impl Drive {
         let id = self.id().clone();
         for part in found.objects.chunks(SUBMIT_TASKS) {
             let spec = &self.current.walk.spec;
-            let mut left: Vec<NewTask> = part.iter().map(|object| spec.task(&id, object)).collect();
+            let rules = self.walker.rules.now();
+            let mut left: Vec<NewTask> = part.iter().map(|object| rules.task(spec, &id, object)).collect();
             let mut wait = FIRST_PAUSE;
             while !left.is_empty() {
                 let walker = Arc::clone(&self.walker);

@@ -33,6 +33,7 @@ use crate::{
         LeaseToken, TaskQueue, UnixMs,
         walk::{Look, PageOrder, Step, Stored, WalkId, WalkLimits, WalkStore},
     },
+    rules::LiveRules,
     session::PageAnswer,
 };
 
@@ -88,6 +89,7 @@ pub(crate) struct Walker {
     pub(crate) walks: Arc<dyn WalkStore>,
     pub(crate) queue: Arc<dyn TaskQueue>,
     pub(crate) listers: Arc<dyn Listers>,
+    pub(crate) rules: LiveRules,
     pub(crate) settings: WalkerSettings,
     pub(crate) counters: Arc<WalkCounters>,
     /// Told when a walk may have something to do: it was made or resumed here.

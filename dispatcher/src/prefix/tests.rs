@@ -154,6 +154,7 @@ impl Rig {
             walks: Arc::<MemoryWalks>::clone(&self.walks),
             queue: Arc::<MemoryQueue>::clone(&self.queue),
             listers: Arc::<Bucket>::clone(&self.bucket),
+            rules: LiveRules::default(),
             settings: self.settings,
             counters: Arc::clone(&counters),
             wake: Arc::default(),

@@ -68,6 +68,8 @@ pub struct TaskSpec {
     pub processing_timeout: Duration,
     /// W3C traceparent of the submit; empty when none.
     pub traceparent: String,
+    /// Retention class of the copy; empty when none. The queue only keeps it.
+    pub retention_class: String,
 }
 
 /// A request to keep a task.

@@ -1,6 +1,6 @@
 //! The vocabulary of a session: what happens to it, what it asks for, where it stands. Plain data, checked when it was made.
 
-use std::{borrow::Borrow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Borrow, collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use backhaul_proto::v1::{AcceptRefusal, DrainReason};
 
@@ -56,6 +56,8 @@ pub(crate) struct WorkerInfo {
     pub(crate) locations: Arc<[String]>,
     /// It lists objects below prefixes.
     pub(crate) lists: bool,
+    /// Retention classes that it copies under, as `LOCATION/CLASS`.
+    pub(crate) retention_classes: BTreeSet<String>,
 }
 
 /// What a worker makes of a page that it was asked to list.

@@ -29,6 +29,9 @@ const MAX_BATCH: u32 = 1_000;
 const MAX_LOCATIONS: u32 = 1_000;
 /// Most kinds of work of a worker, those that this version does not know included.
 const MAX_KINDS: u32 = 100;
+/// Most retention classes of a worker, and the longest name of one with its location's.
+const MAX_CLASSES: u32 = 10_000;
+const MAX_CLASS_BYTES: usize = 127;
 /// Most objects and entries of a page.
 const MAX_PAGE: u32 = 1_000;
 /// Longest cursor of a listing.
@@ -85,6 +88,10 @@ fn decode_hello(hello: pb::Hello, jitter: &mut fastrand::Rng) -> Result<Hello, C
         return Err(Violation::Field("Hello.locations").into());
     }
     bound("Hello.kinds", hello.kinds.len(), MAX_KINDS)?;
+    bound("Hello.retention_classes", hello.retention_classes.len(), MAX_CLASSES)?;
+    if !hello.retention_classes.iter().all(|class| class.len() <= MAX_CLASS_BYTES) {
+        return Err(Violation::Field("Hello.retention_classes").into());
+    }
     let lists = hello.kinds.contains(&pb::WorkKind::List.into());
     let mut locations = hello.locations;
     locations.sort_unstable();
@@ -96,6 +103,7 @@ fn decode_hello(hello: pb::Hello, jitter: &mut fastrand::Rng) -> Result<Hello, C
             version: hello.version,
             locations: locations.into(),
             lists,
+            retention_classes: hello.retention_classes.into_iter().collect(),
         },
         paused: decode_paused("Hello.paused", hello.paused)?,
         credit: hello.credit.map_or(Ok(Credit::default()), decode_credit)?,
@@ -390,6 +398,7 @@ pub(crate) fn assignment(task: LeasedTask, lease: Duration) -> pb::Assignment {
             Priority::Low => pb::Priority::Low,
         }
         .into(),
+        retention_class: spec.retention_class,
     }
 }
 

@@ -85,6 +85,7 @@ impl Crew {
             dispatchers: self.urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?,
             name: format!("worker-{number}"),
             origins: [LOCATION.to_owned()].into(),
+            retention_classes: [].into(),
             max_tasks: 10,
             memory_bytes: 512 << 20,
             part_bytes: 16 << 20,

@@ -2,7 +2,7 @@
 //!
 //! Both run in a process of their own, so that what they cost can be told from what the servers and this program cost.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::ensure;
 use backhaul_runtime::locations::Locations;
@@ -54,7 +54,7 @@ fn defaults(locations: &Locations) -> anyhow::Result<EngineSettings> {
     // It connects to nobody.
     let told = ["worker", "--dispatcher=http://127.0.0.1:1", "--insecure", "--locations=nowhere"];
     let origins = locations.origins().map(ToOwned::to_owned).collect();
-    Ok(engine_settings(&Args::try_parse_from(told)?.settings(origins, Some("bench"))?))
+    Ok(engine_settings(&Args::try_parse_from(told)?.settings(origins, BTreeSet::new(), Some("bench"))?))
 }
 
 fn request(case: &Case, key: String) -> CopyRequest {
@@ -67,6 +67,7 @@ fn request(case: &Case, key: String) -> CopyRequest {
         version: None,
         verify: None,
         resume_upload_id: String::new(),
+        retention_class: None,
     }
 }
 

@@ -21,16 +21,16 @@ use tokio::{
     net::TcpStream,
 };
 
-const TOKEN: &str = "e2e-0123456789abcdef0123456789abcdef";
+pub(crate) const TOKEN: &str = "e2e-0123456789abcdef0123456789abcdef";
 
 /// The dispatcher's port for events, and the files that it takes them by.
-struct Door {
+pub(crate) struct Door {
     port: Port,
     folder: TempDir,
 }
 
 impl Door {
-    fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("backhaul-events-")?;
         let token = folder.path().join("token");
         fs::write(&token, TOKEN)?;
@@ -43,12 +43,12 @@ impl Door {
         Ok(Self { port: Port::lease()?, folder })
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("{}:{}", Ipv4Addr::LOCALHOST, self.port.number())
     }
 
     /// The status and the whole answer to a body for the source `posted`.
-    async fn post(&self, token: &str, body: &[u8]) -> anyhow::Result<(u16, String)> {
+    pub(crate) async fn post(&self, token: &str, body: &[u8]) -> anyhow::Result<(u16, String)> {
         let mut stream = TcpStream::connect(self.address()).await?;
         let head = format!(
             "POST /events/posted HTTP/1.1\r\nhost: events\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\
@@ -68,7 +68,7 @@ impl Door {
     }
 
     /// The answer to a body that is sent as origins do: again and again while it is to be sent again.
-    async fn deliver(&self, body: &[u8]) -> anyhow::Result<(u16, String)> {
+    pub(crate) async fn deliver(&self, body: &[u8]) -> anyhow::Result<(u16, String)> {
         eventually("it need not be sent again", async || {
             let (status, answer) = self.post(TOKEN, body).await?;
             ensure!(status != 503, "{answer}");
@@ -82,7 +82,7 @@ impl Door {
         self.options().webhook(Webhook { endpoint, token: token.to_owned() })
     }
 
-    fn options(&self) -> EnvOptions {
+    pub(crate) fn options(&self) -> EnvOptions {
         EnvOptions::default()
             .dispatcher_flag("events-listen", &self.address())
             .dispatcher_flag("event-sources", &self.folder.path().join("sources.toml").display().to_string())
@@ -117,13 +117,13 @@ async fn an_upload_is_backed_up_because_its_origin_tells_of_it() -> anyhow::Resu
     env.finish().await
 }
 
-fn record(key: &str) -> String {
+pub(crate) fn record(key: &str) -> String {
     format!(
         r#"{{"eventName":"ObjectCreated:Put","eventTime":"2020-01-01T00:00:00Z","s3":{{"bucket":{{"name":"{ORIGIN_BUCKET}"}},"object":{{"key":"{key}","size":3,"sequencer":"0A"}}}}}}"#
     )
 }
 
-fn body(records: &[String]) -> Vec<u8> {
+pub(crate) fn body(records: &[String]) -> Vec<u8> {
     format!("{{\"Records\":[{}]}}", records.join(",")).into_bytes()
 }
 

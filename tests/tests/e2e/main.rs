@@ -26,6 +26,7 @@ mod redrives;
 mod retention;
 mod retries;
 mod rolling;
+mod rules;
 mod schedule;
 mod security;
 mod stores_away;

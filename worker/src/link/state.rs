@@ -45,6 +45,8 @@ pub struct LinkSettings {
     pub version: String,
     /// Locations whose objects can be copied here, at most 1,000.
     pub locations: BTreeSet<String>,
+    /// Retention classes that are known here, as `LOCATION/CLASS`, at most 10,000.
+    pub retention_classes: BTreeSet<String>,
     /// What to take at a time.
     pub credit: CreditLimit,
     /// How long a dispatcher may take to answer Hello.

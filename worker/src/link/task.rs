@@ -43,6 +43,8 @@ pub struct Assignment {
     pub traceparent: String,
     /// Band; `Unspecified` never occurs here, it was read as `Normal`.
     pub priority: v1::Priority,
+    /// Retention class of the copy; empty when none.
+    pub retention_class: String,
 }
 
 /// How far a copy is, as heartbeats carry it.

@@ -118,6 +118,7 @@ fn assignment(wire: v1::Assignment) -> Option<Assignment> {
             v1::Priority::Low => v1::Priority::Low,
             v1::Priority::High => v1::Priority::High,
         },
+        retention_class: wire.retention_class,
     })
 }
 

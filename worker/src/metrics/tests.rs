@@ -76,6 +76,7 @@ impl Rig {
             version: None,
             verify: None,
             resume_upload_id: String::new(),
+            retention_class: None,
         };
         self.copier.copy(&request, Arc::default(), Stop::default()).await.is_ok()
     }

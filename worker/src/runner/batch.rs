@@ -191,6 +191,7 @@ mod tests {
             verify: v1::VerifyLevel::Unspecified,
             size_hint_bytes: size,
             resume_upload_id: String::new(),
+            retention_class: String::new(),
             traceparent: String::new(),
             priority,
         }

@@ -34,6 +34,7 @@ pub(crate) fn request(assignment: &Assignment) -> CopyRequest {
             v1::VerifyLevel::Readback => Some(VerifyLevel::Readback),
         },
         resume_upload_id: assignment.resume_upload_id.clone(),
+        retention_class: Some(assignment.retention_class.clone()).filter(|class| !class.is_empty()),
     }
 }
 

@@ -35,6 +35,7 @@ fn assignment(task: &str, token: u8) -> Assignment {
         verify: v1::VerifyLevel::Unspecified,
         size_hint_bytes: Some(MIB),
         resume_upload_id: "left-over".into(),
+        retention_class: "long".to_owned(),
         traceparent: String::new(),
         priority: v1::Priority::Normal,
     }
@@ -68,6 +69,7 @@ async fn a_finished_copy_leaves_its_receipt() {
     runner.start(assignment("a", 1));
     let copy = copies.next().await;
     assert_eq!(copy.request.resume_upload_id, "left-over");
+    assert_eq!(copy.request.retention_class.as_deref(), Some("long"));
     assert_eq!((copy.request.version.as_deref(), copy.request.verify), (None, None));
     copy.end_well();
     let (lease, outcome) = finished(&mut runner).await;

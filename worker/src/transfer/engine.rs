@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use backhaul_runtime::locations::{self, Feature, Location, Locations};
+use backhaul_runtime::locations::{self, Feature, Location, Locations, Retain};
 use tokio::{
     sync::{Notify, OnceCell, watch},
     time::Instant,
@@ -45,6 +45,8 @@ pub struct Engine {
     memory: MemoryBudget,
     readback_memory: MemoryBudget,
     pub(super) routes: BTreeMap<String, Route>,
+    /// Routes of copies under retention classes, by `LOCATION/CLASS`.
+    classes: BTreeMap<String, Route>,
     pub(super) sites: Vec<Arc<Site>>,
     pub(super) janitor: Janitor,
     /// Told when a store goes away or comes back.
@@ -162,7 +164,7 @@ impl Engine {
             }
         }
         let mut targets = BTreeMap::new();
-        let mut routes = BTreeMap::new();
+        let (mut routes, mut classes) = (BTreeMap::new(), BTreeMap::new());
         for location in locations.iter() {
             let Some(backup) = &location.backup else { continue };
             let missing = |target: &str| SetupError::NoSuchTarget {
@@ -174,28 +176,33 @@ impl Engine {
                 sites.get(backup.location.as_str()).ok_or_else(|| missing(&backup.location))?;
             check_prefix(&backup.prefix)
                 .map_err(|problem| SetupError::Prefix { location: location.name.clone(), problem })?;
-            let terms = (&backup.storage_class, backup.retain.map(|r| (r.compliance, r.days)));
-            let place = (&backup.location, &backup.bucket, &backup.prefix, terms);
-            let target = targets.entry(place).or_insert_with(|| {
-                Arc::new(Target {
-                    site: Arc::clone(site),
-                    bucket: backup.bucket.clone(),
-                    prefix: backup.prefix.clone(),
-                    storage_class: backup.storage_class.clone(),
-                    retain: backup.retain,
-                    capabilities: OnceCell::new(),
-                })
-            });
-            let route = Route {
-                origin: Arc::clone(origin),
-                target: Arc::clone(target),
-                verify: location.verify,
-                sha256: location.sha256,
-                acls: location.acls,
-                tags: TagSight::default(),
-                same_store: AtomicBool::new(same_store(location, other)),
+            let mut route = |retain: Option<Retain>| {
+                let terms = (&backup.storage_class, retain.map(|r| (r.compliance, r.days)));
+                let place = (&backup.location, &backup.bucket, &backup.prefix, terms);
+                let target = targets.entry(place).or_insert_with(|| {
+                    Arc::new(Target {
+                        site: Arc::clone(site),
+                        bucket: backup.bucket.clone(),
+                        prefix: backup.prefix.clone(),
+                        storage_class: backup.storage_class.clone(),
+                        retain,
+                        capabilities: OnceCell::new(),
+                    })
+                });
+                Route {
+                    origin: Arc::clone(origin),
+                    target: Arc::clone(target),
+                    verify: location.verify,
+                    sha256: location.sha256,
+                    acls: location.acls,
+                    tags: TagSight::default(),
+                    same_store: AtomicBool::new(same_store(location, other)),
+                }
             };
-            routes.insert(location.name.clone(), route);
+            routes.insert(location.name.clone(), route(backup.retain));
+            for (class, retain) in &backup.classes {
+                classes.insert(format!("{}/{class}", location.name), route(Some(*retain)));
+            }
         }
         let readback = settings.readback_bytes();
         Ok(Self {
@@ -204,6 +211,7 @@ impl Engine {
             settings,
             sites: sites.into_values().map(|(_, site)| site).collect(),
             routes,
+            classes,
             janitor: Janitor::default(),
             changed,
             paused: watch::Sender::default(),
@@ -224,7 +232,8 @@ impl Engine {
 
     /// Each backup target once.
     pub(super) fn targets(&self) -> Vec<&Arc<Target>> {
-        let mut targets: Vec<&Arc<Target>> = self.routes.values().map(|r| &r.target).collect();
+        let routes = self.routes.values().chain(self.classes.values());
+        let mut targets: Vec<&Arc<Target>> = routes.map(|r| &r.target).collect();
         targets.sort_by_key(|t| Arc::as_ptr(t));
         targets.dedup_by_key(|t| Arc::as_ptr(t));
         targets
@@ -314,8 +323,15 @@ impl Copier for Engine {
         progress: Arc<ProgressCell>,
         stop: Stop,
     ) -> Result<CopyReceipt, TransferError> {
-        let Some(route) = self.routes.get(&request.location) else {
-            let message = format!("no location `{}` that can be backed up", request.location);
+        let route = match &request.retention_class {
+            None => self.routes.get(&request.location),
+            Some(class) => self.classes.get(&format!("{}/{class}", request.location)),
+        };
+        let Some(route) = route else {
+            let class =
+                request.retention_class.as_ref().map(|class| format!(" with a retention class `{class}`"));
+            let class = class.unwrap_or_default();
+            let message = format!("no location `{}`{class} that can be backed up", request.location);
             return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message));
         };
         let job = Job {

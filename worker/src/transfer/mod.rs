@@ -112,6 +112,8 @@ pub struct CopyRequest {
     pub verify: Option<VerifyLevel>,
     /// Multipart upload that an earlier attempt left; empty when none.
     pub resume_upload_id: String,
+    /// Retention class of the copy; `None` for the retention that all others have.
+    pub retention_class: Option<String>,
 }
 
 /// Proof wanted before a copy is called done.

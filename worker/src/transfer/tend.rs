@@ -45,6 +45,10 @@ impl Engine {
                 .filter(|(_, route)| std::sync::Arc::ptr_eq(&route.target, target))
                 .map(|(name, _)| name.as_str())
                 .collect();
+            // What a retention class shares its bucket with is swept for all.
+            if origins.is_empty() {
+                continue;
+            }
             let result = janitor::sweep(target, &origins, before).await;
             swept.push((target.site.name.clone(), result));
         }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ClientArgs, PriorityArg, VerifyArg, parse_label};
+use super::{ClientArgs, task::TaskArgs};
 use crate::object::PrefixArg;
 
 /// What to do with prefixes.
@@ -50,18 +50,8 @@ pub(crate) struct PrefixSubmitArgs {
     /// Only objects modified at this instant or later: 2027-01-31T09:00:00Z, or from now: -24h.
     #[arg(long, allow_hyphen_values = true, value_name = "WHEN")]
     pub(crate) modified_since: Option<String>,
-    /// Band to wait in.
-    #[arg(long, value_enum, default_value_t = PriorityArg::Low)]
-    pub(crate) priority: PriorityArg,
-    /// Failed attempts before a task is given up; the dispatcher's default when not given.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
-    pub(crate) max_attempts: Option<u32>,
-    /// Label NAME=VALUE of every task; may be given several times.
-    #[arg(long = "label", value_parser = parse_label, value_name = "NAME=VALUE")]
-    pub(crate) labels: Vec<(String, String)>,
-    /// Proof wanted; the location's level when not given.
-    #[arg(long, value_enum)]
-    pub(crate) verify: Option<VerifyArg>,
+    #[command(flatten)]
+    pub(crate) task: TaskArgs,
     /// Follow it until it is finished.
     #[arg(long)]
     pub(crate) watch: bool,

@@ -7,6 +7,7 @@ pub(crate) mod list;
 pub(crate) mod prefix;
 pub(crate) mod probe;
 pub(crate) mod retry;
+pub(crate) mod schedule;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod submit;

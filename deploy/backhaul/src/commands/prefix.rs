@@ -51,13 +51,6 @@ async fn submit(args: PrefixSubmitArgs) -> anyhow::Result<Verdict> {
         max_size_bytes: args.max_size,
         modified_since: since.transpose()?,
     };
-    let options = v1::PrefixBackupOptions {
-        priority: v1::Priority::from(args.priority).into(),
-        max_attempts: args.max_attempts.unwrap_or_default(),
-        labels: args.labels.into_iter().collect(),
-        verify: args.verify.map(v1::VerifyLevel::from).unwrap_or_default().into(),
-        processing_timeout: None,
-    };
     let versions = match args.versions {
         VersionsArg::Current => v1::ObjectVersions::Current,
         VersionsArg::All => v1::ObjectVersions::All,
@@ -71,7 +64,7 @@ async fn submit(args: PrefixSubmitArgs) -> anyhow::Result<Verdict> {
         prefix: Some(args.prefix.into_ref()),
         filter: Some(filter),
         versions: versions.into(),
-        options: Some(options),
+        options: Some(args.task.of_prefix()),
     };
     let client = Client::connect(&args.client).await?;
     let output = Output::new(args.client.json);

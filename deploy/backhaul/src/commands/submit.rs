@@ -167,13 +167,5 @@ fn print_refused(output: Output, object: &v1::ObjectRef, error: &v1::SubmitError
 
 fn options(args: &SubmitArgs) -> anyhow::Result<v1::SubmitOptions> {
     let process_at = args.at.as_deref().map(|at| instant::parse("--at", at)).transpose()?;
-    Ok(v1::SubmitOptions {
-        priority: v1::Priority::from(args.priority).into(),
-        process_at,
-        max_attempts: args.max_attempts.unwrap_or_default(),
-        labels: args.labels.iter().cloned().collect(),
-        size_hint_bytes: 0,
-        verify: args.verify.map_or(v1::VerifyLevel::Unspecified, Into::into).into(),
-        processing_timeout: None,
-    })
+    Ok(v1::SubmitOptions { process_at, ..args.task.of_object() })
 }

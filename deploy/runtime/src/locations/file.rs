@@ -196,6 +196,8 @@ struct RawBackup {
     prefix: String,
     storage_class: Option<String>,
     retain: Option<RawRetain>,
+    #[serde(default)]
+    retention_class: BTreeMap<String, RawRetain>,
 }
 
 fn default_region() -> String {
@@ -320,15 +322,24 @@ fn backup_target(problems: &mut Problems, at: &str, target: RawBackup) -> Backup
         &format!("{at}.storage_class"),
         "is not the name of a storage class, such as STANDARD_IA",
     );
-    let retain =
-        target.retain.map(|r| Retain { compliance: r.mode == RawRetainMode::Compliance, days: r.days });
-    problems.require(
-        retain.is_none_or(|r| (1..=MAX_RETAIN_DAYS).contains(&r.days)),
-        &format!("{at}.retain.days"),
-        "must be 1 to 36500",
-    );
+    let lock = target.retain.map(|raw| retain(problems, &format!("{at}.retain"), &raw));
+    let mut classes = BTreeMap::new();
+    for (name, raw) in target.retention_class {
+        let at = format!("{at}.retention_class.{name}");
+        problems.require(
+            is_location_name(&name),
+            &at,
+            "a name is 1 to 63 characters of a-z, 0-9 and -, and starts with a letter",
+        );
+        classes.insert(name, retain(problems, &at, &raw));
+    }
     let RawBackup { location, bucket, prefix, storage_class, .. } = target;
-    BackupTarget { location, bucket, prefix, storage_class, retain }
+    BackupTarget { location, bucket, prefix, storage_class, retain: lock, classes }
+}
+
+fn retain(problems: &mut Problems, at: &str, raw: &RawRetain) -> Retain {
+    problems.require((1..=MAX_RETAIN_DAYS).contains(&raw.days), &format!("{at}.days"), "must be 1 to 36500");
+    Retain { compliance: raw.mode == RawRetainMode::Compliance, days: raw.days }
 }
 
 fn rate_limits(problems: &mut Problems, at: &str, raw: RawLimits) -> RateLimits {

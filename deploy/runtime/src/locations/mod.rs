@@ -111,6 +111,8 @@ pub struct BackupTarget {
     pub storage_class: Option<String>,
     /// Object lock on each copy; `None` for the bucket's own.
     pub retain: Option<Retain>,
+    /// Object lock of copies whose task names one of these classes, in place of `retain`.
+    pub classes: BTreeMap<String, Retain>,
 }
 
 /// How long nobody can delete a copy.
@@ -181,6 +183,15 @@ impl Locations {
     /// Names of the locations that can be backed up.
     pub fn origins(&self) -> impl Iterator<Item = &str> {
         self.by_name.values().filter(|l| l.backup.is_some()).map(|l| l.name.as_str())
+    }
+
+    /// All retention classes, as `LOCATION/CLASS`.
+    pub fn retention_classes(&self) -> impl Iterator<Item = String> {
+        let of = |location: &Location| {
+            let classes = location.backup.iter().flat_map(|backup| backup.classes.keys());
+            classes.map(|class| format!("{}/{class}", location.name)).collect::<Vec<_>>()
+        };
+        self.by_name.values().flat_map(of)
     }
 
     /// Whether `tenant` may have that object backed up.

@@ -30,6 +30,7 @@ impl Rig {
             version: String::new(),
             locations,
             lists: false,
+            retention_classes: [].into(),
         };
         let id = SessionId::random().unwrap();
         let (handle, inbox) = SessionHandle::new(id.clone(), Arc::new(worker));

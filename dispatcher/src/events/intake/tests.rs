@@ -7,7 +7,7 @@ use crate::{
         testing::{Kit, body, record, source},
     },
     grpc::testing::ScriptedQueue,
-    queue::TaskState,
+    queue::{Priority, TaskState, VerifyLevel},
 };
 
 #[tokio::test]
@@ -29,6 +29,36 @@ async fn an_upload_becomes_a_task_of_the_sources_tenant() {
     );
     assert_eq!(task.spec.size_hint_bytes, 1024);
     assert_eq!(task.spec.labels["event-source"], "s3");
+}
+
+#[tokio::test]
+async fn a_rule_says_how_its_uploads_are_backed_up_and_others_are_as_before() {
+    let rules = "
+        [rule.seven]
+        tenant = 'web'
+        location = 'uploads'
+        bucket = 'photos'
+        prefix = 'users/7/'
+        priority = 'high'
+        verify = 'readback'
+        retention_class = 'long'
+    ";
+    let rules = LiveRules::fixed(crate::rules::tests::parse(rules).unwrap());
+    let queue = Arc::clone(&Kit::new().queue);
+    let kit = Kit::ruled(queue, rules);
+    let records = ["users/7/a", "users/8/a"].map(|key| record("ObjectCreated:Put", key));
+    kit.intake.take(&source(Form::S3), &body(&records)).await.unwrap();
+    for task in kit.tasks().await {
+        let spec = task.spec;
+        let said = (spec.priority, spec.verify, spec.retention_class.as_str(), spec.labels.get(LABEL));
+        if spec.object.key == "users/7/a" {
+            let seven = "seven".to_owned();
+            assert_eq!(said, (Priority::High, Some(VerifyLevel::Readback), "long", Some(&seven)));
+        } else {
+            assert_eq!(said, (Priority::Normal, None, "", None));
+        }
+        assert_eq!(spec.labels["event-source"], "s3");
+    }
 }
 
 #[tokio::test]

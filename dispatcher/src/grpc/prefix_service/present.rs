@@ -4,14 +4,11 @@ use backhaul_proto::v1 as pb;
 
 use crate::{
     grpc::present,
-    queue::{
-        Priority, VerifyLevel,
-        walk::{Counts, FailedObject, Stored, Versions, Walk, WalkSpec, WalkState},
-    },
+    queue::walk::{Counts, FailedObject, Stored, Versions, Walk, WalkSpec, WalkState},
 };
 
 /// A prefix backup.
-pub(super) fn presented(stored: Stored) -> pb::PrefixBackup {
+pub(crate) fn presented(stored: Stored) -> pb::PrefixBackup {
     let Stored { id, walk, open, .. } = stored;
     let counts = counts(&walk, open);
     let Walk { spec, state, .. } = walk;
@@ -79,21 +76,10 @@ fn counts(walk: &Walk, open: u64) -> pb::PrefixBackupCounts {
 
 fn options(spec: &WalkSpec) -> pb::PrefixBackupOptions {
     pb::PrefixBackupOptions {
-        priority: match spec.priority {
-            Priority::High => pb::Priority::High,
-            Priority::Normal => pb::Priority::Normal,
-            Priority::Low => pb::Priority::Low,
-        }
-        .into(),
+        priority: present::priority(spec.priority).into(),
         max_attempts: spec.max_attempts,
         labels: spec.labels.clone().into_iter().collect(),
-        verify: match spec.verify {
-            None => pb::VerifyLevel::Unspecified,
-            Some(VerifyLevel::Receipt) => pb::VerifyLevel::Receipt,
-            Some(VerifyLevel::Head) => pb::VerifyLevel::Head,
-            Some(VerifyLevel::Readback) => pb::VerifyLevel::Readback,
-        }
-        .into(),
+        verify: spec.verify.map(present::verify).unwrap_or_default().into(),
         processing_timeout: prost_types::Duration::try_from(spec.processing_timeout).ok(),
     }
 }

@@ -12,6 +12,7 @@ use super::{MAX_KEY_BYTES, Violations, labels};
 use crate::{
     grpc::status::ApiError,
     queue::{NewTask, ObjectRef, Priority, TaskSpec, UnixMs, VerifyLevel},
+    rules::Rules,
 };
 
 pub(super) const BUCKET_BYTES: std::ops::RangeInclusive<usize> = 3..=63;
@@ -48,6 +49,8 @@ pub(crate) struct SubmitRules<'a> {
     pub(crate) now: UnixMs,
     /// The `traceparent` header of the call, if any.
     pub(crate) traceparent: Option<&'a str>,
+    /// What operators say about objects.
+    pub(crate) rules: &'a Rules,
 }
 
 impl SubmitRules<'_> {
@@ -61,6 +64,7 @@ impl SubmitRules<'_> {
         let options = request.options.unwrap_or_default();
         let spec = TaskSpec {
             tenant: self.tenant.to_owned(),
+            retention_class: self.rules.class_of(self.tenant, &object),
             object,
             priority: priority(options.priority, &mut violations),
             max_attempts: max_attempts(options.max_attempts, self.defaults, &mut violations),

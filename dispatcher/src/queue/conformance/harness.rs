@@ -95,6 +95,7 @@ pub(super) fn latest(tenant: &str, key: &str) -> NewTask {
             verify: Some(VerifyLevel::Head),
             processing_timeout: s(120),
             traceparent: String::new(),
+            retention_class: "long".into(),
         },
         process_at: None,
     }

@@ -29,6 +29,7 @@ fn task(key: &str, process_at: Option<UnixMs>) -> NewTask {
             verify: None,
             processing_timeout: Duration::from_secs(60),
             traceparent: String::new(),
+            retention_class: String::new(),
         },
         process_at,
     }

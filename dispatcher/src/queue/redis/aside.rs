@@ -1,5 +1,5 @@
-//! What origins told that is no task, kept beside the tasks and as durable as they are: bodies that nobody understands, and removals.
-//! Bounded; the oldest goes first.
+//! What is no task, kept beside the tasks and as durable as they are: bodies that nobody understands, removals, and what is known of rules.
+//! What origins told is bounded; the oldest goes first.
 //!
 //! It exists here because only the queue knows which server has which key, and what proves a write there. Nothing here may touch
 //! a key of a shard.
@@ -125,6 +125,37 @@ impl RedisQueue {
         range.arg(keys::REMOVALS).arg(skip).arg((skip + limit).saturating_sub(1)).arg("WITHSCORES");
         let notes: Vec<(String, u64)> = self.read_aside(range).await?;
         Ok(notes.into_iter().map(|(note, at)| (note, UnixMs(at))).collect())
+    }
+
+    /// What is kept of rules, by their names, and the server's time.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`].
+    pub async fn rule_marks(&self) -> Result<(UnixMs, Vec<(String, String)>), QueueError> {
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("lua/rule_marks.lua")).arg(1).arg(keys::RULES);
+        let answer: Vec<Value> = self.read_aside(script).await?;
+        let mut values = answer.into_iter();
+        let now = values.next().as_ref().and_then(value::integer).and_then(|now| u64::try_from(now).ok());
+        let now = now.ok_or_else(|| error::unexpected("no time was answered"))?;
+        let text = |value: Value| value::bytes(value).and_then(|bytes| String::from_utf8(bytes).ok());
+        let mut records = Vec::new();
+        while let (Some(name), Some(record)) = (values.next(), values.next()) {
+            // What is no text was not written by any dispatcher.
+            records.extend(text(name).zip(text(record)));
+        }
+        Ok((UnixMs(now), records))
+    }
+
+    /// Keeps a record of a rule in place of one that begins with `expected`; says whether it did.
+    ///
+    /// # Errors
+    /// As [`RedisQueue::keep_body`].
+    pub async fn save_rule_mark(&self, rule: &str, expected: &str, record: &str) -> Result<bool, QueueError> {
+        let mut script = redis::cmd("EVAL");
+        script.arg(include_str!("lua/rule_mark.lua")).arg(1).arg(keys::RULES);
+        script.arg(rule).arg(expected).arg(record);
+        Ok(self.write_aside(vec![script]).await? == 1)
     }
 
     async fn read_aside<T: FromRedisValue>(&self, command: Cmd) -> Result<T, QueueError> {

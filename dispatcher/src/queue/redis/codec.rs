@@ -75,6 +75,8 @@ struct SpecMessage {
     /// What the head, in whole milliseconds, cannot hold of the processing timeout.
     #[prost(uint64, tag = "9")]
     timeout_nanos: u64,
+    #[prost(string, tag = "10")]
+    retention_class: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -116,6 +118,7 @@ pub(super) fn encode_new(task: &NewTask) -> Result<NewRecord, Unstorable> {
         traceparent: spec.traceparent.clone(),
         size_hint_bytes: spec.size_hint_bytes,
         timeout_nanos: u64::from(spec.processing_timeout.subsec_nanos() % 1_000_000),
+        retention_class: spec.retention_class.clone(),
     };
     let spec_bytes = message.encoded_len();
     let tenant_length = fits("tenant", spec.tenant.len(), 0xff)?;
@@ -229,6 +232,7 @@ fn read(id: &TaskId, mut raw: &[u8]) -> Result<TaskRecord, &'static str> {
         processing_timeout: Duration::from_millis(timeout_ms)
             .saturating_add(Duration::from_nanos(message.timeout_nanos)),
         traceparent: message.traceparent,
+        retention_class: message.retention_class,
     };
     let waits = matches!(state, TaskState::Scheduled | TaskState::Working | TaskState::Delayed);
     Ok(TaskRecord {

@@ -37,7 +37,7 @@ pub(super) const SLOTS: u16 = 16_384;
 
 /// What this deployment was created with: schema and shard count. The only key of the queue without a shard.
 pub(super) const CONFIG: &str = "bh:config";
-/// Bodies that nobody understands, by digest. These four are outside of the shards: they are no part of the queue.
+/// Bodies that nobody understands, by digest. These five are outside of the shards: they are no part of the queue.
 pub(crate) const QUARANTINE_BODIES: &str = "{bh:aside}:bodies";
 /// What is known of each of them, by digest.
 pub(crate) const QUARANTINE_ABOUT: &str = "{bh:aside}:about";
@@ -45,6 +45,8 @@ pub(crate) const QUARANTINE_ABOUT: &str = "{bh:aside}:about";
 pub(crate) const QUARANTINE_ORDER: &str = "{bh:aside}:order";
 /// Removals that origins told of, by time.
 pub(crate) const REMOVALS: &str = "{bh:aside}:removals";
+/// What is kept of rules, by their names.
+pub(crate) const RULES: &str = "{bh:aside}:rules";
 /// Channel on which a shard announces that a tenant waits anew; the message is the shard and what is pending there by band.
 pub(super) const READY_CHANNEL: &str = "bh:ready";
 
@@ -98,7 +100,7 @@ pub(super) fn slot_of(command: &Cmd) -> u16 {
     let bytes = |argument| if let Arg::Simple(bytes) = argument { bytes } else { [].as_slice() };
     let mut arguments = command.args_iter().map(bytes);
     let key = match arguments.next() {
-        Some(b"EVALSHA") => arguments.nth(2),
+        Some(b"EVALSHA" | b"EVAL") => arguments.nth(2),
         Some(_) | None => arguments.next(),
     };
     slot(key.unwrap_or_default())

@@ -100,6 +100,7 @@ fn task(tenant: &str, n: u32) -> NewTask {
         verify: None,
         processing_timeout: Duration::from_secs(120),
         traceparent: String::new(),
+        retention_class: String::new(),
     };
     NewTask { spec, process_at: None }
 }

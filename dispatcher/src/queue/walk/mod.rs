@@ -311,6 +311,7 @@ impl WalkSpec {
             verify: self.verify,
             processing_timeout: self.processing_timeout,
             traceparent: String::new(),
+            retention_class: String::new(),
         };
         NewTask { spec, process_at: None }
     }

@@ -11,7 +11,7 @@ use std::{
 use backhaul_proto::v1 as pb;
 
 use super::{
-    super::{LeaseKey, leases::cost_of, outbox::message, wire},
+    super::{LeaseKey, WorkerInfo, leases::cost_of, outbox::message, wire},
     Session, State,
 };
 use crate::queue::{LeasedTask, Outcome, Settlement};
@@ -19,6 +19,9 @@ use crate::queue::{LeasedTask, Outcome, Settlement};
 /// Most assignments in one message. With the longest keys a message stays far below a client's default limit of 4 MiB, and the
 /// few messages sent ahead hold little.
 const ASSIGNMENTS_PER_MESSAGE: usize = 64;
+
+/// How long a task waits whose retention class the worker does not know: its locations file may be replaced just now.
+const UNKNOWN_CLASS_DELAY: Duration = Duration::from_secs(5);
 
 /// A leased task that was not sent yet.
 #[derive(Debug)]
@@ -41,7 +44,10 @@ impl Session {
             if is_known {
                 continue;
             }
-            if takes {
+            if takes && !self.knows_class_of(&task) {
+                // Another worker may. This one would keep the copy for another time than was asked for.
+                self.return_unsent_task(task, UNKNOWN_CLASS_DELAY);
+            } else if takes {
                 // The worker is promised its time to answer from when the task is sent; what the queue gives beyond that may
                 // be spent here.
                 let answer_within = self.settings.accept_within;
@@ -51,6 +57,12 @@ impl Session {
                 self.return_unsent_task(task, Duration::ZERO);
             }
         }
+    }
+
+    fn knows_class_of(&self, task: &LeasedTask) -> bool {
+        let (class, location) = (&task.spec.retention_class, &task.spec.object.location);
+        let knows = |worker: &WorkerInfo| worker.retention_classes.contains(&format!("{location}/{class}"));
+        class.is_empty() || self.worker.as_deref().is_some_and(knows)
     }
 
     pub(super) fn stop_copy(&mut self, key: &LeaseKey) {

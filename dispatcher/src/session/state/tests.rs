@@ -86,6 +86,14 @@ impl Rig {
         self.says(Event::Offered { request, tasks });
     }
 
+    /// As [`Rig::offers`], a task under a retention class.
+    fn offers_under(&mut self, class: &str, key: &str) {
+        let mut task = self.task(key);
+        task.spec.retention_class = class.into();
+        let request = self.session.standing().offers_seen + 1;
+        self.says(Event::Offered { request, tasks: vec![task] });
+    }
+
     fn task(&mut self, text: &str) -> LeasedTask {
         let (key, mib) = text.split_once(':').map_or((text, 0), |(key, mib)| (key, mib.parse().unwrap()));
         let object =
@@ -105,6 +113,7 @@ impl Rig {
                 verify: None,
                 processing_timeout: Duration::from_secs(600),
                 traceparent: String::new(),
+                retention_class: String::new(),
             },
             attempts: 0,
             accept_within: Duration::from_secs(15),
@@ -276,6 +285,7 @@ fn hello_with(credit: Credit, held: Vec<Held>, unconfirmed: Vec<Report>) -> Even
         version: "1".into(),
         locations: locations.into(),
         lists: true,
+        retention_classes: ["uploads/long".to_owned()].into(),
     };
     Event::Hello(Box::new(Hello { worker, paused: Vec::new(), credit, held, unconfirmed }))
 }

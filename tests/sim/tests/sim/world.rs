@@ -386,6 +386,7 @@ fn worker_settings(plan: &Plan, number: usize) -> Result<WorkerSettings, Box<dyn
         dispatchers: (0..plan.dispatchers).map(url).collect::<Result<_, _>>()?,
         name: Host::Worker(number).to_string(),
         origins: [LOCATION.to_owned()].into(),
+        retention_classes: [].into(),
         max_tasks: 1 + u32::try_from(plan.seed % 5)? * 2,
         memory_bytes: 64 << 20,
         part_bytes: 5 << 20,

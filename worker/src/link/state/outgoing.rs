@@ -108,6 +108,7 @@ impl Link {
             unconfirmed: self.outbox.hello(),
             version: self.settings.version.clone(),
             paused: self.paused.iter().cloned().collect(),
+            retention_classes: self.settings.retention_classes.iter().cloned().collect(),
             kinds: if self.pages.listing { vec![v1::WorkKind::List.into()] } else { Vec::new() },
         }
     }

@@ -77,6 +77,7 @@ fn settings() -> LinkSettings {
         instance: [0; 16],
         version: String::new(),
         locations: ["media".to_owned()].into(),
+        retention_classes: [].into(),
         credit: CreditLimit { tasks: 3, bytes: 1 << 30 },
         welcome_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(20),
@@ -228,6 +229,7 @@ impl Observer {
                     verify: v1::VerifyLevel::Unspecified,
                     size_hint_bytes: None,
                     resume_upload_id: String::new(),
+                    retention_class: String::new(),
                     traceparent: String::new(),
                     priority: v1::Priority::Normal,
                 };

@@ -26,6 +26,7 @@ fn settings() -> LinkSettings {
         instance: [3; 16],
         version: "1".into(),
         locations: ["media".to_owned(), "papers".to_owned()].into(),
+        retention_classes: ["media/long".to_owned()].into(),
         credit: CreditLimit { tasks: 3, bytes: 64 << 20 },
         welcome_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(20),
@@ -52,6 +53,7 @@ fn assignment(lease: &LeaseKey, location: &str) -> Assignment {
         verify: v1::VerifyLevel::Unspecified,
         size_hint_bytes: Some(1),
         resume_upload_id: String::new(),
+        retention_class: String::new(),
         traceparent: String::new(),
         priority: v1::Priority::Normal,
     }

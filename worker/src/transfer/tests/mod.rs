@@ -221,6 +221,7 @@ fn request(key: &str) -> CopyRequest {
         version: None,
         verify: None,
         resume_upload_id: String::new(),
+        retention_class: None,
     }
 }
 

@@ -46,6 +46,35 @@ async fn class_and_retention_are_asked_for_on_every_kind_of_write() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_is_kept_for_as_long_as_its_retention_class_says() {
+    let backup = "retain = { mode = \"governance\", days = 1 }\n\
+                  retention_class.long = { mode = \"compliance\", days = 30 }";
+    let week = |days: i64| crate::transfer::clock::wall_seconds() + days * 86_400;
+    for same_store in [false, true] {
+        let rig = Rig::with(Setup { backup, same_store, ..Setup::default() });
+        for (key, class, compliance, days) in [("a", Some("long"), true, 30), ("b", None, false, 1)] {
+            rig.upload(key, b"x");
+            let asked = CopyRequest { retention_class: class.map(ToOwned::to_owned), ..request(key) };
+            let receipt =
+                rig.engine.copy(&asked, Arc::default(), Stop::default()).await.expect("it is copied");
+            let retained = rig.backup(&receipt.backup_key).info.retained.expect("retained");
+            assert_eq!(retained.compliance, compliance, "{class:?}");
+            assert!((week(days - 1)..=week(days)).contains(&retained.until), "{class:?}: {retained:?}");
+        }
+        // A copy that was made for less is named.
+        let asked = CopyRequest { retention_class: Some("long".into()), ..request("b") };
+        let again = rig.engine.copy(&asked, Arc::default(), Stop::default()).await.expect("it is there");
+        assert_eq!((again.already_present, again.not_kept), (true, vec!["retention".to_owned()]));
+        // What nobody knows is never copied under something else.
+        rig.upload("c", b"x");
+        let asked = CopyRequest { retention_class: Some("ever".into()), ..request("c") };
+        let error = rig.engine.copy(&asked, Arc::default(), Stop::default()).await.expect_err("unknown");
+        assert!(error.kind.code() == "unsupported" && error.message.contains("`ever`"), "{}", error.message);
+        assert_eq!(rig.engine.probe().await.len(), 2, "each lock is tried out");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_manifest_is_retained_like_its_object() {
     let backup = "storage_class = \"COLD\"\nretain = { mode = \"governance\", days = 1 }";
     let rig = Rig::with(Setup { backup, ..Setup::default() });

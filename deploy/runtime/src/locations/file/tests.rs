@@ -60,8 +60,23 @@ fn what_is_asked_of_stores_is_read_whole() {
     let backup = uploads.backup.as_ref().unwrap();
     assert_eq!(backup.storage_class.as_deref(), Some("STANDARD_IA"));
     assert_eq!(backup.retain, Some(Retain { compliance: false, days: 30 }));
+    assert!(backup.classes.is_empty() && locations.retention_classes().next().is_none());
     let plain = locations.get("vault").unwrap();
     assert!(!plain.acls && plain.without.is_empty() && plain.limits == RateLimits::default());
+}
+
+#[test]
+fn retention_classes_are_read_by_name() {
+    let prefix = "prefix = \"copies\"";
+    let classes = "retention_class.long = { mode = \"compliance\", days = 3650 }\n\
+                   retention_class.short = { mode = \"governance\", days = 7 }";
+    let locations = parse(&GOOD.replacen(prefix, &format!("{prefix}\n{classes}"), 1)).unwrap();
+    let backup = locations.get("uploads").unwrap().backup.as_ref().unwrap();
+    assert_eq!(backup.retain, None);
+    assert_eq!(backup.classes["long"], Retain { compliance: true, days: 3650 });
+    assert_eq!(backup.classes["short"], Retain { compliance: false, days: 7 });
+    let known: Vec<_> = locations.retention_classes().collect();
+    assert_eq!(known, ["uploads/long", "uploads/short"]);
 }
 
 #[test]
@@ -73,6 +88,16 @@ fn what_cannot_be_asked_of_stores_is_blamed_on_its_setting() {
         (prefix, "storage_class = \"a b\"", "location.uploads.backup.storage_class"),
         (prefix, "retain = { mode = \"compliance\", days = 0 }", "location.uploads.backup.retain.days"),
         (prefix, "retain = { mode = \"compliance\", days = 40000 }", "location.uploads.backup.retain.days"),
+        (
+            prefix,
+            "retention_class.long = { mode = \"compliance\", days = 0 }",
+            "location.uploads.backup.retention_class.long.days",
+        ),
+        (
+            prefix,
+            "retention_class.Long = { mode = \"compliance\", days = 1 }",
+            "location.uploads.backup.retention_class.Long",
+        ),
         (path_style, "limits = { requests_per_second = 0 }", "location.uploads.limits.requests_per_second"),
         (path_style, "limits = { bytes_per_second = \"1KiB\" }", "location.uploads.limits.bytes_per_second"),
         (path_style, "limits = { bytes_per_second = \"fast\" }", "location.uploads.limits.bytes_per_second"),

@@ -29,7 +29,9 @@ fn request() -> pb::SubmitBackupRequest {
 
 fn check_as(tenant: &str, request: pb::SubmitBackupRequest) -> Result<NewTask, ApiError> {
     let locations = locations();
-    SubmitRules { tenant, locations: &locations, defaults: DEFAULTS, now: NOW, traceparent: None }
+    let rules = Rules::default();
+    let (defaults, now) = (DEFAULTS, NOW);
+    SubmitRules { tenant, locations: &locations, defaults, now, traceparent: None, rules: &rules }
         .check(request)
 }
 

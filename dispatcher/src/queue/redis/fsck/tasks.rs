@@ -44,8 +44,14 @@ enum Mend {
 }
 
 /// Keys of ours that belong to no shard.
-const OUTSIDE: [&str; 5] =
-    [keys::CONFIG, keys::QUARANTINE_BODIES, keys::QUARANTINE_ABOUT, keys::QUARANTINE_ORDER, keys::REMOVALS];
+const OUTSIDE: [&str; 6] = [
+    keys::CONFIG,
+    keys::QUARANTINE_BODIES,
+    keys::QUARANTINE_ABOUT,
+    keys::QUARANTINE_ORDER,
+    keys::REMOVALS,
+    keys::RULES,
+];
 
 impl Audit {
     /// Looks at every key of the queue, and at every record.

@@ -30,6 +30,7 @@ fn usual_task(n: u32) -> NewTask {
         verify: None,
         processing_timeout: Duration::from_secs(300),
         traceparent: String::new(),
+        retention_class: String::new(),
     };
     NewTask { spec, process_at: None }
 }

@@ -168,6 +168,17 @@ fn a_location_that_the_worker_does_not_know_is_not_asked_for_again() {
 }
 
 #[test]
+fn a_task_under_a_retention_class_is_only_sent_to_a_worker_that_knows_it() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers_under("long", "a");
+    assert_eq!(rig.drain().len(), 1, "it is assigned");
+    // Another location's class of that name would be another one.
+    rig.offers_under("short", "b");
+    assert_eq!(rig.drain(), ["settle b=unsent(5s)"], "another worker may know it");
+    assert_eq!(rig.session.standing().outstanding, 1);
+}
+
+#[test]
 fn a_paused_location_is_not_asked_for_until_it_is_not_paused_any_more() {
     let mut rig = Rig::attached(1, 1_000);
     rig.offers("a b");
