@@ -268,10 +268,12 @@ impl<L: Listener> App<L> {
         let watched = Arc::new(Watched::new(observe));
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
+        let clocks = redis.as_ref().map(|redis| redis.clocks()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
         let gate = GateLayer::new(identify(&config), Arc::clone(&metrics));
         let walked = prefixes.as_ref().map(Prefixing::counters).unwrap_or_default();
-        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked };
+        let exposed =
+            Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, clocks, walked };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
