@@ -43,7 +43,7 @@ families! {
     BARRIER_TIME = histogram("backhaul_dispatcher_barrier_duration_seconds", [], "Time from sending a batch of submits and cancels to the proof that it is durable.");
     BARRIER_MISSED = counter("backhaul_dispatcher_barrier_failures_total", [], "Batches that were not proved durable in time.");
     CLOCK_JUMPS = counter("backhaul_dispatcher_redis_clock_jumps_total", ["direction"], "Times that the clock of Redis moved more than 10 s differently from this machine's between two sweeps: ahead, back.");
-    CLOCK_SKEW = gauge("backhaul_dispatcher_redis_clock_skew_seconds", [], "How far the queue's time is ahead of (or, negative, behind) this machine's. Beyond an hour nothing is forgotten for its age.");
+    CLOCK_SKEW = gauge("backhaul_dispatcher_redis_clock_skew_seconds", [], "By how much the queue's time and this machine's differ, either way. Beyond an hour nothing is forgotten for its age.");
     STREAMS = gauge("backhaul_dispatcher_streams", ["state"], "Workers connected here: attached, and draining ones of them.");
     CREDIT_TASKS = gauge("backhaul_dispatcher_credit_tasks", ["use"], "Credit of the connected workers in tasks: free, and held.");
     CREDIT_BYTES = gauge("backhaul_dispatcher_credit_bytes", ["use"], "Credit of the connected workers in bytes: free, and held.");

@@ -61,11 +61,11 @@ struct Sample {
 }
 
 impl ClockStats {
-    /// How far the queue's time is ahead of this machine's, where it differs most, in seconds.
+    /// By how much the queue's time and this machine's differ, either way, where they differ most, in seconds.
     #[must_use]
     pub fn skew_s(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "to show, not to count with")]
-        let ms = self.skew_ms.load(Ordering::Relaxed) as f64;
+        let ms = self.skew_ms.load(Ordering::Relaxed).unsigned_abs() as f64;
         ms / 1000.0
     }
 }

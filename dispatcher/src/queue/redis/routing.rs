@@ -85,7 +85,7 @@ impl RedisQueue {
             outcomes[at] = Some(match answer {
                 Ok(written) => Ok(written),
                 Err(Refused { error, write }) => {
-                    elsewhere.extend(write.map(|write| (at, write)));
+                    elsewhere.extend(write.map(|write| (at, *write)));
                     Err(error)
                 }
             });

@@ -125,7 +125,7 @@ pub struct BarrierStats {
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) error: QueueError,
-    pub(super) write: Option<Write>,
+    pub(super) write: Option<Box<Write>>,
 }
 
 type Replies = Vec<Result<Written, Refused>>;
@@ -160,7 +160,7 @@ impl Writer {
         let count = writes.len();
         let (reply, replies) = oneshot::channel();
         if let Err(mpsc::error::SendError(job)) = self.jobs.send(Job { writes, reply }).await {
-            return job.writes.into_iter().map(|write| ended(Some(write))).collect();
+            return job.writes.into_iter().map(|write| ended(Some(Box::new(write)))).collect();
         }
         replies.await.unwrap_or_else(|_| (0..count).map(|_| ended(None)).collect())
     }
@@ -226,7 +226,7 @@ impl WriterLoop {
         }
         let outcomes = self.write(&writes).await;
         let mut outcomes = outcomes.into_iter().zip(writes).map(|(outcome, write)| {
-            outcome.map_err(|error| Refused { write: is_elsewhere(&error).then_some(write), error })
+            outcome.map_err(|error| Refused { write: is_elsewhere(&error).then(|| Box::new(write)), error })
         });
         let mut begin = 0;
         for (reply, end) in replies.into_iter().zip(ends) {
