@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use mutants::{MUTANTS, Mutant};
+use mutants::Mutant;
 use tokio::time::Instant;
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -26,7 +26,7 @@ fn main() -> anyhow::Result<ExitCode> {
     ensure!(!command.is_empty(), "the arguments are the command that runs the tests");
     #[expect(clippy::disallowed_methods, reason = "a setting of a tool for developers")]
     let only = std::env::var("MUTANTS_ONLY").unwrap_or_default();
-    let chosen: Vec<&Mutant> = MUTANTS.iter().filter(|mutant| mutant.name.contains(&only)).collect();
+    let chosen: Vec<&Mutant> = mutants::all().filter(|mutant| mutant.name.contains(&only)).collect();
     ensure!(!chosen.is_empty(), "no mutant's name holds `{only}`");
     for mutant in &chosen {
         check(mutant)?;

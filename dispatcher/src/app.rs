@@ -316,6 +316,7 @@ impl<L: Listener> App<L> {
         let watched = Arc::new(Watched::new(observe));
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
+        let clocks = redis.as_ref().map(|redis| redis.clocks()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
         let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics));
         let walked = prefixes.as_ref().map(|(prefixes, _)| prefixes.counters()).unwrap_or_default();
@@ -327,6 +328,7 @@ impl<L: Listener> App<L> {
             dispatch: streams.clone(),
             watched,
             barriers,
+            clocks,
             walked,
             trust,
             runs,

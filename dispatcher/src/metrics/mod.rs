@@ -34,7 +34,7 @@ use crate::{
     dispatch::{Dispatch, SessionCounters},
     prefix::WalkCounters,
     queue::{
-        redis::BarrierStats,
+        redis::{BarrierStats, ClockStats},
         snapshot::{Snapshot, Watched},
     },
     schedule::{Board, Shown, mark::Mark},
@@ -85,6 +85,8 @@ pub struct Exposed {
     pub watched: Arc<Watched>,
     /// Barriers, where the queue is in Redis.
     pub barriers: Arc<BarrierStats>,
+    /// Clocks, where the queue is in Redis.
+    pub clocks: Arc<ClockStats>,
     /// What was done for backups of prefixes.
     pub walked: Arc<WalkCounters>,
     /// Who is trusted.
@@ -169,6 +171,7 @@ impl Source for Exposed {
         self.write_counted(page);
         page.family(&names::BARRIER_TIME).histogram(&[], &self.barriers.took);
         page.value(&names::BARRIER_MISSED, self.barriers.missed.get());
+        self.write_clocks(page);
         self.write_streams(page);
         self.write_walked(page);
         #[expect(clippy::disallowed_methods, reason = "the edge: revocation lists end by the calendar")]
@@ -201,6 +204,14 @@ impl Exposed {
         page.table(&names::QUEUE_ERRORS, &metrics.queue_errors);
         page.table(&names::EVENT_ANSWERS, &metrics.event_answers);
         page.table(&names::EVENTS, &metrics.events);
+    }
+
+    fn write_clocks(&self, page: &mut Page) {
+        let clocks = &self.clocks;
+        let mut jumps = page.family(&names::CLOCK_JUMPS);
+        jumps.value(&["ahead"], clocks.ahead.get());
+        jumps.value(&["back"], clocks.back.get());
+        page.value(&names::CLOCK_SKEW, clocks.skew_s());
     }
 
     fn write_walked(&self, page: &mut Page) {
@@ -308,5 +319,9 @@ fn write_queue(page: &mut Page, snapshot: Option<&Snapshot>) {
     let mut swept = page.family(&names::QUEUE_SWEPT);
     if let Some(ago) = snapshot.and_then(|snapshot| snapshot.swept_ago) {
         swept.value(&[], ago.as_secs_f64());
+    }
+    let mut ahead = page.family(&names::QUEUE_CLOCK_AHEAD);
+    if let Some(by) = snapshot.and_then(|snapshot| snapshot.clock_ahead) {
+        ahead.value(&[], by.as_secs_f64());
     }
 }

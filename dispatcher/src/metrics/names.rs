@@ -21,6 +21,8 @@ families! {
     QUEUE_MOVES = counter("backhaul_queue_moves_total", ["move"], "Moves of tasks since the data was created, by all dispatchers.");
     QUEUE_SWEPT = gauge("backhaul_queue_sweep_age_seconds", [], "Time since the shard was swept that has waited longest.");
 
+    QUEUE_CLOCK_AHEAD = gauge("backhaul_queue_clock_ahead_seconds", [], "How far the queue's time is ahead of the clock of its Redis server: after that clock was ahead, or a server with a slower one took over. Wears off at a third of the time that passes.");
+
     READY = gauge("backhaul_dispatcher_ready", [], "1 while calls and workers are wanted.");
     CHECK = gauge("backhaul_dispatcher_redis_check", ["state"], "1 for the outcome of the last look at Redis: safe, unsafe, unreachable.");
     CONNECTIONS = gauge("backhaul_dispatcher_connections", [], "Connections of callers and workers that are open.");
@@ -44,6 +46,8 @@ families! {
     EVENTS_KEPT = gauge("backhaul_events_kept", ["what"], "What origins told that is kept and is no task: quarantined (bodies that were not understood), and removals.");
     BARRIER_TIME = histogram("backhaul_dispatcher_barrier_duration_seconds", [], "Time from sending a batch of submits and cancels to the proof that it is durable.");
     BARRIER_MISSED = counter("backhaul_dispatcher_barrier_failures_total", [], "Batches that were not proved durable in time.");
+    CLOCK_JUMPS = counter("backhaul_dispatcher_redis_clock_jumps_total", ["direction"], "Times that the clock of Redis moved more than 10 s differently from this machine's between two sweeps: ahead, back.");
+    CLOCK_SKEW = gauge("backhaul_dispatcher_redis_clock_skew_seconds", [], "By how much the queue's time and this machine's differ, either way. Beyond an hour nothing is forgotten for its age.");
     STREAMS = gauge("backhaul_dispatcher_streams", ["state"], "Workers connected here: attached, and draining ones of them.");
     CREDIT_TASKS = gauge("backhaul_dispatcher_credit_tasks", ["use"], "Credit of the connected workers in tasks: free, and held.");
     CREDIT_BYTES = gauge("backhaul_dispatcher_credit_bytes", ["use"], "Credit of the connected workers in bytes: free, and held.");

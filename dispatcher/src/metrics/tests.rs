@@ -26,6 +26,7 @@ fn exposed() -> (Exposed, Metered) {
         dispatch: Dispatch::new(Arc::clone(&queue), StreamSettings::default()),
         watched: Arc::new(Watched::new(Arc::new(DepthsOnly(queue)))),
         barriers: Arc::default(),
+        clocks: Arc::default(),
         walked: Arc::default(),
         trust: Trust::default(),
         runs: Arc::default(),

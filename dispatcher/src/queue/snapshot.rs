@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub moves: BTreeMap<String, u64>,
     /// How long ago the shard was swept that has waited longest; `None` before the first sweep.
     pub swept_ago: Option<Duration>,
+    /// How far the queue's time is ahead of the clock of its server, where it is furthest; `None` where nobody looked.
+    pub clock_ahead: Option<Duration>,
     /// What events left beside the tasks; `None` where nobody looked.
     pub aside: Option<Aside>,
 }

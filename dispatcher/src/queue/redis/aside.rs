@@ -15,8 +15,9 @@ use super::{
     check::Barrier,
     error, keys,
     link::{Link, pipeline},
+    proof::{Proof, barrier_command, proven},
+    scripts::{QUARANTINE, REMOVALS, loaded},
     value,
-    writer::{Proof, barrier_command, proven},
 };
 use crate::queue::{QueueError, UnixMs};
 
@@ -51,7 +52,7 @@ impl RedisQueue {
         most: usize,
     ) -> Result<bool, QueueError> {
         let mut script = redis::cmd("EVAL");
-        script.arg(include_str!("lua/quarantine.lua")).arg(3);
+        script.arg(loaded(QUARANTINE).as_ref()).arg(3);
         script.arg(keys::QUARANTINE_BODIES).arg(keys::QUARANTINE_ABOUT).arg(keys::QUARANTINE_ORDER);
         script.arg(digest).arg(body).arg(about).arg(most);
         Ok(self.write_aside(vec![script]).await? == 1)
@@ -106,7 +107,7 @@ impl RedisQueue {
     pub async fn note_removals(&self, notes: &[String], most: usize) -> Result<(), QueueError> {
         let scripts = notes.chunks(NOTES_AT_A_TIME).map(|notes| {
             let mut script = redis::cmd("EVAL");
-            script.arg(include_str!("lua/removals.lua")).arg(1).arg(keys::REMOVALS).arg(most).arg(notes);
+            script.arg(loaded(REMOVALS).as_ref()).arg(1).arg(keys::REMOVALS).arg(most).arg(notes);
             script
         });
         self.write_aside(scripts.collect()).await.map(|_| ())

@@ -295,6 +295,11 @@ pub(super) fn pending(mut meta: &[u8]) -> Option<[u64; 3]> {
     Some([meta.get_uint(7), meta.get_uint(7), meta.get_uint(7)])
 }
 
+/// How far a shard is in time, from its `meta`: where it was at its last move, and what it adds to its server's clock (ms).
+pub(super) fn clock(mut meta: &[u8]) -> Option<(u64, u64)> {
+    (meta.len() >= 2 * 6).then(|| (meta.get_uint(6), meta.get_uint(6)))
+}
+
 /// When a task was asked for, from the bytes at [`CREATED_AT`]; `None` when they are not all there.
 pub(super) fn created_ms(mut bytes: &[u8]) -> Option<u64> {
     (bytes.len() == 6).then(|| bytes.get_uint(6))

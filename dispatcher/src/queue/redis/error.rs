@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use super::writer::Retired;
 use crate::queue::QueueError;
 
 /// Whether repeating can help.
@@ -39,6 +40,7 @@ pub(super) fn same(failure: &QueueError) -> QueueError {
         QueueError::Unfit(unfit) => QueueError::Unfit(Arc::clone(unfit)),
         QueueError::Unavailable(source) => match of_redis(source.as_ref()) {
             Some(error) => QueueError::Unavailable(Box::new(error)),
+            None if source.is::<Retired>() => QueueError::Unavailable(Box::new(Retired)),
             None => QueueError::Unavailable(source.to_string().into()),
         },
         QueueError::Rejected(source) => match of_redis(source.as_ref()) {

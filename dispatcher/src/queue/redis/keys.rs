@@ -20,7 +20,7 @@
 //! | `meta` | STRING | clock, until when changes are logged, newest place in line, tasks unfinished and pending, time of each band, bytes of done and cancelled records; packed |
 //! | `events` | STREAM | log of changes, while somebody watches: an entry for each script call, by tenant the tasks it changed |
 //! | `sweep` | HASH | when the shard was swept, whether that was all, until when no lease ends |
-//! | `stats` | HASH | moves of each kind since the data was created |
+//! | `stats` | HASH | moves of each kind since the data was created, some of them also by the index that they go from or to |
 //! | `walk:<hash>` | STRING | record of a walk, in JSON behind its revision |
 //! | `walk:open:<hash>` | ZSET | its open tasks, in the order in which they were opened |
 //! | `walk:failed:<hash>` | LIST | objects of it that could not be backed up, in JSON |

@@ -25,6 +25,8 @@ use super::{
 const RECONNECT_BASE: Duration = Duration::from_millis(50);
 /// Longest wait between two connection attempts.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// How long callers wait for the first connection at most, whatever becomes of the attempts.
+const NEW_FOR: Duration = Duration::from_secs(2);
 /// A connection that breaks sooner than this counts as one that could not be made.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,8 @@ pub(super) struct Opened {
 
 struct Wire {
     address: Address,
+    /// When it was begun.
+    since: Instant,
     endpoint: Arc<Endpoint>,
     trouble: Arc<Trouble>,
     state: watch::Sender<State>,
@@ -71,7 +75,8 @@ impl Link {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
-        let wire = Arc::new(Wire { address, endpoint, trouble, state: watch::Sender::new(State::Opening) });
+        let (since, state) = (Instant::now(), watch::Sender::new(State::Opening));
+        let wire = Arc::new(Wire { address, since, endpoint, trouble, state });
         let end = stop.child_token();
         tasks.spawn(Arc::clone(&wire).keep(end.clone()));
         Self { wire, _end: end.drop_guard() }
@@ -82,7 +87,10 @@ impl Link {
     /// # Errors
     /// When the server does not answer: at once if that is known.
     pub(super) async fn opened(&self) -> RedisResult<Opened> {
-        self.opened_within(self.wire.endpoint.timeouts.response).await
+        let timeouts = self.wire.endpoint.timeouts;
+        // The first connection is made right now, which takes longer than an answer.
+        let limit = if self.wire.is_new() { timeouts.connect } else { timeouts.response };
+        self.opened_within(limit).await
     }
 
     /// As [`Link::opened`], with another time limit.
@@ -185,7 +193,10 @@ impl Wire {
                 }
                 Err(error) => {
                     tracing::debug!(address = %self.address, %error, "cannot connect to a Redis server");
-                    self.state.send_replace(State::Down(error));
+                    // Of a server that never answered it is not known that it is away, until it had its time.
+                    if generation > 0 || !self.is_new() {
+                        self.state.send_replace(State::Down(error));
+                    }
                     self.trouble.report();
                     failures += 1;
                 }
@@ -196,6 +207,11 @@ impl Wire {
                 return;
             }
         }
+    }
+
+    /// Whether its first connection may still be on its way.
+    fn is_new(&self) -> bool {
+        self.since.elapsed() < self.endpoint.timeouts.connect.min(NEW_FOR)
     }
 
     fn close(&self, closed: &Opened, then: State) {

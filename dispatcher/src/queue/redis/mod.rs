@@ -4,10 +4,10 @@
 //! scripts check and move. Where to look:
 //!
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
-//! - `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
+//! - `routing`, `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
 //!   other calls. `snapshot`: the look at all tasks together. `walks`: what is kept of backups of prefixes.
 //! - `fsck`: the audit of all that. `aside`: what is kept beside it.
-//! - `hints`: where tasks are believed to be. `check`, `options`: may we use a server at all.
+//! - `hints`: where tasks are believed to be. `clocks`: whether the servers' clocks go as ours. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
 //!   key; `link` keeps a connection, which `endpoint` makes and `access` logs in; `trouble` is what calls the scout.
 //!
@@ -17,6 +17,7 @@ mod access;
 mod aside;
 mod batch;
 mod check;
+mod clocks;
 mod codec;
 mod counts;
 mod endpoint;
@@ -34,7 +35,9 @@ mod map;
 mod nodes;
 mod options;
 mod primary;
+mod proof;
 mod redrive;
+mod routing;
 mod scout;
 mod scripts;
 mod snapshot;
@@ -48,27 +51,30 @@ mod walk_codec;
 mod walks;
 mod writer;
 
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use redis::{Cmd, Value};
-use tokio::sync::Notify;
+use redis::{Cmd, RedisResult, Value};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     aside::Aside,
+    clocks::Clocks,
     hints::Hints,
     lease::Sessions,
+    map::Map,
     nodes::{Maker, Nodes},
     primary::{Primary, WriterSettings},
     scout::Scout,
     trouble::Trouble,
-    writer::{Context, Outcomes, Write, Written},
+    writer::{Context, Write, Written},
 };
 pub use self::{
     aside::KeptBody,
     check::Unfit,
+    clocks::ClockStats,
     endpoint::{connect_to, is_server},
     options::{ConnectError, Durability, Layout, Login, RedisOptions, Timeouts, TlsFiles},
     writer::BarrierStats,
@@ -80,8 +86,8 @@ use super::{
     TaskQueue, TaskRecord, TaskState,
 };
 
-/// Writes that one submit gives to a writer at a time.
-const JOB_WRITES: usize = 500;
+/// How long the servers of a cluster are given at the start to agree on who has what.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The queue in Redis. Owns its connections and tasks; [`RedisQueue::shutdown`] ends them in order.
 pub struct RedisQueue {
@@ -116,7 +122,10 @@ impl RedisQueue {
         let (seeds, asking, data) = options.servers().map_err(ConnectError::Url)?;
         let data = Arc::new(data);
         let mut scout = Scout::new(options.layout.clone(), asking, seeds);
-        let map = scout.look(&[]).await.map_err(|error| ConnectError::Server(error::from_redis(error)))?;
+        let settle = options.timeouts.connect.min(SETTLE_WITHIN);
+        let map = first_map(&mut scout, settings.shards, settle)
+            .await
+            .map_err(|error| ConnectError::Server(error::from_redis(error)))?;
         let writing = WriterSettings {
             count: options.writers,
             endpoint: Arc::clone(&data),
@@ -126,7 +135,8 @@ impl RedisQueue {
             shards: settings.shards,
         };
         let hints = Hints::new(settings.shards);
-        let context = Arc::new(Context { settings, clock, hints, barriers: Arc::default() });
+        let (barriers, clocks) = (Arc::default(), Clocks::default());
+        let context = Arc::new(Context { settings, clock, hints, barriers, clocks });
         let trouble = Arc::new(Trouble::default());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         // From here on, whatever ends this ends the tasks.
@@ -160,55 +170,30 @@ impl RedisQueue {
         self.tasks.wait().await;
     }
 
+    /// What is known of the servers' clocks.
+    #[must_use]
+    pub fn clocks(&self) -> Arc<ClockStats> {
+        Arc::clone(self.shared.clocks.stats())
+    }
+
     /// How long barriers take, and how many were missed.
     #[must_use]
     pub fn barriers(&self) -> Arc<BarrierStats> {
         Arc::clone(&self.shared.barriers)
     }
+}
 
-    /// Has the writes of each primary made by one of its writers, in their order, and gives each its own answer.
-    async fn write(&self, writes: Vec<Write>) -> Outcomes {
-        let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
-        let mut parts: BTreeMap<u16, (Vec<usize>, Vec<Write>)> = BTreeMap::new();
-        for (at, write) in writes.into_iter().enumerate() {
-            let (places, part) = parts.entry(write.id().shard()).or_default();
-            places.push(at);
-            part.push(write);
+/// Who has what, once every shard has somebody, or after that long: the nodes of a cluster need a moment to hear of each other.
+async fn first_map(scout: &mut Scout, shards: u16, settle: Duration) -> RedisResult<Map> {
+    const LOOK_AGAIN: Duration = Duration::from_millis(50);
+    let until = Instant::now() + settle;
+    loop {
+        let map = scout.look(&[]).await?;
+        let has_owner = |shard| map.owner(keys::slot(keys::meta(shard).as_bytes())).is_some();
+        if (0..shards).all(has_owner) || Instant::now() >= until {
+            return Ok(map);
         }
-        let mut jobs: Vec<(Arc<Primary>, Vec<usize>, Vec<Write>)> = Vec::new();
-        for (shard, (places, part)) in parts {
-            match self.shared.nodes.of_slot(keys::slot(keys::meta(shard).as_bytes())) {
-                Ok(primary) => match jobs.iter_mut().find(|(known, ..)| Arc::ptr_eq(known, &primary)) {
-                    Some((_, all_places, all)) => {
-                        all_places.extend(places);
-                        all.extend(part);
-                    }
-                    None => jobs.push((primary, places, part)),
-                },
-                Err(nobody) => {
-                    for at in places {
-                        outcomes[at] = Some(Err(error::from_redis(nobody.clone())));
-                    }
-                }
-            }
-        }
-        // One writer for all that one primary is given, or tasks would not join their lines in order.
-        let written = jobs.into_iter().map(|(primary, places, writes)| async move {
-            let mut written = Vec::with_capacity(places.len());
-            let mut writes = writes.into_iter();
-            let writer = primary.writer();
-            loop {
-                let job: Vec<Write> = writes.by_ref().take(JOB_WRITES).collect();
-                let Some(writer) = writer.filter(|_| !job.is_empty()) else { break };
-                written.extend(writer.write(job).await);
-            }
-            places.into_iter().zip(written).collect::<Vec<_>>()
-        });
-        for (at, outcome) in join_all(written).await.into_iter().flatten() {
-            outcomes[at] = Some(outcome);
-        }
-        let missing = || Err(error::unexpected("no answer"));
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -3,7 +3,7 @@
 //! A call that cannot be asked where it belongs has its own error: it never holds up calls for other primaries. Nothing here may
 //! repeat a call, except where a server said that it did not execute it because another has the slot.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value};
@@ -103,6 +103,13 @@ impl Nodes {
         let mut tables = self.table.subscribe();
         // The sender lives as long as this.
         drop(tables.wait_for(|table| !table.map.primaries().contains(address)).await);
+    }
+
+    /// Has the map looked at, and waits until it has changed, but not longer than that.
+    pub(super) async fn changed_within(&self, limit: Duration) {
+        let mut tables = self.table.subscribe();
+        self.maker.trouble.report();
+        drop(tokio::time::timeout(limit, tables.changed()).await);
     }
 
     /// Sends each command to the primary that has its first key, all at once, and gives each its own answer.

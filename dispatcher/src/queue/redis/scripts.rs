@@ -35,6 +35,7 @@ pub(super) enum Script {
     FsckTasks,
     FsckLines,
     FsckCounters,
+    FsckFlows,
     WalkSave,
     WalkLook,
 }
@@ -66,7 +67,7 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
@@ -83,6 +84,7 @@ impl Script {
         Self::FsckTasks,
         Self::FsckLines,
         Self::FsckCounters,
+        Self::FsckFlows,
         Self::WalkSave,
         Self::WalkLook,
     ];
@@ -111,6 +113,7 @@ impl Script {
             Self::FsckTasks => ("fsck_tasks.lua", include_str!("lua/fsck_tasks.lua")),
             Self::FsckLines => ("fsck_lines.lua", include_str!("lua/fsck_lines.lua")),
             Self::FsckCounters => ("fsck_counters.lua", include_str!("lua/fsck_counters.lua")),
+            Self::FsckFlows => ("fsck_flows.lua", include_str!("lua/fsck_flows.lua")),
             Self::WalkSave => ("walk_save.lua", include_str!("lua/walk_save.lua")),
             Self::WalkLook => ("walk_look.lua", include_str!("lua/walk_look.lua")),
         }
@@ -132,6 +135,7 @@ impl Script {
             | Self::FsckTasks
             | Self::FsckLines
             | Self::FsckCounters
+            | Self::FsckFlows
             | Self::WalkSave
             | Self::WalkLook => &SHARED[..2],
         };
@@ -143,6 +147,11 @@ impl Script {
     }
 }
 
+/// What is kept beside the tasks is changed by scripts of its own, which know nothing of shards.
+pub(super) const QUARANTINE: (&str, &str) = ("quarantine.lua", include_str!("lua/quarantine.lua"));
+/// As [`QUARANTINE`].
+pub(super) const REMOVALS: (&str, &str) = ("removals.lua", include_str!("lua/removals.lua"));
+
 /// What is put before scripts: the first two before all, the last before those that end a lease.
 const SHARED: [(&str, &str); 3] = [
     ("_record.lua", include_str!("lua/_record.lua")),
@@ -151,20 +160,20 @@ const SHARED: [(&str, &str); 3] = [
 ];
 
 #[cfg(not(test))]
-fn loaded((_, text): (&'static str, &'static str)) -> Cow<'static, str> {
+pub(super) fn loaded((_, text): (&'static str, &'static str)) -> Cow<'static, str> {
     Cow::Borrowed(text)
 }
 
 /// As outside tests, unless the environment asks for a fault.
 #[cfg(test)]
-fn loaded((file, text): (&'static str, &'static str)) -> Cow<'static, str> {
+pub(super) fn loaded((file, text): (&'static str, &'static str)) -> Cow<'static, str> {
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever runs the tests once for each fault says which it is"
     )]
     let asked = std::env::var(mutants::SWITCH).ok();
     let mutant = asked.map(|name| {
-        let known = mutants::MUTANTS.iter().find(|mutant| mutant.name == name);
+        let known = mutants::all().find(|mutant| mutant.name == name);
         known.unwrap_or_else(|| panic!("{}={name}: no mutant has this name", mutants::SWITCH))
     });
     match mutant.filter(|mutant| mutant.file == file) {
@@ -305,14 +314,14 @@ mod tests {
     }
 
     fn file(name: &str) -> &'static str {
-        let files = Script::ALL.map(Script::file).into_iter().chain(SHARED);
+        let files = Script::ALL.map(Script::file).into_iter().chain(SHARED).chain([QUARANTINE, REMOVALS]);
         files.into_iter().find(|(file, _)| *file == name).unwrap_or_else(|| panic!("there is no {name}")).1
     }
 
     #[test]
     fn every_mutant_has_a_name_of_its_own_and_fits_its_file_in_one_place() {
         let mut names = BTreeSet::new();
-        for mutant in mutants::MUTANTS {
+        for mutant in mutants::all() {
             let mutated = mutants::applied(mutant, mutant.file, file(mutant.file));
             assert!(mutated.is_some_and(|text| text != file(mutant.file)), "{mutant:?}");
             assert!(names.insert(mutant.name), "two mutants: {}", mutant.name);
@@ -321,16 +330,17 @@ mod tests {
 
     #[test]
     fn every_file_has_a_mutant() {
-        for (name, _) in Script::ALL.map(Script::file).into_iter().chain(SHARED) {
+        for (name, _) in Script::ALL.map(Script::file).into_iter().chain(SHARED).chain([QUARANTINE, REMOVALS])
+        {
             // What the layout of a record is has no fault that leaves a record.
-            let has = name == "_record.lua" || mutants::MUTANTS.iter().any(|mutant| mutant.file == name);
+            let has = name == "_record.lua" || mutants::all().any(|mutant| mutant.file == name);
             assert!(has, "{name} has no mutant: nothing shows that a test would notice a fault in it");
         }
     }
 
     #[test]
     fn a_mutant_of_another_file_or_without_its_place_is_not_applied() {
-        let mutant = &mutants::MUTANTS[0];
+        let mutant = mutants::all().next().unwrap();
         assert_eq!(mutants::applied(mutant, "other.lua", mutant.find), None);
         assert_eq!(mutants::applied(mutant, mutant.file, ""), None);
         assert_eq!(mutants::applied(mutant, mutant.file, &mutant.find.repeat(2)), None);

@@ -61,10 +61,10 @@ impl Shared {
 
     async fn snapshot(&self) -> Result<Snapshot, QueueError> {
         let mut snapshot = Snapshot { depths: self.depths().await?, ..Snapshot::default() };
-        let now_ms = self.server_ms().await?;
+        let server_ms = self.server_ms().await?;
         snapshot.aside = Some(self.aside().await?);
         for shard in 0..self.settings.shards {
-            let heads = self.look(shard, now_ms, &mut snapshot).await?;
+            let (now_ms, heads) = self.look(shard, server_ms, &mut snapshot).await?;
             let ago = |created: Option<u64>| {
                 created.map(|created| Duration::from_millis(now_ms.saturating_sub(created)))
             };
@@ -76,11 +76,17 @@ impl Shared {
         Ok(snapshot)
     }
 
-    /// Counters, sweep and heads of a shard.
-    async fn look(&self, shard: u16, now_ms: u64, snapshot: &mut Snapshot) -> Result<Heads, QueueError> {
+    /// The time of a shard (ms), and its heads; counters and sweep are noted.
+    async fn look(
+        &self,
+        shard: u16,
+        server_ms: u64,
+        snapshot: &mut Snapshot,
+    ) -> Result<(u64, Heads), QueueError> {
         let mut swept = key("HGET", keys::of_shard(shard, "sweep"));
         swept.arg("swept");
         let calls = vec![
+            key("GET", keys::meta(shard)),
             key("HGETALL", keys::of_shard(shard, "stats")),
             swept,
             first(of(shard, TaskState::Working), HEADS),
@@ -89,6 +95,13 @@ impl Shared {
         ];
         let mut answers = self.send(calls).await.into_iter();
         let mut next = || answers.next().unwrap_or_else(|| Err(error::unexpected("no answer")));
+        // The times of a shard are on its own clock, which may be ahead of its server's.
+        let clock = value::bytes(next()?).as_deref().and_then(codec::clock);
+        let (reached_ms, added_ms) = clock.unwrap_or_default();
+        let added_ms = if self.clock.virtual_now().is_some() { 0 } else { added_ms };
+        let now_ms = server_ms.saturating_add(added_ms).max(reached_ms);
+        let ahead = Duration::from_millis(now_ms.saturating_sub(server_ms));
+        snapshot.clock_ahead = snapshot.clock_ahead.max(Some(ahead));
         let moves: Vec<(String, u64)> =
             redis::from_redis_value(next()?).map_err(|_| error::unexpected("stats are no counters"))?;
         for (name, count) in moves {
@@ -101,7 +114,7 @@ impl Shared {
         }
         let (working, delayed) = (tasks(shard, next()?)?, tasks(shard, next()?)?);
         let pending = self.line_heads(shard, &texts(next()?)?).await?;
-        Ok(Heads { working, delayed, pending })
+        Ok((now_ms, Heads { working, delayed, pending }))
     }
 
     /// The first task of each line of a shard.

@@ -6,9 +6,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
 use super::{
-    Shared, codec, error, keys, millis,
+    Shared,
+    clocks::Times,
+    codec, error, keys, millis,
     scripts::{Answer, BATCH, Call, Script},
     value,
 };
@@ -43,21 +46,37 @@ impl Shared {
         let (mut calls, mut acted) = (Vec::new(), Vec::new());
         // What a gate has let in must be acted on: a shard that fails is counted, and holds up no other.
         let (mut failure, mut failed) = (None, BTreeSet::new());
-        for (shard, answer) in (0..).zip(self.send(self.gates()).await) {
-            let due = match answer.and_then(|answer| self.read_gate(shard, answer)) {
-                Ok(Some(due)) => due,
-                Ok(None) => continue,
+        let held = self.clocks.holds();
+        let sent = Instant::now();
+        let answers = self.send(self.gates(held)).await;
+        let received = Instant::now();
+        let (mut times, mut let_in) = (Vec::new(), Vec::new());
+        for (shard, answer) in (0..).zip(answers) {
+            match answer.and_then(|answer| self.read_gate(shard, answer)) {
+                Ok((shard_times, due)) => {
+                    times.push((shard, shard_times));
+                    let_in.extend(due);
+                }
                 Err(error) => {
                     failed.insert(shard);
                     failure.get_or_insert(error);
-                    continue;
                 }
-            };
+            }
+        }
+        if self.clock.virtual_now().is_none() {
+            self.clocks.note(&times, sent, received, self.clock.local_now());
+        }
+        let holds = self.clocks.holds();
+        for mut due in let_in {
+            if holds && !held {
+                // What these gates said of age was said by a wrong clock.
+                due.finished.iter_mut().for_each(|(_, tasks)| tasks.clear());
+            }
             report.amnesty |= due.amnesty;
             report.more |= due.more;
             report.fixed += self.drop_strangers(&due).await;
             let before = calls.len();
-            self.act(&due, &mut calls, &mut acted);
+            self.act(&due, holds, &mut calls, &mut acted);
             if calls.len() == before {
                 note_next(due.next_ms);
             }
@@ -135,13 +154,14 @@ impl Shared {
             | Script::FsckTasks
             | Script::FsckLines
             | Script::FsckCounters
+            | Script::FsckFlows
             | Script::WalkSave
             | Script::WalkLook => {}
         }
         Ok(-1)
     }
 
-    fn gates(&self) -> Vec<Cmd> {
+    fn gates(&self, hold: bool) -> Vec<Cmd> {
         let settings = &self.settings;
         let gate = |shard| {
             Call::new(Script::Gate, shard, [].into_iter())
@@ -149,9 +169,9 @@ impl Shared {
                 .arg(millis(settings.sweep_every))
                 .arg(millis(settings.outage))
                 .arg(millis(settings.lease))
-                .arg(self.retention_ms(TaskState::Done))
-                .arg(self.retention_ms(TaskState::Cancelled))
-                .arg(self.retention_ms(TaskState::Dead))
+                .arg(self.retention_ms(TaskState::Done, hold))
+                .arg(self.retention_ms(TaskState::Cancelled, hold))
+                .arg(self.retention_ms(TaskState::Dead, hold))
                 .arg(BATCH)
                 .arg(codec::exact(settings.retain_bytes))
                 .into_command()
@@ -159,9 +179,11 @@ impl Shared {
         (0..settings.shards).map(gate).collect()
     }
 
-    fn retention_ms(&self, state: TaskState) -> u64 {
+    /// How long finished tasks stay; for ever while a clock is wrong.
+    fn retention_ms(&self, state: TaskState, hold: bool) -> u64 {
         let settings = &self.settings;
         millis(match state {
+            _ if hold => Duration::MAX,
             TaskState::Done => settings.retain_finished.max(settings.dedup_window),
             TaskState::Cancelled => settings.retain_finished,
             TaskState::Dead => settings.retain_dead,
@@ -171,13 +193,14 @@ impl Shared {
         })
     }
 
-    /// `None` when the shard was swept a moment ago.
-    fn read_gate(&self, shard: u16, answer: Value) -> Result<Option<Due>, QueueError> {
+    /// The times, and what is due; `None` when the shard was swept a moment ago.
+    fn read_gate(&self, shard: u16, answer: Value) -> Result<(Times, Option<Due>), QueueError> {
         let mut answer = Answer::read_plain(answer)?;
         let sweep = answer.integer()? == 1;
         let (amnesty, more, next_ms) = (answer.integer()? == 1, answer.integer()? == 1, answer.integer()?);
+        let times = Times { server_ms: answer.unsigned()?, shard_ms: answer.unsigned()? };
         if !sweep {
-            return Ok(None);
+            return Ok((times, None));
         }
         let (mut leases, mut strangers) = (Vec::new(), Vec::new());
         for _ in 0..answer.unsigned()? {
@@ -204,7 +227,8 @@ impl Shared {
             (TaskState::Cancelled, list(TaskState::Cancelled)?),
             (TaskState::Dead, list(TaskState::Dead)?),
         ];
-        Ok(Some(Due { shard, amnesty, more, next_ms, leases, scheduled, delayed, finished, strangers }))
+        let due = Due { shard, amnesty, more, next_ms, leases, scheduled, delayed, finished, strangers };
+        Ok((times, Some(due)))
     }
 
     /// Takes entries out of indexes that no task can have made.
@@ -224,7 +248,7 @@ impl Shared {
     }
 
     /// Adds the calls that a shard needs, in the order in which they have to happen.
-    fn act(&self, due: &Due, calls: &mut Vec<Cmd>, acted: &mut Vec<(u16, Script)>) {
+    fn act(&self, due: &Due, hold: bool, calls: &mut Vec<Cmd>, acted: &mut Vec<(u16, Script)>) {
         let mut add = |script, call: Call| {
             calls.push(call.into_command());
             acted.push((due.shard, script));
@@ -246,7 +270,7 @@ impl Shared {
                 Call::about(Script::Reap, due.shard, tasks.iter())
                     .arg(self.now())
                     .arg(codec::state_code(*state))
-                    .arg(self.retention_ms(*state))
+                    .arg(self.retention_ms(*state, hold))
                     .arg(codec::exact(self.settings.retain_bytes))
             })
             .collect();

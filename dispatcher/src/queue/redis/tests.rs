@@ -1,12 +1,14 @@
 //! The Redis queue on a real redis-server: the conformance suite, and what only Redis can do to it.
 
 mod acl;
+mod clocks;
 mod cluster;
 mod clustered;
 mod damage;
 mod durability;
 mod failover;
 mod faults;
+mod flows;
 mod fsck;
 mod log;
 mod races;
@@ -16,6 +18,7 @@ pub(crate) mod server;
 mod silence;
 mod size;
 mod snapshot;
+mod start;
 mod walks;
 
 use std::{

@@ -17,13 +17,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     batch::{Piece, cut},
     check::{Barrier, Unfit, inspect},
+    clocks::Clocks,
     codec::{self, NewRecord},
     error,
     hints::Hints,
     link::{Link, Opened, pipeline},
     primary::{Fitness, WriterSettings},
+    proof::{Proof, barrier_command, proven},
+    routing::is_elsewhere,
     scripts::{Answer, Call, Script},
-    value,
     walks::WalkChange,
 };
 use crate::queue::{QueueClock, QueueError, QueueSettings, TaskId, TaskState};
@@ -45,6 +47,7 @@ pub(super) struct Context {
     pub(super) clock: QueueClock,
     pub(super) hints: Hints,
     pub(super) barriers: Arc<BarrierStats>,
+    pub(super) clocks: Clocks,
 }
 
 /// One write.
@@ -118,10 +121,19 @@ pub struct BarrierStats {
     pub missed: Counter,
 }
 
+/// A write that was not made, with itself where another server may take it.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) error: QueueError,
+    pub(super) write: Option<Box<Write>>,
+}
+
+type Replies = Vec<Result<Written, Refused>>;
+
 #[derive(Debug)]
 struct Job {
     writes: Vec<Write>,
-    reply: oneshot::Sender<Outcomes>,
+    reply: oneshot::Sender<Replies>,
 }
 
 /// The writer has ended.
@@ -132,7 +144,7 @@ pub(super) struct Ended;
 /// The server was the primary when it was asked, and is not any more.
 #[derive(Debug, thiserror::Error)]
 #[error("another server has become the primary")]
-struct Retired;
+pub(super) struct Retired;
 
 impl Context {
     /// The time to give to a script: 0 for the server's own.
@@ -143,14 +155,14 @@ impl Context {
 
 impl Writer {
     /// Makes the writes durable, in order, and says what came of each.
-    pub(super) async fn write(&self, writes: Vec<Write>) -> Outcomes {
+    pub(super) async fn write(&self, writes: Vec<Write>) -> Replies {
+        let ended = |write| Err(Refused { error: QueueError::Unavailable(Box::new(Ended)), write });
         let count = writes.len();
-        let (reply, outcomes) = oneshot::channel();
-        let sent = self.jobs.send(Job { writes, reply }).await.is_ok();
-        match outcomes.await {
-            Ok(outcomes) if sent => outcomes,
-            Ok(_) | Err(_) => (0..count).map(|_| Err(QueueError::Unavailable(Box::new(Ended)))).collect(),
+        let (reply, replies) = oneshot::channel();
+        if let Err(mpsc::error::SendError(job)) = self.jobs.send(Job { writes, reply }).await {
+            return job.writes.into_iter().map(|write| ended(Some(Box::new(write)))).collect();
         }
+        replies.await.unwrap_or_else(|_| (0..count).map(|_| ended(None)).collect())
     }
 }
 
@@ -212,7 +224,10 @@ impl WriterLoop {
             ends.push(writes.len());
             replies.push(job.reply);
         }
-        let mut outcomes = self.write(&writes).await.into_iter();
+        let outcomes = self.write(&writes).await;
+        let mut outcomes = outcomes.into_iter().zip(writes).map(|(outcome, write)| {
+            outcome.map_err(|error| Refused { write: is_elsewhere(&error).then(|| Box::new(write)), error })
+        });
         let mut begin = 0;
         for (reply, end) in replies.into_iter().zip(ends) {
             // A caller that has gone does not want to know.
@@ -381,62 +396,6 @@ impl WriterLoop {
     }
 }
 
-/// What to send after writes for a proof that they are durable; `None` where the answer to them is one.
-pub(super) fn barrier_command(barrier: Barrier, patience: Duration) -> Option<Cmd> {
-    let mut command = match barrier {
-        Barrier::Answer => return None,
-        Barrier::WaitAof(replicas) => {
-            let mut command = redis::cmd("WAITAOF");
-            command.arg(1).arg(replicas);
-            command
-        }
-        Barrier::Wait(replicas) => {
-            let mut command = redis::cmd("WAIT");
-            command.arg(replicas);
-            command
-        }
-    };
-    command.arg(super::millis(patience));
-    Some(command)
-}
-
-/// What a barrier says about the writes before it.
-pub(super) enum Proof {
-    Met,
-    Missed {
-        reached: u32,
-        wanted: u32,
-    },
-    Unknown(RedisError),
-    /// The server is not the primary any more: whatever it says, it proves nothing.
-    Void,
-}
-
-impl Proof {
-    fn apply(&self, outcome: Result<Written, QueueError>) -> Result<Written, QueueError> {
-        match (self, outcome) {
-            (Self::Met, outcome) | (_, outcome @ Err(_)) => outcome,
-            // What was refused has left nothing to be kept.
-            (_, Ok(Written::Submit(refused @ [..=-1, _, _]))) => Ok(Written::Submit(refused)),
-            (_, Ok(Written::Requeue(refused @ [..=-1, _, _]))) => Ok(Written::Requeue(refused)),
-            (_, Ok(Written::Walk(refused @ [..=0, _]))) => Ok(Written::Walk(refused)),
-            (_, Ok(written)) => self.result().map(|()| written),
-        }
-    }
-
-    /// Whether the writes before it may be relied on.
-    pub(super) fn result(&self) -> Result<(), QueueError> {
-        match self {
-            Self::Met => Ok(()),
-            Self::Missed { reached, wanted } => {
-                Err(QueueError::NotDurable { reached: *reached, wanted: *wanted })
-            }
-            Self::Unknown(failure) => Err(error::from_redis(failure.clone())),
-            Self::Void => Err(QueueError::Unavailable(Box::new(Retired))),
-        }
-    }
-}
-
 impl Write {
     pub(super) const fn id(&self) -> &TaskId {
         match self {
@@ -464,28 +423,4 @@ impl Job {
         });
         (self.writes.len(), bytes.sum())
     }
-}
-
-/// What the answer to a barrier proves.
-pub(super) fn proven(barrier: Barrier, answer: Option<Result<Value, RedisError>>) -> Proof {
-    let copies = match answer {
-        Some(Ok(answer)) => answer,
-        Some(Err(failure)) => return Proof::Unknown(failure),
-        None => return Proof::Missed { reached: 0, wanted: 1 },
-    };
-    // WAIT says how many replicas; WAITAOF whether the server's own disk, and how many replicas.
-    let (disk, replicas) = match value::integer(&copies) {
-        Some(replicas) => (1, replicas),
-        None => {
-            let copies: Vec<i64> =
-                value::list(copies).unwrap_or_default().iter().filter_map(value::integer).collect();
-            (copies.first().copied().unwrap_or(0), copies.get(1).copied().unwrap_or(0))
-        }
-    };
-    let wanted = match barrier {
-        Barrier::Answer => 0,
-        Barrier::WaitAof(replicas) | Barrier::Wait(replicas) => replicas,
-    };
-    let reached = u32::try_from(replicas).unwrap_or(0);
-    if disk >= 1 && reached >= wanted { Proof::Met } else { Proof::Missed { reached, wanted } }
 }

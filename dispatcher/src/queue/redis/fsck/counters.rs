@@ -33,9 +33,17 @@ struct Totals {
 
 /// A moment in the life of a shard: equal as long as no task moves.
 #[derive(Debug)]
-struct Moment {
-    meta: Vec<u8>,
-    moves: u64,
+pub(super) struct Moment {
+    pub(super) meta: Vec<u8>,
+    pub(super) moves: u64,
+}
+
+/// A recount.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    tenants: BTreeMap<Vec<u8>, TenantCounts>,
+    totals: Totals,
+    states: BTreeMap<TaskState, u64>,
 }
 
 impl Audit {
@@ -45,11 +53,15 @@ impl Audit {
             if self.unreadable.contains(&shard) {
                 return Ok(());
             }
-            let Some(moment) = self.moment(shard).await? else { return Ok(()) };
+            let Some(mut moment) = self.moment(shard).await? else { return Ok(()) };
             let Some(kept) = self.kept(shard).await? else { return Ok(()) };
-            let Some((counted, totals)) = self.count(shard, kept.keys().cloned().collect()).await? else {
+            let Some(tally) = self.count(shard, kept.keys().cloned().collect()).await? else {
                 return Ok(());
             };
+            if !self.flows(shard, &mut moment, &tally).await? {
+                continue;
+            }
+            let Tally { tenants: counted, totals, .. } = tally;
             let wrong: Vec<(Vec<u8>, TenantCounts)> = kept
                 .keys()
                 .chain(counted.keys().filter(|tenant| !kept.contains_key(*tenant)))
@@ -99,12 +111,8 @@ impl Audit {
         Ok(Some(kept))
     }
 
-    async fn count(
-        &mut self,
-        shard: u16,
-        tenants: BTreeSet<Vec<u8>>,
-    ) -> Result<Option<(BTreeMap<Vec<u8>, TenantCounts>, Totals)>, FsckError> {
-        let (mut counted, mut totals) = (BTreeMap::new(), Totals::default());
+    async fn count(&mut self, shard: u16, tenants: BTreeSet<Vec<u8>>) -> Result<Option<Tally>, FsckError> {
+        let Tally { tenants: mut counted, mut totals, mut states } = Tally::default();
         let Some(lines) = self.all_lines(shard, tenants).await? else { return Ok(None) };
         for lines in lines.chunks(PAGE) {
             let lengths = lines.iter().map(|line| {
@@ -121,6 +129,7 @@ impl Audit {
                     counts.kept += length;
                     totals.pending[usize::from(line.band)] += length;
                     totals.unfinished += length;
+                    *states.entry(TaskState::Pending).or_default() += length;
                 }
             }
         }
@@ -138,19 +147,21 @@ impl Audit {
                     }
                 } += tasks;
                 totals.unfinished += if state == TaskState::Dead { 0 } else { tasks };
+                *states.entry(state).or_default() += tasks;
             }
         }
-        for index in ["done", "cancelled"] {
-            let Some(bytes) = self.bytes_in(shard, index).await? else { return Ok(None) };
+        for (state, index) in [(TaskState::Done, "done"), (TaskState::Cancelled, "cancelled")] {
+            let Some((records, bytes)) = self.bytes_in(shard, index).await? else { return Ok(None) };
             totals.finished_bytes += bytes;
+            states.insert(state, records);
         }
-        Ok(Some((counted, totals)))
+        Ok(Some(Tally { tenants: counted, totals, states }))
     }
 
-    /// Bytes of the records of an index.
-    async fn bytes_in(&mut self, shard: u16, index: &str) -> Result<Option<u64>, FsckError> {
+    /// Records of an index, and their bytes.
+    async fn bytes_in(&mut self, shard: u16, index: &str) -> Result<Option<(u64, u64)>, FsckError> {
         let key = names::of_shard(shard, index.as_bytes());
-        let (mut bytes, mut seen) = (0, HashSet::new());
+        let (mut records, mut bytes, mut seen) = (0, 0, HashSet::new());
         let mut cursor = Some(0);
         while let Some(at) = cursor {
             let Some((next, entries)) = self.page("ZSCAN", shard, &key, at).await? else { return Ok(None) };
@@ -164,11 +175,14 @@ impl Audit {
                     length
                 });
                 let Some(answers) = self.ask(shard, lengths.collect()).await? else { return Ok(None) };
-                let length = |answer| value::integer(answer).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-                bytes += answers.iter().map(length).sum::<u64>();
+                let length = |answer| value::integer(answer).and_then(|n| u64::try_from(n).ok());
+                for length in answers.iter().filter_map(length).filter(|length| *length > 0) {
+                    records += 1;
+                    bytes += length;
+                }
             }
         }
-        Ok(Some(bytes))
+        Ok(Some((records, bytes)))
     }
 
     /// All lines that can have tasks: also those that were begun after the keys were looked at.
@@ -263,6 +277,13 @@ impl Audit {
             }
         }
         Ok(true)
+    }
+}
+
+impl Tally {
+    /// Tasks in a state.
+    pub(super) fn of(&self, state: TaskState) -> u64 {
+        self.states.get(&state).copied().unwrap_or(0)
     }
 }
 

@@ -4,10 +4,11 @@
 //! beside dispatchers. Whatever it reads, page by page, is only where to look; what it reports was found by one script at one
 //! moment, or, for counters, by a recount during which no task moved. Nothing here may delete a record or end a lease.
 //!
-//! In order: keys and records (`tasks`), entries of indexes (`tasks`), counters (`counters`), rings and turns (`lines`), each of
-//! which trusts what came before it.
+//! In order: keys and records (`tasks`), entries of indexes (`tasks`), moves (`flows`) and counters (`counters`), rings and turns
+//! (`lines`), each of which trusts what came before it.
 
 mod counters;
+mod flows;
 mod lines;
 mod names;
 mod report;
@@ -75,6 +76,8 @@ struct Audit {
     found: BTreeMap<u16, Found>,
     /// Shards of which a key holds something else than it should, so that scripts fail.
     unreadable: BTreeSet<u16>,
+    /// Shards with a record that cannot be decoded.
+    damaged: BTreeSet<u16>,
     orphans: Vec<Orphan>,
 }
 
@@ -119,6 +122,7 @@ pub async fn fsck(redis: &RedisOptions, options: FsckOptions) -> Result<Report, 
         shards,
         found: BTreeMap::new(),
         unreadable: BTreeSet::new(),
+        damaged: BTreeSet::new(),
         orphans: Vec::new(),
     };
     audit.keys().await?;

@@ -27,6 +27,9 @@ pub enum Problem {
     StaleTurn,
     /// A counter that a recount does not agree with.
     WrongCounter,
+    /// A state whose moves do not add up to its tasks: some are missing, or too many. What is missing is never mended: a repair only
+    /// writes it down, so that it is told once.
+    WrongFlow,
     /// What should be forgotten one day and would not be.
     NeverEnds,
     /// A key below the queue's prefix that is not the queue's, or holds another type. Never mended.
@@ -142,6 +145,7 @@ impl Problem {
             Self::Starved => "starved",
             Self::StaleTurn => "stale-turn",
             Self::WrongCounter => "wrong-counter",
+            Self::WrongFlow => "wrong-flow",
             Self::NeverEnds => "never-ends",
             Self::UnknownKey => "unknown-key",
             Self::Unreadable => "unreadable",
@@ -160,6 +164,7 @@ impl fmt::Display for Problem {
             Self::Starved => "waiting tasks of a tenant are not offered to workers",
             Self::StaleTurn => "a tenant has a turn but no waiting task",
             Self::WrongCounter => "a counter differs from the recount",
+            Self::WrongFlow => "tasks are missing or too many: the counted moves do not add up to them",
             Self::NeverEnds => "it would never be forgotten",
             Self::UnknownKey => "the key is not one of the queue's, or has another type",
             Self::Unreadable => "keys of the shard cannot be worked with",

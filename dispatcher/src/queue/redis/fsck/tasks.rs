@@ -155,6 +155,7 @@ impl Audit {
         };
         self.report.records += 1;
         if decoded.is_none() {
+            self.damaged.insert(id.shard());
             self.report.add(Problem::DamagedRecord, key, false);
         }
         Ok(decoded)

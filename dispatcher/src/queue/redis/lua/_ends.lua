@@ -45,6 +45,7 @@ local function end_lease(key, id, r, v, parent)
       wait(r, id, false)
     else
       settle_in(r, id, v[V_STATE], v[V_STATE] == DELAYED and now + v[V_DELAY] or now)
+      count('ended:' .. INDEX[v[V_STATE]], 1)
     end
   end
   put(key, r)

@@ -24,10 +24,17 @@ if meta then
 end
 
 -- Time of the shard in ms: the server's, or the caller's in tests; never earlier than it was, whichever server answers.
-local now, behind = tonumber(ARGV[1]), 0
+--
+-- `off` makes up for a server's clock that is behind. A gap in time while there is one is most often that clock being put right, so the
+-- gap is taken out of it first: time must not jump ahead by what it was behind.
+local GAP_MS = 10000
+local now, behind, server = tonumber(ARGV[1]), 0, 0
 if now == 0 then
   local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000) + off
+  server = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local gap = server + off - clk
+  if off > 0 and gap > GAP_MS then off = math.max(off - gap, 0) end
+  now = server + off
   behind = math.max(clk - now, 0)
 end
 now = math.max(now, clk)
@@ -78,6 +85,13 @@ end
 
 local function count(field, by)
   stats[field] = (stats[field] or 0) + by
+end
+
+-- Counts one move, and by itself where it goes from or to another state than pending: so that the moves of a state add up to its tasks
+-- (fsck/flows.rs), and the most frequent ones cost one counter.
+local function count_move(field, state)
+  count(field, 1)
+  if INDEX[state] then count(field .. ':' .. INDEX[state], 1) end
 end
 
 -- What is counted for a tenant: kept (unfinished and dead) tasks, leases, pending tasks by band, whether it has left rings,

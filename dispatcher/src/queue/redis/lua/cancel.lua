@@ -30,7 +30,7 @@ for i = 1, #KEYS - 1 do
     r[FLAGS] = without(r[FLAGS], DIRTY)
     settle_in(r, id, CANCELLED, now)
     put(key, r)
-    count('cancelled', 1)
+    count_move('cancelled', r.was)
     code = CANCELLED
   end
   answers[#answers + 1] = code

@@ -46,12 +46,13 @@ local function settle(key, raw, token, receipt)
   local refused = refuse(r, token, REPORTED_DONE)
   if refused then return refused end
   local id = id_of(key)
-  if r[STATE] ~= WORKING then count('late', 1) end
+  if r[STATE] ~= WORKING then count_move('late', r[STATE]) end
   take_out(r, id)
   r[UPLOAD] = ''
   local again = is_set(r[FLAGS], DIRTY)
   if again then
     run_again(r, id, token .. string.char(REPORTED_DONE))
+    count('again', 1)
   else
     r[REASON], r[LAST], r[RECEIPT] = 0, REPORTED_DONE, receipt
     r[BYTES_DONE], r[BYTES_TOTAL], r[STEPS] = 0, 0, 0

@@ -13,18 +13,25 @@
 -- ARGV[9] most bytes of done and cancelled records: above it the oldest are due, whatever their age
 --
 -- Returns 1 to sweep or 0 for too soon; 1 in an amnesty; 1 when a list may go on; ms until the next lease end, processing or retry
--- time, negative when none; then six lists, each as its length and that many tasks: leases that ran out (task and record in turn),
--- scheduled, delayed, done, cancelled, dead.
+-- time, negative when none; the server's time (0 in tests) and the shard's (ms); then six lists, each as its length and that many
+-- tasks: leases that ran out (task and record in turn), scheduled, delayed, done, cancelled, dead.
 --
 -- Keeps: after an outage, in which nobody could renew, no lease ends for the time of a lease.
 local sweep_every, outage, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local batch = tonumber(ARGV[8])
+-- After a failover to a server whose clock is behind, the difference is added from now on, so that time does not stand still; before
+-- anything else, or it would never be time to sweep. A little is only what wore off.
+local SLOWER_MS, BEHIND_MS = 1000, 2000
+if behind > BEHIND_MS then
+  off = off + behind
+  commit_meta()
+end
 local state = redis.call('HMGET', PREFIX .. 'sweep', 'swept', 'complete', 'amnesty')
 local swept, amnesty = tonumber(state[1]), tonumber(state[3]) or 0
-if swept and state[2] == '1' and swept + sweep_every > now then return {0, 0, 0, -1} end
+if swept and state[2] == '1' and swept + sweep_every > now then return {0, 0, 0, -1, server, now} end
 if not swept or now - swept > outage then amnesty = now + grace end
 
-local out, more = {1, now < amnesty and 1 or 0, 0, -1}, false
+local out, more = {1, now < amnesty and 1 or 0, 0, -1, server, now}, false
 
 local function due(index, before, with_record)
   local ids = {}
@@ -64,8 +71,9 @@ out[3] = more and 1 or 0
 out[4] = until_next(now < amnesty)
 
 redis.call('HSET', PREFIX .. 'sweep', 'swept', now, 'complete', more and 0 or 1, 'amnesty', amnesty)
--- After a failover to a server whose clock is behind, the difference is added from now on, so that time does not stand still.
-off = off + behind
+-- What is added wears off, by less than has passed, so that time goes on: the clock that was ahead may have been the wrong one.
+local passed = swept and now - swept <= outage and now - swept or 0
+off = math.max(off - math.min(math.floor(passed / 2), SLOWER_MS), 0)
 -- Nobody has watched for long: the log is not continued, so nothing is to be read from it.
 if logged > 0 and logged <= now then
   logged = 0

@@ -28,10 +28,10 @@ for i = 1, #KEYS - 1 do
     r[REASON] = 0
     wait(r, id, true)
     put(key, r)
+    count_move('promoted', from)
     promoted = promoted + 1
   end
 end
-if promoted > 0 then count('promoted', promoted) end
 local out = commit()
 out[4], out[5], out[6] = promoted, fixed, until_next(ARGV[3] == '1')
 return out

@@ -27,10 +27,10 @@ for i = 1, #KEYS - 1 do
     take_out(r, id)
     weigh(r.was, -r.bytes)
     dels[#dels + 1] = key
+    count_move('reaped', state)
     reaped = reaped + 1
   end
 end
-if reaped > 0 then count('reaped', reaped) end
 local out = commit()
 out[4], out[5] = reaped, fixed
 return out

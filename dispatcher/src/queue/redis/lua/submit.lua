@@ -38,7 +38,12 @@ local function recognise(key, id, r, at)
   if r[STATE] >= DONE then return nil end
   if r[STATE] == SCHEDULED and at < r[AT] then
     take_out(r, id)
-    if at <= now then wait(r, id, true) else settle_in(r, id, SCHEDULED, at) end
+    if at <= now then
+      wait(r, id, true)
+      count('pulled', 1)
+    else
+      settle_in(r, id, SCHEDULED, at)
+    end
     changed = true
   end
   -- A copy that began before this request, and may yet be reported, must not count for it.
@@ -80,7 +85,7 @@ local function create(key, id, flags, at, body, old)
     take_out(old, id)
     weigh(old.was, -old.bytes)
     run, upload = old[RUN] + 1, old[UPLOAD]
-    count('replaced', 1)
+    count_move('replaced', old.was)
   end
   seq = seq + 1
   if at > now then
@@ -93,7 +98,7 @@ local function create(key, id, flags, at, body, old)
   count_state(t, state, 1)
   local front = struct.pack(FRONT, state, 0, flags, OPEN, at, NO_TOKEN, 0, 0, 0, 0, 0, #upload, 0, 0, 0)
   put_raw(key, VERSION .. front .. struct.pack('>I4I2I2I6I6', run, 0, 0, now, seq) .. body .. upload)
-  count('created', 1)
+  count_move('created', state)
   answer(1, state, run)
 end
 

@@ -3,6 +3,9 @@
 //! A plain table, because two programs read it: the tests of this package, which break the scripts they load when
 //! [`SWITCH`] names a mutant, and `examples/queue_mutants.rs`, which runs the tests once for each. Never part of a shipped program.
 
+#[path = "mutants/beside.rs"]
+mod beside;
+
 /// The environment variable that names the mutant to load.
 pub(crate) const SWITCH: &str = "BACKHAUL_QUEUE_MUTANT";
 
@@ -29,8 +32,13 @@ pub(crate) fn applied(mutant: &Mutant, file: &str, text: &str) -> Option<String>
     fits.then(|| text.replacen(mutant.find, mutant.replace, 1))
 }
 
-/// Every fault, by file.
-pub(crate) const MUTANTS: &[Mutant] = &[
+/// Every fault.
+pub(crate) fn all() -> impl Iterator<Item = &'static Mutant> {
+    MUTANTS.iter().chain(beside::MUTANTS)
+}
+
+/// Faults in the moves of tasks and in the audit, by file.
+const MUTANTS: &[Mutant] = &[
     mutant(
         "copies an exact version again that was just done",
         "submit.lua",
@@ -384,29 +392,4 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "  if mend then redis.call('ZREM', turns, t.name) end\n",
         "",
     ),
-    mutant(
-        "makes a change of a walk that somebody else was faster with",
-        "walk_save.lua",
-        "if (old and string.match(old, '^%d+') or '') ~= ARGV[2] then return answer(0) end",
-        "",
-    ),
-    mutant(
-        "makes a repeated change of a walk twice",
-        "walk_save.lua",
-        "if old == record then return answer(1) end",
-        "",
-    ),
-    mutant(
-        "keeps open tasks of a walk that is finished",
-        "walk_save.lua",
-        "  redis.call('UNLINK', KEYS[3])\n",
-        "",
-    ),
-    mutant(
-        "takes any number of walks",
-        "walk_save.lua",
-        "if not old and redis.call('ZCARD', active) >= tonumber(ARGV[5]) then return answer(-1) end",
-        "",
-    ),
-    mutant("shows walks that are forgotten", "walk_look.lua", "'(' .. string.format('%.0f', now)", "'-inf'"),
 ];

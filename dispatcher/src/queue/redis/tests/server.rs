@@ -20,6 +20,10 @@ pub(crate) struct Server {
 /// How long a machine that is very busy may take for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// By how much a server's clock is ahead, and what makes it so, in the server's directory.
+const CLOCK: &str = "clock";
+const CLOCK_LIBRARY: &str = "clock.so";
+
 impl Server {
     /// Starts a server with these settings (`--name value`) beside the usual ones for a test.
     pub(crate) fn start(arguments: &[&str]) -> Self {
@@ -28,6 +32,28 @@ impl Server {
         let process =
             launch(&dir, &arguments).unwrap_or_else(|log| panic!("redis-server did not start: {log}"));
         Self { process, dir, arguments, port: 0 }
+    }
+
+    /// Starts a server whose clock can be set ([`Server::set_clock`]); it begins as the system's.
+    pub(super) fn start_with_clock(arguments: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/queue/redis/tests/clock.c");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(dir.path().join(CLOCK_LIBRARY)).arg(source);
+        assert!(compiler.status().expect("a C compiler on the PATH").success());
+        std::fs::write(dir.path().join(CLOCK), 0_i64.to_ne_bytes()).unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let process =
+            launch(&dir, &arguments).unwrap_or_else(|log| panic!("redis-server did not start: {log}"));
+        Self { process, dir, arguments, port: 0 }
+    }
+
+    /// Sets the server's clock so far ahead of the system's, or behind it.
+    pub(super) fn set_clock(&self, ahead_ms: i64) {
+        use std::io::Write as _;
+        // In place: the server has the file mapped.
+        let mut file = std::fs::OpenOptions::new().write(true).open(self.dir.path().join(CLOCK)).unwrap();
+        file.write_all(&ahead_ms.to_ne_bytes()).unwrap();
     }
 
     /// Starts a server that also listens on a port of the loopback interface.
@@ -181,6 +207,10 @@ fn launch(dir: &TempDir, arguments: &[String]) -> Result<Child, String> {
         .args(["--port", "0", "--unixsocket", "redis.sock", "--save", "", "--databases", "1000"])
         .args(arguments)
         .current_dir(dir.path());
+    let clock = dir.path().join(CLOCK_LIBRARY);
+    if clock.exists() {
+        command.env("LD_PRELOAD", clock).env("BACKHAUL_TEST_CLOCK", dir.path().join(CLOCK));
+    }
     wait_for(command, "ready to accept connections")
 }
 
