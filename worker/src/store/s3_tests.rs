@@ -1,5 +1,6 @@
 //! The S3 store against servers: the embedded one always, those of others where they are installed.
 
+pub(crate) mod admin;
 pub(crate) mod servers;
 
 use std::sync::Arc;

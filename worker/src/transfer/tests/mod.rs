@@ -7,6 +7,7 @@ mod fidelity;
 mod inside;
 mod listing;
 mod memory;
+mod policies;
 mod reads;
 mod s3;
 mod terms;
