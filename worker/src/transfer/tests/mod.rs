@@ -10,8 +10,10 @@ mod memory;
 mod policies;
 mod reads;
 mod s3;
+mod same_second;
 mod terms;
 mod uploads;
+mod vast;
 mod weed;
 mod writes;
 
