@@ -60,6 +60,8 @@ struct Trial<'a> {
     store: &'a S3Store,
     bucket: &'a str,
     area: ScratchArea,
+    /// Ask that nothing is overwritten: where the store knows that, its bucket's policy may demand it.
+    create_only: bool,
     findings: Vec<Finding>,
 }
 
@@ -69,7 +71,7 @@ struct Trial<'a> {
 /// When the system gives no random bytes. What a store refuses is part of the report.
 pub async fn probe(store: &S3Store, bucket: &str, prefix: &str) -> Result<ProbeReport, getrandom::Error> {
     let area = ScratchArea::new(store, bucket, &probe_root(prefix))?;
-    let mut trial = Trial { store, bucket, area, findings: Vec::new() };
+    let mut trial = Trial { store, bucket, area, create_only: true, findings: Vec::new() };
     if trial.writes().await {
         trial.capabilities().await;
         trial.reads().await;
@@ -104,7 +106,11 @@ impl ProbeReport {
 
 impl Trial<'_> {
     async fn writes(&mut self) -> bool {
-        let written = self.put("object", b"0123456789", Proof::default()).await;
+        let mut written = self.put("object", b"0123456789", Proof::default()).await;
+        if written.as_ref().is_err_and(|e| matches!(e.kind, Kind::NotImplemented | Kind::Rejected)) {
+            self.create_only = false;
+            written = self.put("object", b"0123456789", Proof::default()).await;
+        }
         match written {
             Ok(()) => self.note("writes", "an object can be written", Answer::Yes, ""),
             Err(error) => {
@@ -282,7 +288,7 @@ impl Trial<'_> {
             attributes: &attributes,
             tags: &[],
             terms: Terms::default(),
-            create_only: false,
+            create_only: self.create_only,
         };
         self.store.put(self.at(&key), put).await.map(drop)
     }

@@ -4,13 +4,16 @@
 //! for encryption must not believe that it got it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
+use s3s::path::S3Path;
 use s3s::{S3Result, s3_error};
 
 use crate::checksums::Algorithm;
+use crate::guard::{Asked, Guard, Verdict};
 use crate::options::Credentials;
 use crate::store::OWNER_ID;
 
@@ -19,7 +22,10 @@ pub(crate) struct Keys(HashMap<String, SecretKey>);
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) struct Gate;
+pub(crate) struct Gate {
+    /// Asked about requests that nothing else speaks against.
+    pub(crate) guard: Option<Arc<dyn Guard>>,
+}
 
 impl Keys {
     pub(crate) fn new(credentials: Vec<Credentials>) -> Self {
@@ -40,11 +46,33 @@ impl S3Auth for Keys {
 #[async_trait::async_trait]
 impl S3Access for Gate {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if context.credentials().is_none() {
+        let Some(credentials) = context.credentials() else {
             return Err(s3_error!(AccessDenied, "Access Denied"));
-        }
+        };
         check_headers(context.headers())?;
-        check_query(context.s3_op().name(), context.uri().query().unwrap_or_default())
+        let query = context.uri().query().unwrap_or_default();
+        check_query(context.s3_op().name(), query)?;
+        let Some(guard) = &self.guard else { return Ok(()) };
+        let (bucket, key) = match context.s3_path() {
+            S3Path::Root => ("", ""),
+            S3Path::Bucket { bucket } => (&**bucket, ""),
+            S3Path::Object { bucket, key } => (&**bucket, &**key),
+        };
+        let asked = Asked {
+            access_key: &credentials.access_key,
+            operation: context.s3_op().name(),
+            bucket,
+            key,
+            query,
+            headers: context.headers(),
+        };
+        match guard.judge(&asked) {
+            Verdict::Refused => Err(s3_error!(AccessDenied, "Access Denied")),
+            Verdict::Admitted(unseen) => {
+                context.extensions_mut().insert(unseen);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -29,7 +29,7 @@
 //! # Where things are
 //!
 //! A request passes `server` (connections), `faults` (rules), the `s3s` crate (protocol, signatures), `access` (who may
-//! ask) and `service` (the table of operations) to the module of its operation. Those decide under the lock of `store`,
+//! ask; a `guard`, if there is one) and `service` (the table of operations) to the module of its operation. Those decide under the lock of `store`,
 //! which applies changes to `index` (a pure state machine) after `journal` has written them. Bodies are in `blobs`, in
 //! memory or as files; they are written by `receive` and read by `reader`, both in pieces.
 //!
@@ -50,6 +50,7 @@ mod delete;
 mod details;
 mod errors;
 pub mod faults;
+pub mod guard;
 mod index;
 mod journal;
 mod listing;

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Gate, Keys};
 use crate::faults::{FaultLayer, FaultPlan};
+use crate::guard::Guard;
 use crate::options::{Options, StartError};
 use crate::service::Operations;
 use crate::store::Store;
@@ -58,6 +59,18 @@ impl EmbeddedS3 {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub async fn start(options: Options) -> Result<Self, StartError> {
+        Self::start_with(options, None).await
+    }
+
+    /// The same, with somebody who is asked about each request.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start_guarded(options: Options, guard: Arc<dyn Guard>) -> Result<Self, StartError> {
+        Self::start_with(options, Some(guard)).await
+    }
+
+    async fn start_with(options: Options, guard: Option<Arc<dyn Guard>>) -> Result<Self, StartError> {
         let store = Arc::new(Store::open(&options.storage, &options.buckets)?);
         let listener = TcpListener::bind(options.listen).await;
         let listen_error = |source| StartError::Listen { addr: options.listen, source };
@@ -66,7 +79,7 @@ impl EmbeddedS3 {
 
         let (stopping, stopped) = (CancellationToken::new(), CancellationToken::new());
         let faults = FaultPlan::new();
-        let service = s3_service(store, options.credentials);
+        let service = s3_service(store, options.credentials, Gate { guard });
         let layer = FaultLayer::new(faults.clone(), service, stopped.clone());
         let tasks = TaskTracker::new();
         let accept = Acceptor {
@@ -191,7 +204,7 @@ async fn serve(
     }
 }
 
-fn s3_service(store: Arc<Store>, credentials: Vec<crate::options::Credentials>) -> S3Service {
+fn s3_service(store: Arc<Store>, credentials: Vec<crate::options::Credentials>, gate: Gate) -> S3Service {
     let mut config = s3s::config::S3Config::default();
     config.xml_max_body_size = MAX_XML_BYTES;
     // Forms are read before they are refused; none of them is an object here.
@@ -200,6 +213,6 @@ fn s3_service(store: Arc<Store>, credentials: Vec<crate::options::Credentials>) 
     let mut builder = S3ServiceBuilder::new(Operations(store));
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
     builder.set_auth(Keys::new(credentials));
-    builder.set_access(Gate);
+    builder.set_access(gate);
     builder.build()
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use s3s::dto;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
+use crate::guard::Unseen;
 use crate::store::Store;
 use crate::{buckets, complete, copy, delete, details, listing, multipart, object, put, versions};
 
@@ -14,20 +15,31 @@ use crate::{buckets, complete, copy, delete, details, listing, multipart, object
 #[derive(Debug, Clone)]
 pub(crate) struct Operations(pub(crate) Arc<Store>);
 
+/// What the guard keeps from whoever asks.
+fn unseen(extensions: &http::Extensions) -> Unseen {
+    extensions.get().copied().unwrap_or_default()
+}
+
 #[async_trait::async_trait]
 impl S3 for Operations {
     async fn get_object(
         &self,
         request: S3Request<dto::GetObjectInput>,
     ) -> S3Result<S3Response<dto::GetObjectOutput>> {
-        object::get(&self.0, request)
+        let unseen = unseen(&request.extensions);
+        let mut response = object::get(&self.0, request).map_err(|error| unseen.in_error(error))?;
+        unseen.in_headers(&mut response.headers);
+        Ok(response)
     }
 
     async fn head_object(
         &self,
         request: S3Request<dto::HeadObjectInput>,
     ) -> S3Result<S3Response<dto::HeadObjectOutput>> {
-        object::head(&self.0, request)
+        let unseen = unseen(&request.extensions);
+        let mut response = object::head(&self.0, request).map_err(|error| unseen.in_error(error))?;
+        unseen.in_headers(&mut response.headers);
+        Ok(response)
     }
 
     async fn put_object(

@@ -4,6 +4,7 @@
 //! It exists so that dispatcher, worker and command line read one configuration in one way and stop in one way. It must know
 //! neither protobuf, nor Redis, nor S3.
 
+pub mod address;
 pub mod build;
 pub mod descriptors;
 pub mod http_port;

@@ -9,6 +9,7 @@ mod layout;
 mod lua;
 mod manifests;
 mod monitoring;
+mod policies;
 mod promql;
 mod prose;
 mod proto;

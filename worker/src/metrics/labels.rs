@@ -20,6 +20,8 @@ labels! {
         SourceChanged => "source_changed",
         /// A store refused.
         Denied => "denied",
+        /// A location's endpoint leads elsewhere.
+        Misdirected => "misdirected",
         /// There is no such bucket.
         NoSuchBucket => "no_such_bucket",
         /// A store asked for less load.
@@ -134,6 +136,7 @@ impl Outcome {
                 TransferErrorKind::SourceGone => Self::SourceGone,
                 TransferErrorKind::SourceChanged => Self::SourceChanged,
                 TransferErrorKind::Denied => Self::Denied,
+                TransferErrorKind::Misdirected => Self::Misdirected,
                 TransferErrorKind::NoSuchBucket => Self::NoSuchBucket,
                 TransferErrorKind::Throttled { .. } => Self::Throttled,
                 TransferErrorKind::Integrity => Self::Integrity,
@@ -179,9 +182,11 @@ impl From<StoreErrorKind> for Fault {
             | StoreErrorKind::InvalidPart => Self::NotFound,
             StoreErrorKind::PreconditionFailed => Self::Precondition,
             StoreErrorKind::Conflict => Self::Conflict,
-            StoreErrorKind::Denied | StoreErrorKind::CredentialsExpired | StoreErrorKind::ClockSkew => {
-                Self::Denied
-            }
+            // Somebody has to change a setting of the location.
+            StoreErrorKind::Denied
+            | StoreErrorKind::Misdirected
+            | StoreErrorKind::CredentialsExpired
+            | StoreErrorKind::ClockSkew => Self::Denied,
             StoreErrorKind::Throttled { .. } => Self::Throttled,
             StoreErrorKind::BadDigest => Self::BadDigest,
             StoreErrorKind::InvalidRange

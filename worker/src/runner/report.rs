@@ -88,9 +88,12 @@ fn described(error: &TransferError, attempt: u32) -> v1::Failure {
     let (class, retry_after) = match error.kind {
         TransferErrorKind::SourceGone => (v1::FailureClass::SourceGone, Duration::ZERO),
         TransferErrorKind::Throttled { retry_after } => (v1::FailureClass::Throttled, retry_after),
-        TransferErrorKind::Denied if attempt < REFUSALS => (v1::FailureClass::Retry, Duration::ZERO),
+        TransferErrorKind::Denied | TransferErrorKind::Misdirected if attempt < REFUSALS => {
+            (v1::FailureClass::Retry, Duration::ZERO)
+        }
         // Somebody must change a right, a configuration or a bucket before this can work.
         TransferErrorKind::Denied
+        | TransferErrorKind::Misdirected
         | TransferErrorKind::NoSuchBucket
         | TransferErrorKind::DestinationConflict
         | TransferErrorKind::Unsupported => (v1::FailureClass::Permanent, Duration::ZERO),
@@ -158,6 +161,7 @@ mod tests {
             (Kind::SourceGone, Class::SourceGone),
             (Kind::SourceChanged, Class::Retry),
             (Kind::Denied, Class::Permanent),
+            (Kind::Misdirected, Class::Permanent),
             (Kind::NoSuchBucket, Class::Permanent),
             (waits, Class::Throttled),
             (Kind::Integrity, Class::Retry),
@@ -175,14 +179,18 @@ mod tests {
     #[test]
     fn a_refusal_is_believed_only_after_several_attempts() {
         use v1::FailureClass::{Permanent, Retry};
-        let denied = error(TransferErrorKind::Denied, "m");
-        let classes: Vec<_> = (1..=REFUSALS + 1)
-            .map(|attempt| {
-                let Outcome::Failure(failure) = failure(&denied, attempt) else { panic!("it is a failure") };
-                failure.class()
-            })
-            .collect();
-        assert_eq!(classes, [Retry, Retry, Permanent, Permanent]);
+        for kind in [TransferErrorKind::Denied, TransferErrorKind::Misdirected] {
+            let refused = error(kind, "m");
+            let classes: Vec<_> = (1..=REFUSALS + 1)
+                .map(|attempt| {
+                    let Outcome::Failure(failure) = failure(&refused, attempt) else {
+                        panic!("it is a failure")
+                    };
+                    failure.class()
+                })
+                .collect();
+            assert_eq!(classes, [Retry, Retry, Permanent, Permanent], "{kind:?}");
+        }
     }
 
     #[test]

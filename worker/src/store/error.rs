@@ -4,6 +4,8 @@
 
 use std::{fmt, time::Duration};
 
+use backhaul_runtime::address::ForbiddenAddress;
+
 /// A request to a store that did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {kind}{}", Said(code.as_deref(), message, request_id.as_deref()))]
@@ -81,6 +83,8 @@ pub enum StoreErrorKind {
     InvalidRange,
     /// The credentials or the action were refused.
     Denied,
+    /// The endpoint leads elsewhere: it answered with a redirect, which is not followed, or its name to an address that no store may have.
+    Misdirected,
     /// The credentials have run out; new ones may work.
     CredentialsExpired,
     /// The clocks of worker and store differ too much for signatures.
@@ -118,6 +122,25 @@ impl StoreError {
     pub fn new(operation: Operation, kind: StoreErrorKind, message: impl Into<String>) -> Self {
         Self { operation, kind, code: None, message: message.into(), request_id: None, source: None }
     }
+
+    /// No request was sent, because of the address that the endpoint leads to.
+    pub(super) fn forbidden(
+        operation: Operation,
+        why: ForbiddenAddress,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        let message = format!("{why}; if the store is there: allow_link_local");
+        Self { source: Some(Box::new(source)), ..Self::new(operation, StoreErrorKind::Misdirected, message) }
+    }
+
+    /// Says what else a refusal may mean, where the request named the account that the bucket must belong to.
+    pub(super) fn doubting(mut self, owner: Option<&str>) -> Self {
+        if let (StoreErrorKind::Denied, Some(owner)) = (self.kind, owner) {
+            let separator = if self.message.is_empty() { "" } else { "; " };
+            self.message += &format!("{separator}unless the bucket belongs to {owner} (owner), this is why");
+        }
+        self
+    }
 }
 
 impl StoreErrorKind {
@@ -142,6 +165,7 @@ impl StoreErrorKind {
             | Self::PreconditionFailed
             | Self::InvalidRange
             | Self::Denied
+            | Self::Misdirected
             | Self::ClockSkew
             | Self::Archived
             | Self::TooLarge
@@ -168,6 +192,7 @@ impl StoreErrorKind {
             | Self::PreconditionFailed
             | Self::InvalidRange
             | Self::Denied
+            | Self::Misdirected
             | Self::ClockSkew
             | Self::Archived
             | Self::TooLarge
@@ -190,6 +215,7 @@ impl fmt::Display for StoreErrorKind {
             Self::Conflict => "another write was going on",
             Self::InvalidRange => "the range lies outside the object",
             Self::Denied => "denied",
+            Self::Misdirected => "the endpoint leads elsewhere",
             Self::CredentialsExpired => "the credentials have run out",
             Self::ClockSkew => "the clocks of worker and store differ too much",
             Self::Throttled { .. } => "the store asks for less load",

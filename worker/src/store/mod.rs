@@ -14,14 +14,19 @@ mod listed;
 #[cfg(any(test, feature = "test-util"))]
 pub mod memory;
 mod s3;
+#[cfg(test)]
+mod s3_away_tests;
 mod s3_client;
 mod s3_direct;
 mod s3_error;
+mod s3_guard;
 mod s3_listings;
 mod s3_scratch;
 mod s3_shapes;
 #[cfg(test)]
 pub(crate) mod s3_tests;
+#[cfg(test)]
+mod s3_verbs;
 #[cfg(test)]
 mod s3_wire_tests;
 

@@ -4,20 +4,25 @@
 //! hashed again: their checksum travels in a header that the engine has already computed. The requests of every copy go past the client
 //! library where they can (`s3_direct`).
 
+use std::{error::Error, sync::Arc};
+
 use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
     primitives::{ByteStream, DateTime, SdkBody},
     types::{
-        ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, EncodingType,
+        ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart,
         MetadataDirective, StorageClass,
     },
 };
+use backhaul_runtime::locations::Owners;
 use futures_util::stream;
 
 use super::{
     BodyStream, ByteRange, Completion, GetResponse, ObjectInfo, ObjectPath, ObjectStore, ObjectsPage,
-    Operation, PartListed, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
+    Operation, PartWritten, PartsPage, Payload, Pin, Proof, Put, StoreError, StoreErrorKind, Tag,
     UploadListed, UploadRef, UploadsPage, VersionMarker, VersionsPage, WriteOptions, Written,
     s3_direct::Direct,
     s3_error::{from_body, from_sdk},
@@ -25,7 +30,7 @@ use super::{
     s3_shapes::{
         content_range, copy_source, crc64, crc64_header, grants_to_others, if_match, info_of_get,
         info_of_head, lock_mode, md5_header, none_match, part, quoted, range_header, signed, signed_number,
-        tagging, unquoted, uploads_listed,
+        tagging, unquoted,
     },
 };
 
@@ -35,6 +40,7 @@ pub struct S3Store {
     location: String,
     client: Client,
     direct: Option<Direct>,
+    owners: Arc<Owners>,
 }
 
 /// Sets the content headers and user metadata of three request builders that have no common trait.
@@ -85,8 +91,8 @@ macro_rules! send_with_expires {
 }
 
 impl S3Store {
-    pub(super) fn new(location: &str, client: Client, direct: Option<Direct>) -> Self {
-        Self { location: location.to_owned(), client, direct }
+    pub(super) fn new(location: &str, client: Client, direct: Option<Direct>, owners: Arc<Owners>) -> Self {
+        Self { location: location.to_owned(), client, direct, owners }
     }
 
     /// The same store, with every request made by the client library.
@@ -98,6 +104,23 @@ impl S3Store {
     /// For requests that the engine must not be able to make.
     pub(super) const fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The account that a bucket must belong to, for the request to say so.
+    pub(super) fn owner(&self, bucket: &str) -> Option<String> {
+        self.owners.of(bucket).map(ToOwned::to_owned)
+    }
+
+    pub(super) fn refused<E>(
+        &self,
+        operation: Operation,
+        bucket: &str,
+        error: SdkError<E, HttpResponse>,
+    ) -> StoreError
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        from_sdk(operation, error).doubting(self.owners.of(bucket))
     }
 
     /// Name of the location.
@@ -117,13 +140,14 @@ impl ObjectStore for S3Store {
             .client
             .head_object()
             .bucket(at.bucket)
+            .set_expected_bucket_owner(self.owner(at.bucket))
             .key(at.key)
             .set_version_id(pin.version.clone())
             .set_if_match(if_match(pin))
             .checksum_mode(ChecksumMode::Enabled)
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::Head, e))?;
+            .map_err(|e| self.refused(Operation::Head, at.bucket, e))?;
         Ok(info_of_head(&output))
     }
 
@@ -140,6 +164,7 @@ impl ObjectStore for S3Store {
             .client
             .get_object()
             .bucket(at.bucket)
+            .set_expected_bucket_owner(self.owner(at.bucket))
             .key(at.key)
             .set_version_id(pin.version.clone())
             .set_if_match(if_match(pin))
@@ -151,7 +176,7 @@ impl ObjectStore for S3Store {
             })
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::Get, e))?;
+            .map_err(|e| self.refused(Operation::Get, at.bucket, e))?;
         let sent = match output.content_range() {
             None => None,
             Some(header) => Some(content_range(header).ok_or_else(|| {
@@ -179,11 +204,12 @@ impl ObjectStore for S3Store {
             .client
             .get_object_tagging()
             .bucket(at.bucket)
+            .set_expected_bucket_owner(self.owner(at.bucket))
             .key(at.key)
             .set_version_id(version.map(str::to_owned))
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::GetTags, e))?;
+            .map_err(|e| self.refused(Operation::GetTags, at.bucket, e))?;
         let tags = output.tag_set.into_iter();
         Ok(tags.map(|t| Tag { key: t.key, value: t.value }).collect())
     }
@@ -193,11 +219,12 @@ impl ObjectStore for S3Store {
             .client
             .get_object_acl()
             .bucket(at.bucket)
+            .set_expected_bucket_owner(self.owner(at.bucket))
             .key(at.key)
             .set_version_id(version.map(str::to_owned))
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::GetAcl, e))?;
+            .map_err(|e| self.refused(Operation::GetAcl, at.bucket, e))?;
         Ok(grants_to_others(&output))
     }
 
@@ -209,6 +236,7 @@ impl ObjectStore for S3Store {
             .client
             .put_object()
             .bucket(at.bucket)
+            .set_expected_bucket_owner(self.owner(at.bucket))
             .key(at.key)
             .body(streamed(put.body))
             .content_length(signed(put.body.len()))
@@ -217,8 +245,8 @@ impl ObjectStore for S3Store {
             .set_tagging(tagging(put.tags))
             .set_if_none_match(none_match(put.create_only));
         let request = with_terms!(with_attributes!(request, put.attributes), put.terms);
-        let output =
-            send_with_expires!(request, put.attributes.expires).map_err(|e| from_sdk(Operation::Put, e))?;
+        let output = send_with_expires!(request, put.attributes.expires)
+            .map_err(|e| self.refused(Operation::Put, at.bucket, e))?;
         Ok(Written {
             etag: unquoted(output.e_tag()),
             crc64nvme: output.checksum_crc64_nvme().and_then(crc64),
@@ -241,14 +269,16 @@ impl ObjectStore for S3Store {
             .copy_object()
             .copy_source(copy_source(from, pin.version.as_deref()))
             .set_copy_source_if_match(if_match(pin))
+            .set_expected_source_bucket_owner(self.owner(from.bucket))
             .bucket(to.bucket)
+            .set_expected_bucket_owner(self.owner(to.bucket))
             .key(to.key)
             .metadata_directive(MetadataDirective::Replace)
             .set_checksum_algorithm(write.crc64nvme.then_some(ChecksumAlgorithm::Crc64Nvme))
             .set_if_none_match(none_match(write.create_only));
         let request = with_terms!(with_attributes!(request, write.attributes), write.terms);
         let output = send_with_expires!(request, write.attributes.expires)
-            .map_err(|e| from_sdk(Operation::Copy, e))?;
+            .map_err(|e| self.refused(Operation::Copy, to.bucket, e))?;
         let result = output.copy_object_result();
         Ok(Written {
             etag: unquoted(result.and_then(|r| r.e_tag())),
@@ -266,13 +296,14 @@ impl ObjectStore for S3Store {
             .client
             .create_multipart_upload()
             .bucket(at.bucket)
+            .set_expected_bucket_owner(self.owner(at.bucket))
             .key(at.key)
             .set_checksum_algorithm(write.crc64nvme.then_some(ChecksumAlgorithm::Crc64Nvme))
             .set_checksum_type(write.crc64nvme.then_some(ChecksumType::FullObject))
             .set_tagging(tagging(write.tags));
         let request = with_terms!(with_attributes!(request, write.attributes), write.terms);
         let output = send_with_expires!(request, write.attributes.expires)
-            .map_err(|e| from_sdk(Operation::CreateUpload, e))?;
+            .map_err(|e| self.refused(Operation::CreateUpload, at.bucket, e))?;
         output.upload_id.filter(|id| !id.is_empty()).ok_or_else(|| {
             StoreError::new(Operation::CreateUpload, StoreErrorKind::BadAnswer, "no upload id")
         })
@@ -292,6 +323,7 @@ impl ObjectStore for S3Store {
             .client
             .upload_part()
             .bucket(upload.at.bucket)
+            .set_expected_bucket_owner(self.owner(upload.at.bucket))
             .key(upload.at.key)
             .upload_id(upload.id)
             .part_number(signed_number(number))
@@ -301,7 +333,7 @@ impl ObjectStore for S3Store {
             .set_content_md5(proof.md5.map(md5_header))
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::UploadPart, e))?;
+            .map_err(|e| self.refused(Operation::UploadPart, upload.at.bucket, e))?;
         part(Operation::UploadPart, number, output.e_tag(), output.checksum_crc64_nvme())
     }
 
@@ -318,14 +350,16 @@ impl ObjectStore for S3Store {
             .upload_part_copy()
             .copy_source(copy_source(from, pin.version.as_deref()))
             .set_copy_source_if_match(if_match(pin))
+            .set_expected_source_bucket_owner(self.owner(from.bucket))
             .copy_source_range(range_header(range))
             .bucket(upload.at.bucket)
+            .set_expected_bucket_owner(self.owner(upload.at.bucket))
             .key(upload.at.key)
             .upload_id(upload.id)
             .part_number(signed_number(number))
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::CopyPart, e))?;
+            .map_err(|e| self.refused(Operation::CopyPart, upload.at.bucket, e))?;
         let result = output.copy_part_result();
         part(
             Operation::CopyPart,
@@ -336,17 +370,7 @@ impl ObjectStore for S3Store {
     }
 
     async fn list_uploads(&self, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
-        let output = self
-            .client
-            .list_multipart_uploads()
-            .bucket(at.bucket)
-            .prefix(at.key)
-            .send()
-            .await
-            .map_err(|e| from_sdk(Operation::ListUploads, e))?;
-        // Longer keys with this prefix come after it, so the first page has all there are for it.
-        let ours = output.uploads().iter().filter(|u| u.key() == Some(at.key));
-        Ok(ours.filter_map(|u| u.upload_id().map(ToOwned::to_owned)).collect())
+        s3_listings::uploads_of(self, at).await
     }
 
     async fn list_uploads_under(
@@ -355,20 +379,7 @@ impl ObjectStore for S3Store {
         prefix: &str,
         after: Option<&UploadListed>,
     ) -> Result<UploadsPage, StoreError> {
-        let output = self
-            .client
-            .list_multipart_uploads()
-            .bucket(bucket)
-            .prefix(prefix)
-            // Or a key with a control character cannot be told.
-            .encoding_type(EncodingType::Url)
-            .set_key_marker(after.map(|a| a.key.clone()))
-            .set_upload_id_marker(after.map(|a| a.id.clone()))
-            .send()
-            .await
-            .map_err(|e| from_sdk(Operation::ListUploads, e))?;
-        let uploads = uploads_listed(&output);
-        Ok(UploadsPage { more: output.is_truncated().unwrap_or(false) && !uploads.is_empty(), uploads })
+        s3_listings::uploads(self, bucket, prefix, after).await
     }
 
     async fn list_objects(
@@ -378,7 +389,7 @@ impl ObjectStore for S3Store {
         after: Option<&str>,
         most: u32,
     ) -> Result<ObjectsPage, StoreError> {
-        s3_listings::objects(&self.client, bucket, prefix, after, most).await
+        s3_listings::objects(self, bucket, prefix, after, most).await
     }
 
     async fn list_versions(
@@ -388,31 +399,11 @@ impl ObjectStore for S3Store {
         after: Option<&VersionMarker>,
         most: u32,
     ) -> Result<VersionsPage, StoreError> {
-        s3_listings::versions(&self.client, bucket, prefix, after, most).await
+        s3_listings::versions(self, bucket, prefix, after, most).await
     }
 
     async fn list_parts(&self, upload: UploadRef<'_>, after: u32) -> Result<PartsPage, StoreError> {
-        let output = self
-            .client
-            .list_parts()
-            .bucket(upload.at.bucket)
-            .key(upload.at.key)
-            .upload_id(upload.id)
-            .set_part_number_marker((after > 0).then(|| after.to_string()))
-            .send()
-            .await
-            .map_err(|e| from_sdk(Operation::ListParts, e))?;
-        let listed = |p: &aws_sdk_s3::types::Part| {
-            let number = p.part_number().and_then(|n| u32::try_from(n).ok())?;
-            let size_bytes = p.size().and_then(|n| u64::try_from(n).ok())?;
-            let part = part(Operation::ListParts, number, p.e_tag(), p.checksum_crc64_nvme()).ok()?;
-            Some(PartListed { part, size_bytes, modified: p.last_modified().map(DateTime::secs) })
-        };
-        let parts: Option<Vec<PartListed>> = output.parts().iter().map(listed).collect();
-        let parts = parts.ok_or_else(|| {
-            StoreError::new(Operation::ListParts, StoreErrorKind::BadAnswer, "a part without number or size")
-        })?;
-        Ok(PartsPage { more: output.is_truncated().unwrap_or(false) && !parts.is_empty(), parts })
+        s3_listings::parts(self, upload, after).await
     }
 
     async fn complete_upload(
@@ -437,6 +428,7 @@ impl ObjectStore for S3Store {
             .client
             .complete_multipart_upload()
             .bucket(upload.at.bucket)
+            .set_expected_bucket_owner(self.owner(upload.at.bucket))
             .key(upload.at.key)
             .upload_id(upload.id)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
@@ -446,7 +438,7 @@ impl ObjectStore for S3Store {
             .set_if_none_match(none_match(completion.create_only))
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::CompleteUpload, e))?;
+            .map_err(|e| self.refused(Operation::CompleteUpload, upload.at.bucket, e))?;
         Ok(Written {
             etag: unquoted(output.e_tag()),
             crc64nvme: output.checksum_crc64_nvme().and_then(crc64),
@@ -459,11 +451,12 @@ impl ObjectStore for S3Store {
             .client
             .abort_multipart_upload()
             .bucket(upload.at.bucket)
+            .set_expected_bucket_owner(self.owner(upload.at.bucket))
             .key(upload.at.key)
             .upload_id(upload.id)
             .send()
             .await
-            .map_err(|e| from_sdk(Operation::AbortUpload, e));
+            .map_err(|e| self.refused(Operation::AbortUpload, upload.at.bucket, e));
         match answer {
             Ok(_) => Ok(()),
             Err(e) if e.kind == StoreErrorKind::NoSuchUpload => Ok(()),

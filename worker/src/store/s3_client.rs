@@ -4,7 +4,13 @@
 //! transfer engine alone; two layers of retries would multiply. It adds no checksums either (`WhenRequired`): the engine computes
 //! its own and sends them where the store takes them.
 
-use std::{ffi::OsString, fmt, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aws_sdk_s3::{
     Client,
@@ -17,13 +23,14 @@ use aws_smithy_http_client::{
     Builder as HttpBuilder, Connector,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
-use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
-use backhaul_runtime::locations::Location;
+use aws_smithy_runtime_api::client::{dns::ResolveDns, http::HttpConnectorSettings};
+use backhaul_runtime::{address::AddressRule, locations::Location};
 
 use super::{
     S3Store,
     credentials::{CredentialsError, Environment, provider},
     s3_direct::{Direct, Transport},
+    s3_guard::{CheckedClient, CheckedConnector, CheckedNames, SystemNames},
 };
 
 /// Waits and pools.
@@ -43,6 +50,17 @@ pub struct ClientSettings {
 #[derive(Clone)]
 pub struct Clients {
     settings: ClientSettings,
+    tls: TlsContext,
+    /// For credentials, which clouds serve where no store may be.
+    credentials: SharedHttpClient,
+    ways: Ways,
+    /// For the few locations that may be at a link-local address.
+    link_local: Arc<OnceLock<Ways>>,
+}
+
+/// The ways to stores: the client library's, and the one past it.
+#[derive(Clone)]
+struct Ways {
     http: SharedHttpClient,
     transport: Transport,
 }
@@ -84,19 +102,27 @@ impl Clients {
             .with_trust_store(trust)
             .build()
             .map_err(|source| CaBundleError { path: PathBuf::new(), source: source.into() })?;
-        let http = HttpBuilder::new()
+        Ok(Self::with_names(settings, tls, SystemNames))
+    }
+
+    fn with_names(
+        settings: ClientSettings,
+        tls: TlsContext,
+        names: impl ResolveDns + Clone + 'static,
+    ) -> Self {
+        let credentials = HttpBuilder::new()
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
             .tls_context(tls.clone())
-            .pool_idle_timeout(settings.idle_connection)
             .build_https();
-        let connect = HttpConnectorSettings::builder().connect_timeout(settings.connect_timeout).build();
-        let connector = Connector::builder()
-            .connector_settings(connect)
-            .pool_idle_timeout(settings.idle_connection)
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(tls)
-            .build();
-        Ok(Self { settings, http, transport: Transport::new(connector, settings) })
+        let ways = Ways::new(settings, &tls, AddressRule::default(), names);
+        Self { settings, tls, credentials, ways, link_local: Arc::default() }
+    }
+
+    fn ways(&self, rule: AddressRule) -> &Ways {
+        if rule == AddressRule::default() {
+            return &self.ways;
+        }
+        self.link_local.get_or_init(|| Ways::new(self.settings, &self.tls, rule, SystemNames))
     }
 
     /// A store for a location.
@@ -107,13 +133,28 @@ impl Clients {
         self.store_with(location, &|name| std::env::var_os(name))
     }
 
+    /// With names that are looked up by `names` instead of the system.
+    #[cfg(test)]
+    pub(super) fn over(names: impl ResolveDns + Clone + 'static) -> Self {
+        let tls = TlsContext::builder().build().expect("the system's certificates");
+        Self::with_names(ClientSettings::default(), tls, names)
+    }
+
+    /// What credentials are fetched with.
+    #[cfg(test)]
+    pub(super) const fn for_credentials(&self) -> &SharedHttpClient {
+        &self.credentials
+    }
+
     pub(crate) fn store_with(
         &self,
         location: &Location,
         environment: Environment<'_>,
     ) -> Result<S3Store, CredentialsError> {
         let region = Region::new(location.region.clone());
-        let credentials = provider(&location.name, &location.credentials, &region, &self.http, environment)?;
+        let credentials =
+            provider(&location.name, &location.credentials, &region, &self.credentials, environment)?;
+        let Ways { http, transport } = self.ways(location.addresses);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(self.settings.connect_timeout)
             .read_timeout(self.settings.first_byte_timeout)
@@ -121,7 +162,7 @@ impl Clients {
             .build();
         let mut config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(self.http.clone())
+            .http_client(http.clone())
             .region(region)
             .force_path_style(location.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -137,14 +178,43 @@ impl Clients {
             config = config.endpoint_url(endpoint);
         }
         let direct = location.endpoint.as_deref().filter(|_| location.path_style);
+        let owners = Arc::new(location.owners.clone());
         let direct = direct.and_then(|endpoint| {
-            Direct::new(&self.transport, endpoint, &location.region, credentials.clone())
+            Direct::new(transport, endpoint, &location.region, credentials.clone(), Arc::clone(&owners))
         });
         config = match credentials {
             Some(provider) => config.credentials_provider(provider),
             None => config.allow_no_auth(),
         };
-        Ok(S3Store::new(&location.name, Client::from_conf(config.build()), direct))
+        Ok(S3Store::new(&location.name, Client::from_conf(config.build()), direct, owners))
+    }
+}
+
+impl Ways {
+    fn new(
+        settings: ClientSettings,
+        tls: &TlsContext,
+        rule: AddressRule,
+        names: impl ResolveDns + Clone + 'static,
+    ) -> Self {
+        let names = CheckedNames::new(names, rule);
+        let http = HttpBuilder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls.clone())
+            .pool_idle_timeout(settings.idle_connection)
+            .build_with_resolver(names.clone());
+        let connect = HttpConnectorSettings::builder().connect_timeout(settings.connect_timeout).build();
+        let connector = Connector::builder()
+            .connector_settings(connect)
+            .pool_idle_timeout(settings.idle_connection)
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls.clone())
+            .build_with_resolver(names);
+        let connector = CheckedConnector::new(connector, rule);
+        Self {
+            http: SharedHttpClient::new(CheckedClient::new(http, rule)),
+            transport: Transport::new(connector, settings),
+        }
     }
 }
 

@@ -9,8 +9,11 @@ mod answers;
 mod send;
 mod sign;
 
+use std::sync::Arc;
+
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_types::date_time::{DateTime, Format};
+use backhaul_runtime::locations::Owners;
 use futures_util::TryFutureExt as _;
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -40,6 +43,7 @@ const PATH: &AsciiSet = &QUERY.remove(b'/');
 #[derive(Debug, Clone)]
 pub(super) struct Direct {
     wire: Wire,
+    owners: Arc<Owners>,
 }
 
 /// A request that has yet to be signed.
@@ -53,6 +57,8 @@ struct Draft<'a> {
     query: String,
     headers: Vec<(Name, String)>,
     body: Option<&'a Payload>,
+    /// The account that its bucket must belong to.
+    owner: Option<String>,
 }
 
 /// The name of a header, in lower case.
@@ -65,13 +71,31 @@ impl Direct {
         endpoint: &str,
         region: &str,
         credentials: Option<SharedCredentialsProvider>,
+        owners: Arc<Owners>,
     ) -> Option<Self> {
         let signer = credentials.map(|provider| Signer::new(provider, region));
-        Wire::new(transport, endpoint, signer).map(|wire| Self { wire })
+        Wire::new(transport, endpoint, signer).map(|wire| Self { wire, owners })
+    }
+
+    /// A request about an object, which says whose bucket is meant.
+    fn draft<'a>(
+        &self,
+        operation: Operation,
+        method: Method,
+        at: ObjectPath<'_>,
+        version: Option<&str>,
+    ) -> Draft<'a> {
+        let owner = self.owner(at);
+        Draft { owner: owner.clone(), ..Draft::of_object(operation, method, at, version) }
+            .with("x-amz-expected-bucket-owner", owner)
+    }
+
+    fn owner(&self, at: ObjectPath<'_>) -> Option<String> {
+        self.owners.of(at.bucket).map(ToOwned::to_owned)
     }
 
     pub(super) async fn head(&self, at: ObjectPath<'_>, pin: &Pin) -> Result<ObjectInfo, StoreError> {
-        let draft = Draft::of_object(Operation::Head, Method::HEAD, at, pin.version.as_deref()).pinned(pin);
+        let draft = self.draft(Operation::Head, Method::HEAD, at, pin.version.as_deref()).pinned(pin);
         let answer = self.wire.send(draft).await?;
         let length = answer.headers().get("content-length").and_then(|n| n.parse().ok());
         Ok(info_of(answer.headers(), length.unwrap_or(0)))
@@ -83,7 +107,8 @@ impl Direct {
         pin: &Pin,
         range: Option<ByteRange>,
     ) -> Result<GetResponse, StoreError> {
-        let draft = Draft::of_object(Operation::Get, Method::GET, at, pin.version.as_deref())
+        let draft = self
+            .draft(Operation::Get, Method::GET, at, pin.version.as_deref())
             .pinned(pin)
             .with("range", range.map(range_header));
         let answer = self.wire.send(draft).await?;
@@ -110,7 +135,8 @@ impl Direct {
     }
 
     pub(super) async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
-        let draft = Draft::of_object(Operation::Put, Method::PUT, at, None)
+        let draft = self
+            .draft(Operation::Put, Method::PUT, at, None)
             .carrying(put.attributes, put.terms)
             .proving(put.body, put.proof)
             .with("x-amz-tagging", tagging(put.tags))
@@ -127,9 +153,11 @@ impl Direct {
         to: ObjectPath<'_>,
         write: &WriteOptions<'_>,
     ) -> Result<Written, StoreError> {
-        let draft = Draft::of_object(Operation::Copy, Method::PUT, to, None)
+        let draft = self
+            .draft(Operation::Copy, Method::PUT, to, None)
             .carrying(write.attributes, write.terms)
             .with("x-amz-copy-source", Some(copy_source(from, pin.version.as_deref())))
+            .with("x-amz-source-expected-bucket-owner", self.owner(from))
             .with("x-amz-copy-source-if-match", if_match(pin))
             .with("x-amz-metadata-directive", Some("REPLACE".to_owned()))
             .with("x-amz-checksum-algorithm", write.crc64nvme.then(|| "CRC64NVME".to_owned()))
@@ -146,8 +174,7 @@ impl Direct {
         body: &Payload,
         proof: Proof,
     ) -> Result<PartWritten, StoreError> {
-        let mut draft =
-            Draft::of_object(Operation::UploadPart, Method::PUT, upload.at, None).proving(body, proof);
+        let mut draft = self.draft(Operation::UploadPart, Method::PUT, upload.at, None).proving(body, proof);
         draft.query = format!("partNumber={number}&uploadId={}", utf8_percent_encode(upload.id, QUERY));
         let sent = self.wire.send(draft);
         let answer = sent.and_then(|answer| self.wire.finish(Operation::UploadPart, answer)).await?;
@@ -166,6 +193,7 @@ impl<'a> Draft<'a> {
             query: query.unwrap_or_default(),
             headers: Vec::with_capacity(32),
             body: None,
+            owner: None,
         }
     }
 

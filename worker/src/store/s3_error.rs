@@ -12,6 +12,8 @@ use aws_sdk_s3::{
     operation::RequestId,
 };
 use aws_smithy_runtime_api::http::Headers;
+use backhaul_runtime::address::ForbiddenAddress;
+use http::Uri;
 
 use super::{
     error::{Operation, StoreError, StoreErrorKind as Kind},
@@ -25,8 +27,15 @@ pub(super) fn from_sdk<E>(operation: Operation, error: SdkError<E, HttpResponse>
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
+    if let Some(forbidden) = cause::<ForbiddenAddress>(&error) {
+        return StoreError::forbidden(operation, *forbidden, error);
+    }
     let code = error.code().filter(|c| !c.is_empty()).map(str::to_owned);
-    let message = clip(error.message().unwrap_or_default());
+    let message = error.message().unwrap_or_default();
+    let message = match error.raw_response() {
+        Some(raw) => said(raw.status().as_u16(), raw.headers(), message),
+        None => clip(message),
+    };
     let request_id = error.raw_response().and_then(|r| r.request_id()).map(str::to_owned);
     let kind = match &error {
         SdkError::ConstructionFailure(_) => credentials_kind(&error).unwrap_or(Kind::Rejected),
@@ -55,7 +64,7 @@ pub(super) fn refusal(operation: Operation, status: u16, headers: &Headers, text
         operation,
         kind: kind_of(operation, code.as_deref(), status, marker, retry_after(headers)),
         code,
-        message: clip(&xml_text(text, "Message").unwrap_or_default()),
+        message: said(status, headers, &xml_text(text, "Message").unwrap_or_default()),
         request_id: headers.get("x-amz-request-id").map(str::to_owned),
         source: None,
     }
@@ -81,6 +90,10 @@ pub(super) fn kind_of(
     delete_marker: bool,
     retry_after: Duration,
 ) -> Kind {
+    if is_redirect(status) {
+        // Whatever it says besides: nothing was done here, and nothing is done there.
+        return Kind::Misdirected;
+    }
     let throttled = Kind::Throttled { retry_after };
     match code.unwrap_or_default() {
         "NoSuchKey" => Kind::NoSuchKey,
@@ -147,6 +160,7 @@ fn kind_of_unreadable(status: u16, retry_after: Duration) -> Kind {
         429 | 503 => Kind::Throttled { retry_after },
         500..=599 => Kind::Server,
         401 | 403 => Kind::Denied,
+        _ if is_redirect(status) => Kind::Misdirected,
         _ => Kind::BadAnswer,
     }
 }
@@ -156,16 +170,43 @@ fn retry_after(headers: &Headers) -> Duration {
     Duration::from_secs(seconds.unwrap_or(0).min(86_400))
 }
 
+/// What a refusal says for people: the store's own text, and of a redirect where it leads and what to do about it.
+fn said(status: u16, headers: &Headers, message: &str) -> String {
+    if !is_redirect(status) {
+        return clip(message);
+    }
+    let region = headers
+        .get("x-amz-bucket-region")
+        .map(|region| format!("; the bucket is in region {}", clip(region)));
+    // Of its address only the host: the rest may be signed.
+    let host = headers.get("location").and_then(|to| to.parse::<Uri>().ok()?.host().map(clip));
+    let place = host.map_or_else(String::new, |host| format!(" to {host}"));
+    let region = region.unwrap_or_default();
+    clip(&format!(
+        "redirected ({status}){place}, which is not followed: check endpoint and region of the location{region}"
+    ))
+}
+
+/// 304 is none: it says that there is nothing new.
+const fn is_redirect(status: u16) -> bool {
+    matches!(status, 300..=303 | 305..=308)
+}
+
 /// Credentials that could not be had are the reason of a failed request more often than they are named as such.
 pub(super) fn credentials_kind(error: &(dyn Error + 'static)) -> Option<Kind> {
+    let passing = matches!(
+        cause::<CredentialsError>(error)?,
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)
+    );
+    Some(if passing { Kind::CredentialsExpired } else { Kind::Denied })
+}
+
+/// The error of that type that an error came from.
+pub(super) fn cause<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(credentials) = error.downcast_ref::<CredentialsError>() {
-            let passing = matches!(
-                credentials,
-                CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)
-            );
-            return Some(if passing { Kind::CredentialsExpired } else { Kind::Denied });
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
         }
         next = error.source();
     }
@@ -202,7 +243,12 @@ mod tests {
             (Some("SomethingNew"), 200, false, Kind::Server),
             (Some("ConditionalRequestConflict"), 409, false, Kind::Conflict),
             (None, 404, false, Kind::NotFound),
-            (None, 301, false, Kind::Rejected),
+            (None, 301, false, Kind::Misdirected),
+            (Some("PermanentRedirect"), 301, false, Kind::Misdirected),
+            (Some("AccessDenied"), 302, false, Kind::Misdirected),
+            (Some("TemporaryRedirect"), 307, false, Kind::Misdirected),
+            (None, 308, false, Kind::Misdirected),
+            (None, 304, false, Kind::Rejected),
             (Some("InvalidRequest"), 400, false, Kind::Rejected),
         ];
         for (code, status, marker, kind) in table {

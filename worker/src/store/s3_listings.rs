@@ -1,11 +1,10 @@
-//! Listings of objects and versions, from the client library's shapes to ours.
+//! Listings of objects, versions, uploads and parts, from the client library's shapes to ours.
 //!
 //! Keys travel encoded (`encoding-type=url`), because XML cannot carry every key. Stores write a blank as `+` or as `%20`, and none that
 //! encodes leaves a plus sign as it is. An entry that cannot be read makes the whole page unreadable: an object that is passed over in
 //! silence is one without a backup.
 
 use aws_sdk_s3::{
-    Client,
     operation::{list_object_versions::ListObjectVersionsOutput, list_objects_v2::ListObjectsV2Output},
     primitives::DateTime,
     types::EncodingType,
@@ -13,21 +12,24 @@ use aws_sdk_s3::{
 use percent_encoding::percent_decode_str;
 
 use super::{
-    ObjectListed, ObjectsPage, Operation, StoreError, StoreErrorKind, VersionMarker, VersionsPage,
-    s3_error::from_sdk, s3_shapes::unquoted,
+    ObjectListed, ObjectPath, ObjectsPage, Operation, PartListed, PartsPage, S3Store, StoreError,
+    StoreErrorKind, UploadListed, UploadRef, UploadsPage, VersionMarker, VersionsPage,
+    s3_shapes::{part, unquoted, uploads_listed},
 };
 
 /// Lists objects.
 pub(super) async fn objects(
-    client: &Client,
+    store: &S3Store,
     bucket: &str,
     prefix: &str,
     after: Option<&str>,
     most: u32,
 ) -> Result<ObjectsPage, StoreError> {
-    let output = client
+    let output = store
+        .client()
         .list_objects_v2()
         .bucket(bucket)
+        .set_expected_bucket_owner(store.owner(bucket))
         .prefix(prefix)
         .encoding_type(EncodingType::Url)
         // A place by name is good for ever; a continuation token is for as long as its store likes.
@@ -35,21 +37,23 @@ pub(super) async fn objects(
         .max_keys(i32::try_from(most).unwrap_or(i32::MAX))
         .send()
         .await
-        .map_err(|e| from_sdk(Operation::ListObjects, e))?;
+        .map_err(|e| store.refused(Operation::ListObjects, bucket, e))?;
     objects_listed(&output).ok_or_else(|| unreadable(Operation::ListObjects))
 }
 
 /// Lists versions.
 pub(super) async fn versions(
-    client: &Client,
+    store: &S3Store,
     bucket: &str,
     prefix: &str,
     after: Option<&VersionMarker>,
     most: u32,
 ) -> Result<VersionsPage, StoreError> {
-    let output = client
+    let output = store
+        .client()
         .list_object_versions()
         .bucket(bucket)
+        .set_expected_bucket_owner(store.owner(bucket))
         .prefix(prefix)
         .encoding_type(EncodingType::Url)
         .set_key_marker(after.map(|a| a.key.clone()))
@@ -57,8 +61,78 @@ pub(super) async fn versions(
         .max_keys(i32::try_from(most).unwrap_or(i32::MAX))
         .send()
         .await
-        .map_err(|e| from_sdk(Operation::ListVersions, e))?;
+        .map_err(|e| store.refused(Operation::ListVersions, bucket, e))?;
     versions_listed(&output).ok_or_else(|| unreadable(Operation::ListVersions))
+}
+
+/// Ids of the uploads of one key.
+pub(super) async fn uploads_of(store: &S3Store, at: ObjectPath<'_>) -> Result<Vec<String>, StoreError> {
+    let output = store
+        .client()
+        .list_multipart_uploads()
+        .bucket(at.bucket)
+        .set_expected_bucket_owner(store.owner(at.bucket))
+        .prefix(at.key)
+        .send()
+        .await
+        .map_err(|e| store.refused(Operation::ListUploads, at.bucket, e))?;
+    // Longer keys with this prefix come after it, so the first page has all there are for it.
+    let ours = output.uploads().iter().filter(|u| u.key() == Some(at.key));
+    Ok(ours.filter_map(|u| u.upload_id().map(ToOwned::to_owned)).collect())
+}
+
+/// Lists uploads.
+pub(super) async fn uploads(
+    store: &S3Store,
+    bucket: &str,
+    prefix: &str,
+    after: Option<&UploadListed>,
+) -> Result<UploadsPage, StoreError> {
+    let output = store
+        .client()
+        .list_multipart_uploads()
+        .bucket(bucket)
+        .set_expected_bucket_owner(store.owner(bucket))
+        .prefix(prefix)
+        // Or a key with a control character cannot be told.
+        .encoding_type(EncodingType::Url)
+        .set_key_marker(after.map(|a| a.key.clone()))
+        .set_upload_id_marker(after.map(|a| a.id.clone()))
+        .send()
+        .await
+        .map_err(|e| store.refused(Operation::ListUploads, bucket, e))?;
+    let uploads = uploads_listed(&output);
+    Ok(UploadsPage { more: output.is_truncated().unwrap_or(false) && !uploads.is_empty(), uploads })
+}
+
+/// Lists parts.
+pub(super) async fn parts(
+    store: &S3Store,
+    upload: UploadRef<'_>,
+    after: u32,
+) -> Result<PartsPage, StoreError> {
+    let output = store
+        .client()
+        .list_parts()
+        .bucket(upload.at.bucket)
+        .set_expected_bucket_owner(store.owner(upload.at.bucket))
+        .key(upload.at.key)
+        .upload_id(upload.id)
+        .set_part_number_marker((after > 0).then(|| after.to_string()))
+        .send()
+        .await
+        .map_err(|e| store.refused(Operation::ListParts, upload.at.bucket, e))?;
+    let listed = |p: &aws_sdk_s3::types::Part| {
+        let number = p.part_number().and_then(|n| u32::try_from(n).ok())?;
+        let size_bytes = p.size().and_then(|n| u64::try_from(n).ok())?;
+        let part = part(Operation::ListParts, number, p.e_tag(), p.checksum_crc64_nvme()).ok()?;
+        Some(PartListed { part, size_bytes, modified: p.last_modified().map(DateTime::secs) })
+    };
+    let parts: Option<Vec<PartListed>> = output.parts().iter().map(listed).collect();
+    let parts = parts.ok_or_else(|| {
+        StoreError::new(Operation::ListParts, StoreErrorKind::BadAnswer, "a part without number or size")
+    })?;
+    Ok(PartsPage { more: output.is_truncated().unwrap_or(false) && !parts.is_empty(), parts })
 }
 
 fn unreadable(operation: Operation) -> StoreError {

@@ -19,6 +19,7 @@ use super::S3Store;
 pub struct ScratchArea {
     client: Client,
     bucket: String,
+    owner: Option<String>,
     root: String,
 }
 
@@ -41,7 +42,8 @@ impl ScratchArea {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let root = format!("{folder}{}/", hex::encode(random));
-        Ok(Self { client: store.client().clone(), bucket: bucket.to_owned(), root })
+        let (client, owner) = (store.client().clone(), store.owner(bucket));
+        Ok(Self { client, bucket: bucket.to_owned(), owner, root })
     }
 
     /// What every key of it begins with.
@@ -56,7 +58,14 @@ impl ScratchArea {
     /// [`ScratchError`].
     pub async fn list(&self, name: &str) -> Result<Vec<String>, ScratchError> {
         let prefix = format!("{}{name}", self.root);
-        let page = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).send().await;
+        let page = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.owner.clone())
+            .prefix(prefix)
+            .send()
+            .await;
         let page = page.map_err(|e| refused("ListObjectsV2", &e))?;
         Ok(page.contents().iter().filter_map(|o| o.key().map(ToOwned::to_owned)).collect())
     }
@@ -66,7 +75,13 @@ impl ScratchArea {
     /// # Errors
     /// [`ScratchError`].
     pub async fn keeps_versions(&self) -> Result<bool, ScratchError> {
-        let answer = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+        let answer = self
+            .client
+            .get_bucket_versioning()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.owner.clone())
+            .send()
+            .await;
         let answer = answer.map_err(|e| refused("GetBucketVersioning", &e))?;
         Ok(answer.status() == Some(&BucketVersioningStatus::Enabled))
     }
@@ -76,7 +91,14 @@ impl ScratchArea {
     /// # Errors
     /// [`ScratchError`].
     pub async fn can_lock(&self) -> Result<bool, ScratchError> {
-        match self.client.get_object_lock_configuration().bucket(&self.bucket).send().await {
+        match self
+            .client
+            .get_object_lock_configuration()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.owner.clone())
+            .send()
+            .await
+        {
             Ok(answer) => {
                 let enabled = answer.object_lock_configuration().and_then(|c| c.object_lock_enabled());
                 Ok(enabled == Some(&ObjectLockEnabled::Enabled))
@@ -93,7 +115,13 @@ impl ScratchArea {
     pub async fn remove_all(&self) -> Result<Vec<String>, ScratchError> {
         let mut left = Vec::new();
         for (key, version) in self.everything().await? {
-            let request = self.client.delete_object().bucket(&self.bucket).key(&key).set_version_id(version);
+            let request = self
+                .client
+                .delete_object()
+                .bucket(&self.bucket)
+                .set_expected_bucket_owner(self.owner.clone())
+                .key(&key)
+                .set_version_id(version);
             if request.send().await.is_err() {
                 left.push(key);
             }
@@ -103,7 +131,14 @@ impl ScratchArea {
 
     /// All keys and versions; without versions where the store does not know them.
     async fn everything(&self) -> Result<Vec<(String, Option<String>)>, ScratchError> {
-        let answer = self.client.list_object_versions().bucket(&self.bucket).prefix(&self.root).send().await;
+        let answer = self
+            .client
+            .list_object_versions()
+            .bucket(&self.bucket)
+            .set_expected_bucket_owner(self.owner.clone())
+            .prefix(&self.root)
+            .send()
+            .await;
         let mut found: Vec<(String, Option<String>)> = match answer {
             Ok(page) => {
                 let versions = page.versions().iter().map(|v| (v.key(), v.version_id()));

@@ -1,11 +1,15 @@
 //! The S3 store against servers: the embedded one always, those of others where they are installed.
 
+pub(crate) mod admin;
 pub(crate) mod servers;
 
 use std::sync::Arc;
 
 use backhaul_embedded_s3::{Bucket, Credentials as StoreCredentials, EmbeddedS3, Options, Storage};
-use backhaul_runtime::locations::{Credentials, Location, VerifyLevel};
+use backhaul_runtime::{
+    address::AddressRule,
+    locations::{Credentials, Location, Owners, VerifyLevel},
+};
 
 use self::servers::{Server, find, find_set_up};
 use super::{
@@ -15,13 +19,15 @@ use super::{
 };
 use crate::probe::{Answer, probe};
 
-fn location(endpoint: &str, credentials: Credentials) -> Location {
+pub(super) fn location(endpoint: &str, credentials: Credentials) -> Location {
     Location {
         workers: Vec::new(),
         name: "test".into(),
         endpoint: Some(endpoint.to_owned()),
         region: "us-east-1".into(),
         path_style: true,
+        addresses: AddressRule::default(),
+        owners: Owners::default(),
         credentials,
         read: Vec::new(),
         backup: None,

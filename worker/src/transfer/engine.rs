@@ -430,6 +430,7 @@ fn blame_the_store(job: &Job<'_>, error: TransferError) -> TransferError {
         TransferErrorKind::SourceGone
         | TransferErrorKind::SourceChanged
         | TransferErrorKind::Denied
+        | TransferErrorKind::Misdirected
         | TransferErrorKind::NoSuchBucket
         | TransferErrorKind::Integrity
         | TransferErrorKind::DestinationConflict

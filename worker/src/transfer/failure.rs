@@ -76,6 +76,7 @@ fn transfer_kind(side: Side, kind: Kind) -> TransferErrorKind {
         },
         // A 404 that does not say what is missing comes from a wrong endpoint or bucket more often than from a deleted object.
         Kind::NotFound | Kind::Denied | Kind::ClockSkew => TransferErrorKind::Denied,
+        Kind::Misdirected => TransferErrorKind::Misdirected,
         Kind::NoSuchBucket => TransferErrorKind::NoSuchBucket,
         Kind::Throttled { retry_after } => TransferErrorKind::Throttled { retry_after },
         Kind::BadDigest => TransferErrorKind::Integrity,
@@ -130,6 +131,8 @@ mod tests {
             (Side::Source, Kind::NoSuchVersion, "source_gone"),
             (Side::Source, Kind::NoSuchBucket, "no_such_bucket"),
             (Side::Source, Kind::NotFound, "denied"),
+            (Side::Source, Kind::Misdirected, "misdirected"),
+            (Side::Backup, Kind::Misdirected, "misdirected"),
             (Side::Source, Kind::Archived, "unsupported"),
             (Side::Source, Kind::ClockSkew, "denied"),
             (Side::Backup, Kind::NoSuchKey, "integrity"),

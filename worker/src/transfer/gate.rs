@@ -232,6 +232,7 @@ impl Outcome {
             | Kind::Conflict
             | Kind::InvalidRange
             | Kind::Denied
+            | Kind::Misdirected
             | Kind::ClockSkew
             | Kind::BadDigest
             | Kind::Archived

@@ -210,6 +210,9 @@ pub enum TransferErrorKind {
     /// A store refused the credentials or the action. Somebody must change something, here or at the store: rights that were just
     /// given take a while to spread, and it may be only this worker's credentials or clock.
     Denied,
+    /// A location's endpoint leads elsewhere, to where nothing is sent: a redirect, or an address that no store may have. Somebody must
+    /// change its endpoint or region; or the network, if it is only this worker's.
+    Misdirected,
     /// A store has no such bucket.
     NoSuchBucket,
     /// A store asked for less load.
@@ -292,6 +295,7 @@ impl TransferErrorKind {
             Self::SourceGone => "source_gone",
             Self::SourceChanged => "source_changed",
             Self::Denied => "denied",
+            Self::Misdirected => "misdirected",
             Self::NoSuchBucket => "no_such_bucket",
             Self::Throttled { .. } => "throttled",
             Self::Integrity => "integrity",

@@ -271,6 +271,7 @@ const fn passes(kind: TransferErrorKind) -> bool {
         TransferErrorKind::SourceGone
         | TransferErrorKind::SourceChanged
         | TransferErrorKind::Denied
+        | TransferErrorKind::Misdirected
         | TransferErrorKind::NoSuchBucket
         | TransferErrorKind::Integrity
         | TransferErrorKind::DestinationConflict

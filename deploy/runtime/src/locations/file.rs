@@ -2,6 +2,8 @@
 //!
 //! Must not open credentials: whoever may hold them does that.
 
+mod reach;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
@@ -10,10 +12,12 @@ use std::{
 
 use serde::Deserialize;
 
+use self::reach::{account, check_endpoint, claim, settle_owners};
 use super::{
-    BackupTarget, Credentials, Feature, Location, Locations, RateLimits, ReadRule, Retain, VerifyLevel,
+    BackupTarget, Credentials, Feature, Location, Locations, Owners, RateLimits, ReadRule, Retain,
+    VerifyLevel,
 };
-use crate::units::parse_size;
+use crate::{address::AddressRule, units::parse_size};
 
 /// Largest locations file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -88,10 +92,11 @@ impl Locations {
             by_name.insert(name, location);
         }
         check_targets(&mut problems, &by_name);
-        if problems.0.is_empty() {
+        settle_owners(&mut problems, &mut by_name);
+        if problems.found.is_empty() {
             Ok(Self { by_name })
         } else {
-            Err(LocationsError::Invalid { path: path.to_owned(), problems: problems.0 })
+            Err(LocationsError::Invalid { path: path.to_owned(), problems: problems.found })
         }
     }
 }
@@ -111,6 +116,9 @@ struct RawLocation {
     region: String,
     #[serde(default)]
     path_style: bool,
+    #[serde(default)]
+    allow_link_local: bool,
+    owner: Option<String>,
     #[serde(default)]
     credentials: RawCredentials,
     #[serde(default)]
@@ -182,6 +190,7 @@ enum RawVerify {
 #[serde(deny_unknown_fields)]
 struct RawRead {
     bucket: String,
+    owner: Option<String>,
     #[serde(default = "every_key")]
     prefixes: Vec<String>,
     tenants: Vec<String>,
@@ -192,6 +201,7 @@ struct RawRead {
 struct RawBackup {
     location: String,
     bucket: String,
+    owner: Option<String>,
     #[serde(default)]
     prefix: String,
     storage_class: Option<String>,
@@ -208,12 +218,16 @@ fn every_key() -> Vec<String> {
     vec![String::new()]
 }
 
+/// What was found so far.
 #[derive(Default)]
-struct Problems(Vec<Problem>);
+struct Problems {
+    found: Vec<Problem>,
+    claims: Vec<reach::Claim>,
+}
 
 impl Problems {
     fn add(&mut self, setting: impl Into<String>, what: impl Into<String>) {
-        self.0.push(Problem { setting: setting.into(), what: what.into() });
+        self.found.push(Problem { setting: setting.into(), what: what.into() });
     }
 
     fn require(&mut self, holds: bool, setting: &str, what: &str) {
@@ -230,8 +244,9 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         &at,
         "a name is 1 to 63 characters of a-z, 0-9 and -, and starts with a letter",
     );
+    let addresses = AddressRule { allow_link_local: raw.allow_link_local };
     if let Some(endpoint) = &raw.endpoint
-        && let Err(what) = check_endpoint(endpoint)
+        && let Err(what) = check_endpoint(endpoint, addresses)
     {
         problems.add(format!("{at}.endpoint"), what);
     }
@@ -268,7 +283,9 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         "has a backup target, so it must say what may be read, and by which tenants",
     );
     let workers = raw.workers.map(|paths| workers(problems, &at, paths)).unwrap_or_default();
-    let read = raw.read.into_iter().enumerate().map(|(n, rule)| read_rule(problems, &at, n, rule)).collect();
+    let owners = Owners { all: account(problems, &at, raw.owner), by_bucket: BTreeMap::new() };
+    let read = raw.read.into_iter().enumerate();
+    let read = read.map(|(n, rule)| read_rule(problems, name, &format!("{at}.read[{n}]"), rule)).collect();
     let backup = raw.backup.map(|target| backup_target(problems, &at, target));
     let limits = rate_limits(problems, &at, raw.limits);
     Location {
@@ -276,6 +293,8 @@ fn location(problems: &mut Problems, name: &str, raw: RawLocation) -> Location {
         endpoint: raw.endpoint,
         region: raw.region,
         path_style: raw.path_style,
+        addresses,
+        owners,
         credentials,
         read,
         workers,
@@ -333,7 +352,8 @@ fn backup_target(problems: &mut Problems, at: &str, target: RawBackup) -> Backup
         );
         classes.insert(name, retain(problems, &at, &raw));
     }
-    let RawBackup { location, bucket, prefix, storage_class, .. } = target;
+    let RawBackup { location, bucket, owner, prefix, storage_class, .. } = target;
+    claim(problems, &at, (&location, &bucket), owner);
     BackupTarget { location, bucket, prefix, storage_class, retain: lock, classes }
 }
 
@@ -374,8 +394,7 @@ impl From<RawFeature> for Feature {
     }
 }
 
-fn read_rule(problems: &mut Problems, at: &str, n: usize, rule: RawRead) -> ReadRule {
-    let at = format!("{at}.read[{n}]");
+fn read_rule(problems: &mut Problems, location: &str, at: &str, rule: RawRead) -> ReadRule {
     problems.require(is_bucket_name(&rule.bucket), &format!("{at}.bucket"), "is not a bucket name");
     problems.require(!rule.prefixes.is_empty(), &format!("{at}.prefixes"), "allows no key at all");
     problems.require(!rule.tenants.is_empty(), &format!("{at}.tenants"), "allows no tenant at all");
@@ -386,6 +405,7 @@ fn read_rule(problems: &mut Problems, at: &str, n: usize, rule: RawRead) -> Read
             "a tenant is 1 to 63 characters of a-z, 0-9, -, _ and ., or *",
         );
     }
+    claim(problems, at, (location, &rule.bucket), rule.owner);
     ReadRule { bucket: rule.bucket, prefixes: rule.prefixes, tenants: rule.tenants }
 }
 
@@ -440,25 +460,6 @@ pub fn is_bucket_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(outer)
         && name.bytes().last().is_some_and(outer)
         && !name.contains("..")
-}
-
-fn check_endpoint(endpoint: &str) -> Result<(), String> {
-    let uri: http::Uri = endpoint.parse().map_err(|e| format!("is not a URL: {e}"))?;
-    match uri.scheme_str() {
-        Some("http" | "https") => {}
-        Some(_) | None => return Err("must start with http:// or https://".into()),
-    }
-    let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    if authority.is_empty() || uri.host().unwrap_or_default().is_empty() {
-        return Err("names no host".into());
-    }
-    if authority.contains('@') {
-        return Err("must not hold credentials".into());
-    }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err("must have neither path nor query".into());
-    }
-    Ok(())
 }
 
 impl std::error::Error for LocationsError {

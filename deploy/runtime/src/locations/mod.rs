@@ -4,13 +4,18 @@
 //! The file holds no secret: credentials are read by [`Credentials`]' owner, the worker, from where the file points.
 
 mod file;
+mod owners;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
 
-pub use self::file::{LocationsError, Problem, is_bucket_name, is_location_name, is_tenant_name};
+pub use self::{
+    file::{LocationsError, Problem, is_bucket_name, is_location_name, is_tenant_name},
+    owners::Owners,
+};
+use crate::address::AddressRule;
 
 /// All locations of the file, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +34,10 @@ pub struct Location {
     pub region: String,
     /// Bucket in the path instead of the host name.
     pub path_style: bool,
+    /// Which addresses the endpoint may lead to.
+    pub addresses: AddressRule,
+    /// Whose its buckets are; that of a bucket where it is known goes with every request.
+    pub owners: Owners,
     /// Where the worker finds the credentials.
     pub credentials: Credentials,
     /// What may be read here, and by whom; empty for a location that is only a backup target.
@@ -151,6 +160,11 @@ pub enum Refusal {
 }
 
 impl Location {
+    /// Whether objects of the bucket may be read here.
+    fn reads(&self, bucket: &str) -> bool {
+        self.read.iter().any(|rule| rule.bucket == bucket)
+    }
+
     /// Whether the worker whose SPIFFE id has that path may have tasks of this location.
     #[must_use]
     pub fn admits_worker(&self, path: &str) -> bool {

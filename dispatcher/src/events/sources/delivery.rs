@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use backhaul_runtime::address::AddressRule;
 use http::Uri;
 use serde::Deserialize;
 
@@ -147,6 +148,10 @@ fn queue(raw: RawQueue, add: &mut dyn FnMut(&str, &str)) -> Option<QueueOptions>
         );
         return None;
     };
+    let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(ToOwned::to_owned));
+    if let Err(why) = AddressRule::default().check_host(&host.unwrap_or_default()) {
+        add(".sqs.url", &why.to_string());
+    }
     Some(QueueOptions { queue_url: url, endpoint, region, credentials, readers })
 }
 

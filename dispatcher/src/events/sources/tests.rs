@@ -99,6 +99,10 @@ fn every_mistake_is_named() {
         (one(&queue("", &keys)).replace("https:", "ftp:"), ".sqs.url: must be the URL"),
         (one(&queue("", &keys)).replace("https://", "https://me@"), ".sqs.url: must be the URL"),
         (one(&queue("", &keys)).replace("/1/uploads", ""), ".sqs.url: must be the URL"),
+        (
+            one(&queue("", &keys)).replace("sqs.eu-west-1.amazonaws.com", "169.254.169.254"),
+            ".sqs.url: 169.254.169.254 is a link-local address",
+        ),
         (one("sns_topic = 'uploads'").replace("'s3'", "'sns'"), ".sns_topic: must be the ARN"),
         (one(&token).replace("'uploads'", "'elsewhere'"), ".location: there is no such"),
         (one(&token).replace("'uploads'", "'vault'"), ".location: there is no such"),

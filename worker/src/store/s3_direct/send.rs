@@ -10,15 +10,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_smithy_http_client::Connector;
 use aws_smithy_runtime_api::{
     client::{
-        http::{HttpConnector as _, SharedHttpConnector},
+        http::{HttpConnector, SharedHttpConnector},
         result::ConnectorError,
     },
     http::Headers,
 };
 use aws_smithy_types::body::SdkBody;
+use backhaul_runtime::address::ForbiddenAddress;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
@@ -30,7 +30,7 @@ use super::{
         ClientSettings, StoreError, StoreErrorKind,
         body::PayloadBody,
         error::Operation,
-        s3_error::{credentials_kind, refusal},
+        s3_error::{cause, credentials_kind, refusal},
     },
     Draft, Signer,
 };
@@ -70,7 +70,7 @@ struct Watched {
 struct Late(Duration);
 
 impl Transport {
-    pub(in super::super) fn new(connector: Connector, settings: ClientSettings) -> Self {
+    pub(in super::super) fn new(connector: impl HttpConnector + 'static, settings: ClientSettings) -> Self {
         Self { connector: SharedHttpConnector::new(connector), settings }
     }
 }
@@ -97,6 +97,7 @@ impl Wire {
     /// Signs and sends; an answer that is no success is an error.
     pub(super) async fn send(&self, mut draft: Draft<'_>) -> Result<HttpResponse, StoreError> {
         let operation = draft.operation;
+        let owner = draft.owner.take();
         if let Some(signer) = &self.signer {
             let signed = signer.sign(&mut draft, &self.host, wall_clock()).await;
             signed
@@ -127,7 +128,7 @@ impl Wire {
         // What cannot be read of an error leaves its status.
         let headers = answer.headers().clone();
         let text = self.body(answer).await.unwrap_or_default();
-        Err(refusal(operation, status, &headers, &text))
+        Err(refusal(operation, status, &headers, &text).doubting(owner.as_deref()))
     }
 
     /// Reads the rest of an answer of no interest, so that its connection can be used again.
@@ -194,6 +195,9 @@ impl Wire {
 
 /// What became of a request that no answer came to.
 fn unsent(operation: Operation, error: ConnectorError) -> StoreError {
+    if let Some(forbidden) = cause::<ForbiddenAddress>(&error) {
+        return StoreError::forbidden(operation, *forbidden, error);
+    }
     let kind = if error.is_timeout() {
         StoreErrorKind::Timeout
     } else if error.is_user() {

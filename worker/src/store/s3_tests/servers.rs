@@ -48,11 +48,16 @@ pub(crate) fn find_set_up(variable: &str, name: &str) -> Option<PathBuf> {
 
 impl Server {
     pub(crate) fn seaweedfs(program: &Path) -> Self {
+        let admin = r#"{"identities":[{"name":"admin","credentials":[{"accessKey":"access0","secretKey":"secret00"}],
+            "actions":["Admin","Read","List","Tagging","Write"]}]}"#;
+        Self::seaweedfs_for(program, admin)
+    }
+
+    /// With its own file of identities, of which `access0` is one.
+    pub(crate) fn seaweedfs_for(program: &Path, identities: &str) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let access = folder.path().join("s3.json");
-        let identity = r#"{"identities":[{"name":"admin","credentials":[{"accessKey":"access0","secretKey":"secret00"}],
-            "actions":["Admin","Read","List","Tagging","Write"]}]}"#;
-        fs::write(&access, identity).expect("config");
+        fs::write(&access, identities).expect("config");
         let [master, volume, filer, s3, iceberg, lance] = std::array::from_fn(|_| free_port());
         let mut command = Command::new(program);
         command

@@ -7,10 +7,13 @@ mod fidelity;
 mod inside;
 mod listing;
 mod memory;
+mod policies;
 mod reads;
 mod s3;
+mod same_second;
 mod terms;
 mod uploads;
+mod vast;
 mod weed;
 mod writes;
 

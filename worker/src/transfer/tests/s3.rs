@@ -310,6 +310,28 @@ async fn one_server_on_both_sides_copies_by_itself() {
 }
 
 #[tokio::test]
+async fn a_store_that_sends_elsewhere_is_told_by_name_and_nothing_is_stored() {
+    for at_origin in [true, false] {
+        let servers = Servers::start().await;
+        let (store, name) =
+            if at_origin { (&servers.origin, "`photos`") } else { (&servers.vault, "`vault`") };
+        for size in [100, LARGE] {
+            let key = format!("k{size}");
+            servers.upload(&key, &bytes(size, 1)).await;
+            let action = Action::Status { status: 307, code: "TemporaryRedirect".into(), retry_after: None };
+            let rule = store.faults().add(Rule::any(action).always());
+            let error = servers.copy(&key).await.expect_err("nobody follows it");
+            store.faults().remove(rule);
+            assert_eq!(error.kind.code(), "misdirected");
+            assert!(error.message.contains(name) && error.message.contains("endpoint and region"), "{error}");
+            let stored = servers.backups.list_objects("backups", "copies/photos/", None, 10).await;
+            assert_eq!(stored.expect("listed").objects, Vec::new());
+        }
+        servers.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_backup_bucket_that_does_not_exist_is_told_and_not_waited_for() {
     let (origin, vault) = (server("uploads").await, server("another").await);
     let files = tempfile::tempdir().expect("directory");

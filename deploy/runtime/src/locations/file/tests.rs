@@ -152,6 +152,8 @@ fn each_mistake_is_blamed_on_its_setting() {
         ("http://127.0.0.1:8333", "ftp://host", "location.uploads.endpoint"),
         ("http://127.0.0.1:8333", "http://user:pw@host", "location.uploads.endpoint"),
         ("http://127.0.0.1:8333", "http://host/path", "location.uploads.endpoint"),
+        ("http://127.0.0.1:8333", "http://169.254.169.254", "location.uploads.endpoint"),
+        ("http://127.0.0.1:8333", "http://[fd00:ec2::254]:80", "location.uploads.endpoint"),
         (r#"region = "eu-west-1""#, r#"region = " ""#, "location.vault.region"),
         ("/etc/backhaul/uploads", "uploads", "location.uploads.credentials.file"),
         (r#"env = "VAULT""#, r#"env = "va ult""#, "location.vault.credentials.env"),
@@ -165,6 +167,69 @@ fn each_mistake_is_blamed_on_its_setting() {
     ] {
         assert_eq!(blamed(from, to), [setting], "{to}");
     }
+}
+
+#[test]
+fn a_link_local_endpoint_is_refused_with_the_way_to_allow_it() {
+    let text = GOOD.replace("http://127.0.0.1:8333", "http://169.254.1.2:8333");
+    let shown = parse(&text).unwrap_err().to_string();
+    assert!(shown.contains("169.254.1.2 is a link-local address"), "{shown}");
+    assert!(shown.contains("allow_link_local = true"), "{shown}");
+    let text = text.replace("path_style = true", "path_style = true\nallow_link_local = true");
+    assert!(parse(&text).unwrap().get("uploads").unwrap().addresses.allow_link_local);
+    assert!(parse(&text.replace("169.254.1.2", "0.0.0.0")).is_err(), "which no setting allows");
+}
+
+#[test]
+fn owners_are_those_of_the_bucket_before_those_of_the_location() {
+    let text = GOOD
+        .replacen("path_style = true", "path_style = true\nowner = \"111111111111\"", 1)
+        .replacen("bucket = \"photos\"", "bucket = \"photos\"\nowner = \"222222222222\"", 1)
+        .replacen("bucket = \"backups\"", "bucket = \"backups\"\nowner = \"333333333333\"", 1);
+    let locations = parse(&text).unwrap();
+    let owner =
+        |location: &str, bucket| locations.get(location).unwrap().owners.of(bucket).map(str::to_owned);
+    assert_eq!(owner("uploads", "photos").as_deref(), Some("222222222222"));
+    assert_eq!(owner("uploads", "reports").as_deref(), Some("111111111111"));
+    assert_eq!(owner("vault", "backups").as_deref(), Some("333333333333"));
+    assert_eq!(owner("vault", "photos"), None, "another store");
+    assert_eq!(parse(GOOD).unwrap().get("uploads").unwrap().owners.of("photos"), None);
+}
+
+#[test]
+fn locations_in_one_store_know_the_same_owners() {
+    let text = GOOD
+        .replacen("http://127.0.0.1:8333", "https://s3.example.com\"\nregion = \"eu-west-1", 1)
+        .replacen("path_style = true", "path_style = true\nowner = \"111111111111\"", 1)
+        .replacen("bucket = \"backups\"", "bucket = \"backups\"\nowner = \"333333333333\"", 1);
+    let locations = parse(&text).unwrap();
+    let owner =
+        |location: &str, bucket| locations.get(location).unwrap().owners.of(bucket).map(str::to_owned);
+    assert_eq!(
+        owner("vault", "photos").as_deref(),
+        Some("111111111111"),
+        "it may be asked to copy from there"
+    );
+    assert_eq!(owner("vault", "others"), None);
+    assert_eq!(owner("uploads", "backups").as_deref(), Some("333333333333"));
+    assert_eq!(owner("uploads", "others").as_deref(), Some("111111111111"));
+}
+
+#[test]
+fn an_owner_that_is_no_account_or_not_the_only_one_is_blamed_on_its_setting() {
+    for (at, owner, setting) in [
+        ("path_style = true", "12345678901", "location.uploads.owner"),
+        ("path_style = true", "arn:aws:iam", "location.uploads.owner"),
+        ("bucket = \"photos\"", "1234567890123", "location.uploads.read[0].owner"),
+        ("bucket = \"backups\"", "", "location.uploads.backup.owner"),
+    ] {
+        assert_eq!(blamed(at, &format!("{at}\nowner = \"{owner}\"")), [setting], "{owner}");
+    }
+    let twice = GOOD.replace("bucket = \"reports\"", "bucket = \"photos\"\nowner = \"222222222222\"");
+    let twice = twice.replacen("bucket = \"photos\"", "bucket = \"photos\"\nowner = \"111111111111\"", 1);
+    let shown = parse(&twice).unwrap_err().to_string();
+    assert!(shown.contains("location.uploads.read[1].owner: another setting says"), "{shown}");
+    assert!(shown.contains("belongs to 111111111111"), "{shown}");
 }
 
 #[test]

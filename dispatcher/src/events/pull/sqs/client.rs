@@ -25,6 +25,8 @@ use aws_smithy_http_client::{
     Builder as HttpBuilder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use backhaul_runtime::address::{AddressRule, look_up};
 use tokio::sync::OnceCell;
 
 use super::LONG_POLL;
@@ -65,7 +67,7 @@ pub enum QueueCredentials {
 /// A client for a queue. Asks nothing yet.
 #[must_use]
 pub fn client(options: &QueueOptions) -> Client {
-    let http = HttpBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
+    let builder = || HttpBuilder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
     let region = Region::new(options.region.clone());
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_WITHIN)
@@ -73,7 +75,7 @@ pub fn client(options: &QueueOptions) -> Client {
         .build();
     let mut config = Builder::new()
         .behavior_version(BehaviorVersion::latest())
-        .http_client(http.clone())
+        .http_client(builder().build_with_resolver(QueueNames))
         .region(region.clone())
         .endpoint_url(&options.endpoint)
         .retry_config(RetryConfig::disabled())
@@ -81,11 +83,26 @@ pub fn client(options: &QueueOptions) -> Client {
     config.set_app_name(AppName::new("backhaul").ok());
     let config = match &options.credentials {
         QueueCredentials::Default => {
+            // Clouds serve these where no queue may be.
+            let http = builder().build_https();
             config.credentials_provider(Chain { region, http, chain: OnceCell::new() })
         }
         QueueCredentials::File(path) => config.credentials_provider(FileProvider { path: path.clone() }),
     };
     Client::from_conf(config.build())
+}
+
+/// The system's names, without the addresses under which clouds hand out credentials.
+#[derive(Debug, Clone, Copy)]
+struct QueueNames;
+
+impl ResolveDns for QueueNames {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let found = look_up(name).await.map_err(ResolveDnsError::new)?;
+            AddressRule::default().allowed(found).map_err(ResolveDnsError::new)
+        })
+    }
 }
 
 /// Reads a credentials file once, so that a mistake shows at the start.

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use tokio::time::sleep;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::sleep,
+};
 
 use super::{
     client::{QueueCredentials, QueueOptions, client},
@@ -150,6 +153,52 @@ async fn a_message_is_deleted_when_its_tasks_are_durable_and_not_before() {
     eventbridge_is_read(&moto.queue("bridge").await).await;
     let gone = Queue { url: format!("{}-gone", moto.queue("any").await.url), ..moto.queue("any").await };
     assert!(gone.reader().receive().await.is_err(), "a queue that does not exist is told");
+}
+
+#[tokio::test]
+async fn requests_go_to_the_queue_and_nowhere_else() {
+    let (server, canary) = (listen().await, listen().await);
+    let (port, elsewhere) = (server.local_addr().unwrap().port(), canary.local_addr().unwrap());
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "id\nsecret\n").unwrap();
+    let reader = |host: &str| {
+        let endpoint = format!("http://{host}:{port}");
+        let queue_url = format!("{endpoint}/1/q");
+        let credentials = QueueCredentials::File(keys.path().into());
+        let options =
+            QueueOptions { queue_url, endpoint, region: "us-east-1".into(), credentials, readers: 1 };
+        Sqs::new(client(&options), options.queue_url).waiting(NO_WAIT, LONG)
+    };
+    for status in [301, 302, 307, 308] {
+        let redirect = async {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut heard = [0; 8192];
+            assert_ne!(stream.read(&mut heard).await.unwrap(), 0);
+            let answer = format!(
+                "HTTP/1.1 {status} Moved\r\nlocation: http://{elsewhere}/1/q\r\ncontent-length: 0\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let mut reader = reader("127.0.0.1");
+        tokio::select! {
+            (received, ()) = async { tokio::join!(reader.receive(), redirect) } => assert!(received.is_err(), "{status}"),
+            _ = canary.accept() => panic!("a redirect of {status} was followed"),
+        }
+    }
+    // To the system's resolver `0` is 0.0.0.0, which leads here, and is no address of a queue.
+    let mut forbidden = reader("0");
+    tokio::select! {
+        received = forbidden.receive() => {
+            let told = format!("{:?}", received.unwrap_err());
+            assert!(told.contains("ForbiddenAddress"), "{told}");
+        }
+        _ = server.accept() => panic!("a forbidden address was connected to"),
+    }
+}
+
+async fn listen() -> tokio::net::TcpListener {
+    tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap()
 }
 
 async fn everything_is_taken_once(queue: &Queue) {

@@ -1,0 +1,114 @@
+//! No request leaves for an address that no store may have, whichever way it is sent.
+//!
+//! A name is checked with every look-up, because it may lead elsewhere tomorrow than it did when the program started; a host that is an address is
+//! checked with every request, because connections to it are made without a look-up. What asks a cloud for credentials does not come by here:
+//! it goes to such addresses on purpose, and to no others than its own settings name.
+
+use aws_sdk_s3::config::SharedHttpClient;
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        connector_metadata::ConnectorMetadata,
+        dns::{DnsFuture, ResolveDns, ResolveDnsError},
+        http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
+        orchestrator::HttpRequest,
+        result::ConnectorError,
+        runtime_components::{RuntimeComponents, RuntimeComponentsBuilder},
+    },
+};
+use aws_smithy_types::config_bag::ConfigBag;
+use backhaul_runtime::address::{AddressRule, look_up};
+use http::Uri;
+
+/// The system's resolver.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SystemNames;
+
+/// A resolver that gives no address that may not be used.
+#[derive(Debug, Clone)]
+pub(super) struct CheckedNames<R> {
+    names: R,
+    rule: AddressRule,
+}
+
+/// A client whose requests to hosts that are addresses are checked.
+#[derive(Debug)]
+pub(super) struct CheckedClient {
+    client: SharedHttpClient,
+    rule: AddressRule,
+}
+
+/// The same for a connector.
+#[derive(Debug)]
+pub(super) struct CheckedConnector<C> {
+    connector: C,
+    rule: AddressRule,
+}
+
+impl<R> CheckedNames<R> {
+    pub(super) const fn new(names: R, rule: AddressRule) -> Self {
+        Self { names, rule }
+    }
+}
+
+impl CheckedClient {
+    pub(super) const fn new(client: SharedHttpClient, rule: AddressRule) -> Self {
+        Self { client, rule }
+    }
+}
+
+impl<C> CheckedConnector<C> {
+    pub(super) const fn new(connector: C, rule: AddressRule) -> Self {
+        Self { connector, rule }
+    }
+}
+
+impl ResolveDns for SystemNames {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move { look_up(name).await.map_err(ResolveDnsError::new) })
+    }
+}
+
+impl<R: ResolveDns> ResolveDns for CheckedNames<R> {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let found = self.names.resolve_dns(name).await?;
+            self.rule.allowed(found).map_err(ResolveDnsError::new)
+        })
+    }
+}
+
+impl<C: HttpConnector> HttpConnector for CheckedConnector<C> {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let uri = request.uri().parse::<Uri>();
+        let checked = uri.map(|uri| uri.host().map_or(Ok(()), |host| self.rule.check_host(host)));
+        match checked {
+            Ok(Ok(())) => self.connector.call(request),
+            Ok(Err(forbidden)) => HttpConnectorFuture::ready(Err(ConnectorError::user(forbidden.into()))),
+            Err(malformed) => HttpConnectorFuture::ready(Err(ConnectorError::user(malformed.into()))),
+        }
+    }
+}
+
+impl HttpClient for CheckedClient {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        let connector = self.client.http_connector(settings, components);
+        SharedHttpConnector::new(CheckedConnector::new(connector, self.rule))
+    }
+
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        config: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.client.validate_base_client_config(components, config)
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.client.connector_metadata()
+    }
+}
