@@ -5,6 +5,7 @@
 //! answered. Nothing is decided here about tasks or calls.
 
 mod address_file;
+mod audit;
 mod connect;
 mod events;
 mod ops;
@@ -29,8 +30,9 @@ use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
-use self::{address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing};
+use self::{address_file::AddressFile, audit::Auditing, events::Events, parts::Parts, prefixes::Prefixing};
 use crate::{
+    audit::{AuditError, Audited},
     config::Config,
     dispatch::{Dispatch, DispatchError},
     events::sources::SourcesError,
@@ -64,6 +66,7 @@ const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
 const PREFIXES: &str = "prefix backups";
+const AUDIT: &str = "audit log";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -91,6 +94,7 @@ pub struct App<L = TcpListener> {
     ops: Option<OpsPort>,
     tls: Option<(Tls, Reloader)>,
     events: Events,
+    auditing: Auditing,
 }
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
@@ -102,6 +106,9 @@ pub enum AppError {
     /// Certificate, key or bundle cannot be used. Nothing was started.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// The audit log cannot be written. Nothing was started.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The event sources file is wrong. Nothing was started.
     #[error("{0}")]
     EventSources(#[from] SourcesError),
@@ -184,7 +191,8 @@ impl App {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let ops = ops::bind(config.ops_listen).await?;
         let events = Events::bind(&config, &locations).await?;
-        Ok(Self { ops, events, ..Self::on(listener, config, queue, locations)? })
+        let auditing = Auditing::open(&config).await?;
+        Ok(Self { ops, events, auditing, ..Self::on(listener, config, queue, locations)? })
     }
 }
 
@@ -205,8 +213,21 @@ impl<L: Listener> App<L> {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
         let events = Events::none();
-        let (walks, redis, ops) = (None, None, None);
-        Ok(Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls })
+        let (walks, redis, ops, auditing) = (None, None, None, Auditing::default());
+        Ok(Self {
+            config,
+            queue,
+            observe,
+            walks,
+            redis,
+            locations,
+            listener,
+            addr,
+            ops,
+            events,
+            tls,
+            auditing,
+        })
     }
 
     /// Takes backups of prefixes too, and keeps them there.
@@ -238,18 +259,41 @@ impl<L: Listener> App<L> {
     /// # Errors
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { config, queue, observe, walks, redis, locations, listener, addr, ops, events, tls } = self;
-        let [end_streams, end_readiness, end_watches, end_events, end_prefixes, end_server, end_ops] =
-            std::array::from_fn(|_| CancellationToken::new());
+        let Self {
+            config,
+            queue,
+            observe,
+            walks,
+            redis,
+            locations,
+            listener,
+            addr,
+            ops,
+            events,
+            tls,
+            auditing,
+        } = self;
+        let audit = auditing.audit.clone();
+        let [
+            end_streams,
+            end_readiness,
+            end_watches,
+            end_events,
+            end_prefixes,
+            end_server,
+            end_ops,
+            end_audit,
+        ] = std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
+        let queue = Audited::around(queue, &audit);
 
         let streams =
             Dispatch::granted(Arc::clone(&queue), stream_settings(&config), Some(Arc::clone(&locations)));
         let (reporter, health) = tonic_health::server::health_reporter();
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
-        let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics));
+        let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics, &audit));
         let watches = Watches::new(Arc::clone(&queue));
         // One for all unary services: they share its limits. The stream of the workers must not come under them.
         let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
@@ -269,16 +313,18 @@ impl<L: Listener> App<L> {
         let scaler = Scaler::new(Arc::clone(&watched), end_ops.clone());
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
-        let gate = GateLayer::new(identify(&config), Arc::clone(&metrics));
+        let gate = GateLayer::new(identify(&config), Arc::clone(&metrics)).recording(audit.clone());
         let walked = prefixes.as_ref().map(Prefixing::counters).unwrap_or_default();
-        let exposed = Exposed { metrics, ready, dispatch: streams.clone(), watched, barriers, walked };
+        let dispatch = streams.clone();
+        let exposed =
+            Exposed { metrics, ready, dispatch, watched, barriers, walked, audit: audit.counters() };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
         let routes = Routes::new(guard.layer(backups))
             .add_service(guard.layer(operators))
-            .add_service(WorkerService::new(streams.clone(), locations).into_server())
+            .add_service(WorkerService::new(streams.clone(), locations).recording(audit).into_server())
             .add_service(health.clone())
             .add_service(reflection);
         let (routes, walker) = match prefixes {
@@ -298,6 +344,7 @@ impl<L: Listener> App<L> {
             None => None,
         };
         let mut parts = Parts::default();
+        parts.start(AUDIT, auditing.run(end_audit.clone()));
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(PREFIXES, prefixes::run(walker, end_prefixes.clone()));
@@ -347,6 +394,8 @@ impl<L: Listener> App<L> {
         // Up to here an operator can watch the stop.
         end_ops.cancel();
         parts.wait_for(OPS, deadline).await;
+        end_audit.cancel();
+        parts.wait_for(AUDIT, deadline).await;
         // Last, because all others write through it: what it has taken, it finishes.
         if let Some(redis) = redis
             && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()

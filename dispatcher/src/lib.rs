@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod app;
+pub mod audit;
 mod census;
 pub mod config;
 pub mod dispatch;

@@ -2,6 +2,7 @@
 //!
 //! Parses and checks form only; what a value means is its command's matter.
 
+pub(crate) mod audit;
 pub(crate) mod prefix;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -16,7 +17,7 @@ use backhaul_runtime::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tonic::transport::Uri;
 
-use self::prefix::PrefixCommand;
+use self::{audit::AuditCommand, prefix::PrefixCommand};
 use crate::object::ObjectArg;
 
 const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when something is not (a request refused, a task not done), \
@@ -54,6 +55,9 @@ pub(crate) enum Command {
     /// Back up all objects below a prefix.
     #[command(subcommand)]
     Prefix(PrefixCommand),
+    /// Look at audit logs of dispatchers.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Find out what a store can do: writes, tries and removes a few objects under `.backhaul/probe/` of a backup bucket, and says what
     /// each answer means for backups there.
     Probe(ProbeArgs),

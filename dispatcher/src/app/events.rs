@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::AppError;
 use crate::{
+    audit::Audit,
     config::Config,
     events::{
         http::Endpoint,
@@ -87,6 +88,7 @@ impl Events {
         queue: &Arc<dyn TaskQueue>,
         locations: &Arc<Locations>,
         metrics: &Arc<Metrics>,
+        audit: &Audit,
     ) -> Intake {
         Intake {
             queue: Arc::clone(queue),
@@ -95,6 +97,7 @@ impl Events {
             quarantine: Arc::clone(&self.quarantine),
             removals: Arc::clone(&self.removals),
             metrics: Arc::clone(metrics),
+            audit: audit.clone(),
         }
     }
 

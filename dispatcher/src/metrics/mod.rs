@@ -29,6 +29,7 @@ pub use self::{
     metered::Metered,
 };
 use crate::{
+    audit::AuditCounters,
     dispatch::{Dispatch, SessionCounters},
     prefix::WalkCounters,
     queue::{
@@ -83,6 +84,8 @@ pub struct Exposed {
     pub barriers: Arc<BarrierStats>,
     /// What was done for backups of prefixes.
     pub walked: Arc<WalkCounters>,
+    /// Of the audit log.
+    pub audit: Arc<AuditCounters>,
 }
 
 #[derive(Debug)]
@@ -156,6 +159,7 @@ impl Source for Exposed {
         page.value(&names::BARRIER_MISSED, self.barriers.missed.get());
         self.write_streams(page);
         self.write_walked(page);
+        self.write_audited(page);
     }
 }
 
@@ -181,6 +185,15 @@ impl Exposed {
         page.table(&names::QUEUE_ERRORS, &metrics.queue_errors);
         page.table(&names::EVENT_ANSWERS, &metrics.event_answers);
         page.table(&names::EVENTS, &metrics.events);
+    }
+
+    fn write_audited(&self, page: &mut Page) {
+        let audit = &self.audit;
+        let mut entries = page.family(&names::AUDIT_ENTRIES);
+        entries.value(&["written"], audit.written.get());
+        entries.value(&["lost"], audit.lost.get());
+        page.value(&names::AUDIT_LINE, audit.seq.load(Ordering::Relaxed));
+        page.value(&names::AUDIT_FAILING, u8::from(audit.failing.load(Ordering::Relaxed)));
     }
 
     fn write_walked(&self, page: &mut Page) {

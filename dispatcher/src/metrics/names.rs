@@ -47,5 +47,8 @@ families! {
     RESULTS = counter("backhaul_dispatcher_results_total", ["answer"], "Results of workers: confirmed, and postponed because the queue could not be asked.");
     PAGES = counter("backhaul_dispatcher_prefix_pages_total", ["outcome"], "Pages of prefix backups that this dispatcher had listed: listed, failed.");
     OBJECTS = counter("backhaul_dispatcher_prefix_objects_total", ["outcome"], "Objects on those pages: submitted, already backed up, skipped by a filter, rejected because no task can be made of them.");
+    AUDIT_ENTRIES = counter("backhaul_dispatcher_audit_entries_total", ["outcome"], "Entries for the audit log: written, and lost because it could not be written or not fast enough.");
+    AUDIT_LINE = gauge("backhaul_dispatcher_audit_line", [], "Number of the last line of the audit log; 0 without one.");
+    AUDIT_FAILING = gauge("backhaul_dispatcher_audit_failing", [], "1 while the audit log cannot be written.");
     IGNORED = counter("backhaul_dispatcher_ignored_messages_total", [], "Messages and entries of workers that meant nothing here.");
 }

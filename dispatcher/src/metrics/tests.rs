@@ -27,6 +27,7 @@ fn exposed() -> (Exposed, Metered) {
         watched: Arc::new(Watched::new(Arc::new(DepthsOnly(queue)))),
         barriers: Arc::default(),
         walked: Arc::default(),
+        audit: Arc::default(),
     };
     (exposed, metered)
 }
