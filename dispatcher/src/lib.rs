@@ -8,6 +8,8 @@ pub mod config;
 pub mod dispatch;
 pub mod events;
 pub mod fsck;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzzing;
 pub mod grpc;
 pub mod metrics;
 pub mod prefix;

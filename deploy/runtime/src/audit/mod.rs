@@ -21,6 +21,17 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+/// The bytes of a log without a key that tells that, for fuzzing.
+#[cfg(any(test, feature = "test-util"))]
+#[must_use]
+pub fn sealed(bodies: impl IntoIterator<Item = String>) -> Vec<u8> {
+    let (mut head, mut bytes) = (Head::START, Vec::new());
+    for body in bodies {
+        Seal::Plain.line(&mut head, &body, &mut bytes);
+    }
+    bytes
+}
+
 pub use self::{
     file::{FileOptions, Found, LogFile, OpenError, Torn},
     json::Fields,
