@@ -28,6 +28,7 @@ mod retention;
 mod retries;
 mod rolling;
 mod schedule;
+mod secrets;
 mod security;
 mod stores_away;
 mod stream_loss;
