@@ -30,7 +30,7 @@ export PROPTEST_RNG_SEED ?= 1
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e sim kubernetes images images-test mutants-queue bench-queue bench-transfer bench-stream clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e sim fuzz kubernetes images images-test mutants-queue bench-queue bench-transfer bench-stream clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -76,6 +76,10 @@ ifdef SEED
 else
 	$(RUN) $(PACKAGES) --test sim
 endif
+
+fuzz: ## Fuzz what strangers send with libFuzzer: FUZZ_SECONDS for each target (120), FUZZ_TARGETS of them, FUZZ_KEEP=1 keeps inputs
+	@tests/setup/libfuzzer.sh
+	@tests/fuzz/run.sh
 
 kubernetes: setup build ## Run only the checks of manifests and container files
 	$(RUN) $(PACKAGES) --test kubernetes

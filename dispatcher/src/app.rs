@@ -5,6 +5,7 @@
 //! answered. Nothing is decided here about tasks or calls.
 
 mod address_file;
+mod audit;
 mod connect;
 mod events;
 mod ops;
@@ -32,10 +33,11 @@ use tower::Layer as _;
 use tracing::{info, warn};
 
 use self::{
-    address_file::AddressFile, events::Events, parts::Parts, prefixes::Prefixing, rules::Ruling,
+    address_file::AddressFile, audit::Auditing, events::Events, parts::Parts, prefixes::Prefixing, rules::Ruling,
     tokens::Tokens,
 };
 use crate::{
+    audit::{AuditError, Audited},
     config::Config,
     dispatch::{Dispatch, DispatchError},
     events::sources::SourcesError,
@@ -74,6 +76,7 @@ const OPS: &str = "port for operators";
 const PREFIXES: &str = "prefix backups";
 const RULES: &str = "rules";
 const RUNS: &str = "runs of rules";
+const AUDIT: &str = "audit log";
 
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -105,6 +108,7 @@ pub struct App<L = TcpListener> {
     tokens: Tokens,
     events: Events,
     rules: Ruling,
+    auditing: Auditing,
 }
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
@@ -119,6 +123,9 @@ pub enum AppError {
     /// The token issuers file is wrong. Nothing was started.
     #[error("{0}")]
     TokenIssuers(#[from] IssuersError),
+    /// The audit log cannot be written. Nothing was started.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The event sources file is wrong. Nothing was started.
     #[error("{0}")]
     EventSources(#[from] SourcesError),
@@ -208,7 +215,8 @@ impl App {
         let ops = ops::bind(config.ops_listen).await?;
         let events = Events::bind(&config, &locations).await?;
         let rules = Ruling::open(&config, &locations)?;
-        Ok(Self { ops, events, rules, ..Self::on(listener, config, queue, locations)? })
+        let auditing = Auditing::open(&config).await?;
+        Ok(Self { ops, events, rules, auditing, ..Self::on(listener, config, queue, locations)? })
     }
 }
 
@@ -229,7 +237,7 @@ impl<L: Listener> App<L> {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         let tokens = Tokens::load(config.token_issuers.as_deref())?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
-        let (events, rules) = (Events::none(), Ruling::default());
+        let (events, rules, auditing) = (Events::none(), Ruling::default(), Auditing::default());
         let (walks, redis, ops) = (None, None, None);
         let marks = Arc::<MemoryMarks>::default();
         Ok(Self {
@@ -247,6 +255,7 @@ impl<L: Listener> App<L> {
             rules,
             tls,
             tokens,
+            auditing,
         })
     }
 
@@ -280,18 +289,28 @@ impl<L: Listener> App<L> {
     /// [`AppError`]: what failed first. The rest has been stopped in order all the same.
     pub async fn run(self, stop: CancellationToken) -> Result<(), AppError> {
         let Self { config, queue, observe, walks, marks, redis, locations, .. } = self;
-        let Self { listener, addr, ops, events, rules, tls, tokens, .. } = self;
-        let [end_streams, end_readiness, end_watches, end_events, end_prefixes, end_server, end_ops] =
-            std::array::from_fn(|_| CancellationToken::new());
+        let Self { listener, addr, ops, events, rules, tls, tokens, auditing, .. } = self;
+        let audit = auditing.audit.clone();
+        let [
+            end_streams,
+            end_readiness,
+            end_watches,
+            end_events,
+            end_prefixes,
+            end_server,
+            end_ops,
+            end_audit,
+        ] = std::array::from_fn(|_| CancellationToken::new());
         let (metrics, ready) = (Arc::new(Metrics::default()), Ready::default());
         let queue: Arc<dyn TaskQueue> = Arc::new(Metered::new(queue, Arc::clone(&metrics)));
+        let queue = Audited::around(queue, &audit);
 
         let streams =
             Dispatch::granted(Arc::clone(&queue), stream_settings(&config), Some(Arc::clone(&locations)));
         let (reporter, health) = tonic_health::server::health_reporter();
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
-        let intake = Arc::new(events.intake(&config, &queue, &locations, rules.live(), &metrics));
+        let intake = Arc::new(events.intake(&config, &queue, &locations, rules.live(), &metrics, &audit));
         let watches = Watches::new(Arc::clone(&queue));
         // One for all unary services: they share its limits. The stream of the workers must not come under them.
         let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
@@ -318,7 +337,7 @@ impl<L: Listener> App<L> {
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let clocks = redis.as_ref().map(|redis| redis.clocks()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
-        let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics));
+        let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics)).recording(audit.clone());
         let walked = prefixes.as_ref().map(|(prefixes, _)| prefixes.counters()).unwrap_or_default();
         let runs = prefixes.as_ref().map(|(_, runs)| runs.board()).unwrap_or_default();
         let trust = Trust { tls: tls.as_ref().map(|(tls, _)| tls.clone()), issuers: tokens.issuers() };
@@ -333,6 +352,7 @@ impl<L: Listener> App<L> {
             trust,
             runs,
             rules_refused: rules.refused(),
+            audit: audit.counters(),
         };
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -340,7 +360,7 @@ impl<L: Listener> App<L> {
             .build_v1()?;
         let routes = Routes::new(guard.layer(backups))
             .add_service(guard.layer(operators))
-            .add_service(WorkerService::new(streams.clone(), locations).into_server())
+            .add_service(WorkerService::new(streams.clone(), locations).recording(audit).into_server())
             .add_service(health.clone())
             .add_service(reflection);
         let (routes, walker, scheduler) = match prefixes {
@@ -364,6 +384,7 @@ impl<L: Listener> App<L> {
             None => None,
         };
         let mut parts = Parts::default();
+        parts.start(AUDIT, auditing.run(end_audit.clone()));
         parts.start(STREAMS, run_streams(streams, end_streams.clone()));
         parts.start(WATCHES, run_watches(watches, end_watches.clone()));
         parts.start(PREFIXES, prefixes::run(walker, end_prefixes.clone()));
@@ -418,6 +439,8 @@ impl<L: Listener> App<L> {
         // Up to here an operator can watch the stop.
         end_ops.cancel();
         parts.wait_for(OPS, deadline).await;
+        end_audit.cancel();
+        parts.wait_for(AUDIT, deadline).await;
         // Last, because all others write through it: what it has taken, it finishes.
         if let Some(redis) = redis
             && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()

@@ -4,6 +4,7 @@
 //! [`Config`], in which nothing contradicts anything else, or names every setting that is wrong. Nothing here may open a
 //! file or a connection.
 
+mod audit;
 mod connections;
 mod names;
 mod prefix;
@@ -23,6 +24,7 @@ use backhaul_runtime::{
 use clap::{ArgAction, Parser};
 
 pub use self::{
+    audit::AuditFlags,
     connections::ConnectionFlags,
     names::NameFlags,
     prefix::PrefixFlags,
@@ -31,6 +33,7 @@ pub use self::{
     tokens::TokenFlags,
 };
 use crate::{
+    audit::AuditSettings,
     grpc::{
         backup_service::{MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults},
         identity::Caller,
@@ -174,6 +177,9 @@ pub struct Flags {
     #[arg(long, env = "BACKHAUL_DRAIN_WITHIN", default_value = "25s", value_name = "TIME", value_parser = parse_duration)]
     pub drain_within: Duration,
 
+    /// Who did what.
+    #[command(flatten)]
+    pub audit: AuditFlags,
     /// Backups of prefixes.
     #[command(flatten)]
     pub prefix: PrefixFlags,
@@ -241,6 +247,8 @@ pub struct Config {
     pub max_stream_age: Option<Duration>,
     /// Bounds on connections.
     pub connections: ConnectionLimits,
+    /// Of the audit log, if there is one.
+    pub audit: Option<AuditSettings>,
     /// Of backups of prefixes.
     pub prefix: WalkerSettings,
     /// Rules file.
@@ -303,6 +311,7 @@ impl Flags {
         problems.require(self.max_calls > 0, "--max-calls", "must be at least 1");
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
+        self.audit.check(&mut problems);
         self.prefix.check(&mut problems);
         self.tokens.check(self.tls.insecure, &mut problems);
         let tls = self.tls.settings();
@@ -412,6 +421,7 @@ impl Flags {
             tls: tls.map(|tls| TlsSettings { anonymous_peers, ..tls }),
             token_issuers: self.tokens.token_issuers,
             tls_reload_every: self.tls.tls_reload_every,
+            audit: self.audit.settings(),
             prefix: self.prefix.settings(&queue),
             rules: self.rules.rules,
             queue,

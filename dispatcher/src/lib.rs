@@ -2,11 +2,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod app;
+pub mod audit;
 mod census;
 pub mod config;
 pub mod dispatch;
 pub mod events;
 pub mod fsck;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzzing;
 pub mod grpc;
 mod https;
 pub mod metrics;

@@ -39,6 +39,7 @@ fn failure(error: AppError) -> Failure {
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }
+        AppError::Audit(error) => Failure::Usage(error.to_string()),
         error @ (AppError::Connect(_)
         | AppError::Events(_)
         | AppError::Listen { .. }

@@ -157,6 +157,15 @@ impl Certificates {
         Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect_lazy())
     }
 
+    /// The private keys of all programs, in PEM.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn private_keys(&self) -> io::Result<Vec<String>> {
+        let path = |holder: Holder| self.link().join(format!("{}.key", holder.file()));
+        Holder::ALL.into_iter().map(|holder| fs::read_to_string(path(holder))).collect()
+    }
+
     fn link(&self) -> PathBuf {
         self.folder.path().join("current")
     }

@@ -34,11 +34,15 @@ pub struct Span {
 pub struct Collector {
     url: String,
     spans: Arc<Mutex<Vec<Span>>>,
+    received: Arc<Mutex<String>>,
     _serving: JoinSet<()>,
 }
 
 #[derive(Debug)]
-struct Service(Arc<Mutex<Vec<Span>>>);
+struct Service {
+    spans: Arc<Mutex<Vec<Span>>>,
+    received: Arc<Mutex<String>>,
+}
 
 impl Collector {
     /// Serves on a free port.
@@ -49,14 +53,16 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let spans = Arc::<Mutex<Vec<Span>>>::default();
-        let service = TraceServiceServer::new(Service(Arc::clone(&spans)));
+        let received = Arc::<Mutex<String>>::default();
+        let service = Service { spans: Arc::clone(&spans), received: Arc::clone(&received) };
+        let service = TraceServiceServer::new(service);
         let server = tonic::transport::Server::builder().add_service(service);
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             // It ends with the test.
             drop(server.serve_with_incoming(TcpIncoming::from(listener)).await);
         });
-        Ok(Self { url, spans, _serving: serving })
+        Ok(Self { url, spans, received, _serving: serving })
     }
 
     /// What `--otlp-endpoint` is to say.
@@ -70,6 +76,12 @@ impl Collector {
     pub fn spans_of(&self, trace: &str) -> Vec<Span> {
         let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         spans.iter().filter(|span| span.trace == trace).cloned().collect()
+    }
+
+    /// All that was sent, as text.
+    #[must_use]
+    pub fn received(&self) -> String {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many spans there are of any trace.
@@ -91,7 +103,9 @@ impl TraceService for Service {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = format!("{:?}\n", request.get_ref());
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+        let mut spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
         for resource in request.into_inner().resource_spans {
             let named = resource.resource.map(|r| texts(r.attributes)).unwrap_or_default();
             let service = named.get("service.name").cloned().unwrap_or_default();

@@ -2,6 +2,7 @@
 //!
 //! Parses and checks form only; what a value means is its command's matter.
 
+pub(crate) mod audit;
 pub(crate) mod prefix;
 pub(crate) mod schedule;
 pub(crate) mod task;
@@ -18,7 +19,7 @@ use backhaul_runtime::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tonic::transport::Uri;
 
-use self::{prefix::PrefixCommand, schedule::ScheduleCommand, task::TaskArgs};
+use self::{audit::AuditCommand, prefix::PrefixCommand, schedule::ScheduleCommand, task::TaskArgs};
 use crate::object::ObjectArg;
 
 const EXIT_CODES: &str = "Exit codes: 0 when all is as asked for, 1 when something is not (a request refused, a task not done), \
@@ -59,6 +60,9 @@ pub(crate) enum Command {
     /// See and manage the runs of rules, which list prefixes again and again; for operators.
     #[command(subcommand)]
     Schedule(ScheduleCommand),
+    /// Look at audit logs of dispatchers.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Find out what a store can do: writes, tries and removes a few objects under `.backhaul/probe/` of a backup bucket, and says what
     /// each answer means for backups there.
     Probe(ProbeArgs),

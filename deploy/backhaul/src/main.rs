@@ -50,9 +50,10 @@ async fn main() -> ExitCode {
                 Command::Prefix(command) => until(&stop, Box::pin(commands::prefix::run(command))).await,
                 Command::Schedule(command) => until(&stop, Box::pin(commands::schedule::run(command))).await,
                 Command::Watch(args) => until(&stop, commands::watch::run(args)).await,
+                Command::Audit(command) => until(&stop, commands::audit::run(command)).await,
                 // It cleans up after itself: a signal is heard when it is done.
                 Command::Probe(args) => commands::probe::run(args).await,
-                Command::Standalone(args) => standalone::run(args, stop).await,
+                Command::Standalone(args) => Box::pin(standalone::run(args, stop)).await,
                 Command::Demo(args) => demo::run(args, stop).await,
             }
         })
@@ -61,6 +62,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(Ok(Verdict::Good)) => ExitCode::SUCCESS,
         Ok(Ok(Verdict::Bad)) => ExitCode::from(1),
+        Ok(Ok(Verdict::CutOff)) => ExitCode::from(3),
         Ok(Err(error)) => {
             // Who reads our output has gone away (`backhaul list | head`): that is not an error.
             let gone =

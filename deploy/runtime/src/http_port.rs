@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -24,6 +24,10 @@ const HEAD_WITHIN: Duration = Duration::from_secs(10);
 const END_WITHIN: Duration = Duration::from_secs(1);
 /// Pause after the system could not accept a connection: it lacks files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a request comes from; an extension of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remote(pub SocketAddr);
 
 /// A port that is bound and can be served.
 #[derive(Debug)]
@@ -67,14 +71,14 @@ impl HttpPort {
             .max_concurrent_streams(32);
         let mut connections = JoinSet::new();
         loop {
-            let stream = tokio::select! {
+            let (stream, remote) = tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = connections.join_next() => {
                     note_end(ended);
                     continue;
                 }
                 accepted = self.listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok((stream, remote)) => (stream, Remote(remote)),
                     Err(error) => {
                         warn!(%addr, %error, "no connection can be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -82,8 +86,8 @@ impl HttpPort {
                     }
                 },
             };
-            let (server, watcher, service) =
-                (server.clone(), graceful.watcher(), TowerToHyperService::new(routes.clone()));
+            let service = TowerToHyperService::new(routes.clone().layer(Extension(remote)));
+            let (server, watcher) = (server.clone(), graceful.watcher());
             connections.spawn(async move {
                 if !speaks(&stream).await {
                     return;

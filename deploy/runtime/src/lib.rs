@@ -1,10 +1,11 @@
 //! What every Backhaul program needs to be run, and none of what it does: the locations file, units of settings, telemetry,
-//! metrics, ports for HTTP, shutdown, and the frame of a program around them.
+//! metrics, a log that cannot be changed unseen, ports for HTTP, shutdown, and the frame of a program around them.
 //!
 //! It exists so that dispatcher, worker and command line read one configuration in one way and stop in one way. It must know
 //! neither protobuf, nor Redis, nor S3.
 
 pub mod address;
+pub mod audit;
 pub mod build;
 pub mod descriptors;
 pub mod http_port;

@@ -3,6 +3,8 @@
 //! What is logged can be changed while the program runs: by a file, which takes nothing but the right to write it. Must not decide what is
 //! logged: that is each call's level, and the filter's.
 
+mod escape;
+
 use std::{
     convert::Infallible,
     fmt,
@@ -19,6 +21,7 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, Registry, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
+use self::escape::{JsonLines, OneLine};
 use crate::trace::{Exporter, TraceArgs};
 
 /// How often the filter's file is looked at.
@@ -95,10 +98,13 @@ impl LogArgs {
 pub fn init(args: &LogArgs, name: &'static str) -> Result<Telemetry, TelemetryError> {
     let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&args.log)?);
     let exporter = Exporter::new(&args.traces, name).map_err(TelemetryError::Traces)?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt::layer();
     let logs = match args.log_format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+        LogFormat::Text => {
+            let logs = logs.fmt_fields(OneLine).with_writer(std::io::stderr);
+            logs.with_ansi(std::io::stderr().is_terminal()).boxed()
+        }
+        LogFormat::Json => logs.json().flatten_event(true).with_writer(JsonLines).boxed(),
     };
     let traces = exporter.as_ref().map(Exporter::layer);
     tracing_subscriber::registry().with(logs.with_filter(filter)).with(traces).try_init()?;

@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::AppError;
 use crate::{
+    audit::Audit,
     config::Config,
     events::{
         http::Endpoint,
@@ -89,6 +90,7 @@ impl Events {
         locations: &Arc<Locations>,
         rules: LiveRules,
         metrics: &Arc<Metrics>,
+        audit: &Audit,
     ) -> Intake {
         Intake {
             queue: Arc::clone(queue),
@@ -98,6 +100,7 @@ impl Events {
             quarantine: Arc::clone(&self.quarantine),
             removals: Arc::clone(&self.removals),
             metrics: Arc::clone(metrics),
+            audit: audit.clone(),
         }
     }
 

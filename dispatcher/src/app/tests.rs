@@ -1,5 +1,6 @@
 //! Tests of a whole dispatcher over loopback: what is served, and that it stops in order.
 
+mod audit;
 mod journey;
 mod security;
 mod tokens;

@@ -20,6 +20,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use backhaul_runtime::{http_port::Remote, metrics::Label as _};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -35,7 +36,10 @@ use super::{
     sns::{Delivered, Sns, SnsError},
     sources::{Delivery, EventSource, Sources},
 };
-use crate::metrics::{EventAnswer, EventForm};
+use crate::{
+    audit::{Call, Told},
+    metrics::{EventAnswer, EventForm},
+};
 
 const PATH: &str = "/events/";
 /// Largest body that SNS sends: 256 KiB, which its envelope may escape to a multiple.
@@ -98,13 +102,28 @@ impl Endpoint {
     async fn answer(&self, request: Request) -> Response {
         let source = request.uri().path().strip_prefix(PATH).and_then(|name| self.sources.posting(name));
         let form = source.map_or(EventForm::Unknown, |source| source.form.into());
-        let result = match source {
-            _ if request.method() != Method::POST => Err(Refused::Method),
-            None => Err(Refused::Path),
-            Some(source) => self.take(source, request).await,
+        let peer = request.extensions().get::<Remote>().map(|remote| remote.0);
+        let record = Call::events(&self.intake.audit, request.uri().path(), peer);
+        let work = async {
+            match source {
+                _ if request.method() != Method::POST => Err(Refused::Method),
+                None => Err(Refused::Path),
+                Some(source) => self.take(source, request).await,
+            }
+        };
+        let result = match &record {
+            Some(record) => record.during(work).await,
+            None => work.await,
         };
         let answer = result.as_ref().map_or_else(|refused| refused.label(), |_| EventAnswer::Taken);
         self.intake.metrics.event_answer(form, answer);
+        if let Some(mut record) = record {
+            let is_stranger = matches!(result, Err(Refused::Method | Refused::Path | Refused::Unknown));
+            if let Some(source) = source.filter(|_| !is_stranger) {
+                record.of_source(source);
+            }
+            record.end(Told::Events { answer: answer.as_str(), is_taken: result.is_ok(), is_stranger });
+        }
         match result {
             Ok(taken) => present(taken),
             Err(refused) => refused.into_response(),

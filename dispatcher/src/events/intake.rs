@@ -10,7 +10,10 @@ use std::{
 };
 
 use backhaul_proto::v1 as pb;
-use backhaul_runtime::locations::{Locations, Refusal};
+use backhaul_runtime::{
+    locations::{Locations, Refusal},
+    metrics::Label as _,
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -20,6 +23,7 @@ use super::{
     sources::EventSource,
 };
 use crate::{
+    audit::{self, Audit},
     grpc::{
         present,
         status::ApiError,
@@ -55,6 +59,8 @@ pub struct Intake {
     pub removals: Arc<dyn Removals>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is recorded.
+    pub audit: Audit,
 }
 
 /// What became of a body's notices.
@@ -250,6 +256,9 @@ impl Intake {
             (EventKind::Unknown, unknown),
         ] {
             self.metrics.events(source.form.into(), kind, count as u64);
+            if count > 0 {
+                audit::number(kind.as_str(), count);
+            }
         }
     }
 }

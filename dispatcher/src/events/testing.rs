@@ -12,6 +12,7 @@ use super::{
     sources::{EventSource, Sources},
 };
 use crate::{
+    audit::Audit,
     config::Config,
     grpc::{backup_service::SubmitDefaults, testing},
     queue::{ListQuery, QueueClock, TaskQueue, TaskRecord, memory::MemoryQueue},
@@ -53,6 +54,7 @@ impl Kit {
             quarantine: Arc::<MemoryQuarantine>::clone(&quarantine) as Arc<dyn Quarantine>,
             removals: Arc::<MemoryRemovals>::clone(&removals) as Arc<dyn Removals>,
             metrics: Arc::default(),
+            audit: Audit::off(),
         };
         Self { queue, quarantine, removals, intake: Arc::new(intake) }
     }

@@ -27,6 +27,7 @@ use super::{
     validate::{self, list, submit::SubmitRules},
 };
 use crate::{
+    audit,
     queue::{
         CancelOutcome, LeaseToken, ListQuery, NewTask, QueueClock, QueueError, Submitted, TaskId, TaskQueue,
         TaskRecord,
@@ -112,6 +113,7 @@ impl BackupService for Backups {
     ) -> Result<Response<pb::Backup>, Status> {
         let caller = caller(&request)?;
         let id = validate::task_id(&request.get_ref().task_id)?;
+        audit::about_task(&id);
         Ok(Response::new(present::backup(self.own_task(&caller, &id).await?)?))
     }
 
@@ -142,6 +144,7 @@ impl BackupService for Backups {
     ) -> Result<Response<pb::CancelBackupResponse>, Status> {
         let caller = caller(&request)?;
         let id = validate::task_id(&request.get_ref().task_id)?;
+        audit::about_task(&id);
         // The tenant is part of what an id is derived from, so what is checked here cannot change before the cancel.
         self.own_task(&caller, &id).await?;
         match self.queue.cancel(&id).await.map_err(ApiError::from)? {
@@ -260,7 +263,11 @@ impl Backups {
     async fn own_task(&self, caller: &Caller, id: &TaskId) -> Result<TaskRecord, ApiError> {
         match self.queue.get(id).await {
             Ok(record) if record.spec.tenant == caller.tenant() => Ok(record),
-            Ok(_) | Err(QueueError::NotFound(_)) => Err(ApiError::NoSuchTask(id.to_string())),
+            Ok(record) => {
+                audit::foreign(&id.to_string(), &record.spec.tenant);
+                Err(ApiError::NoSuchTask(id.to_string()))
+            }
+            Err(QueueError::NotFound(_)) => Err(ApiError::NoSuchTask(id.to_string())),
             Err(error) => Err(error.into()),
         }
     }

@@ -10,6 +10,7 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{access::Role, backup_service::caller, identity::Denied, present, status::ApiError, validate};
+use crate::audit;
 use crate::events::{
     intake::{Intake, NotTaken},
     pull,
@@ -128,7 +129,9 @@ impl EventService for Events {
         request: Request<pb::DiscardQuarantinedEventRequest>,
     ) -> Result<Response<pb::DiscardQuarantinedEventResponse>, Status> {
         operator(&request)?;
-        let was_kept = self.intake.quarantine.forget(&id(request.into_inner().id)?).await;
+        let id = id(request.into_inner().id)?;
+        audit::about("event_id", &id);
+        let was_kept = self.intake.quarantine.forget(&id).await;
         let was_kept = was_kept.map_err(ApiError::from)?;
         Ok(Response::new(pb::DiscardQuarantinedEventResponse { was_kept }))
     }
@@ -137,6 +140,7 @@ impl EventService for Events {
 impl Events {
     async fn kept(&self, told: &str) -> Result<(Kept, bytes::Bytes), ApiError> {
         let id = id(told.to_owned())?;
+        audit::about("event_id", &id);
         let list = self.intake.quarantine.list().await?;
         let kept = list.into_iter().find(|kept| kept.digest == id).ok_or(EventRefusal::Unknown)?;
         let body = self.intake.quarantine.body(&id).await?.ok_or(EventRefusal::Unknown)?;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout};
-use tonic::{Status, server::NamedService};
+use tonic::{Code, Status, server::NamedService};
 use tower::{Layer, Service};
 use tracing::{debug, warn};
 
@@ -26,10 +26,16 @@ use super::{
     layers::rpc_of,
     status::ApiError,
 };
-use crate::{metrics::Metrics, transport::Peer};
+use crate::{
+    audit::{Audit, Call, Told},
+    metrics::Metrics,
+    transport::Peer,
+};
 
 /// Longest time to find out who calls.
 const IDENTIFY_WITHIN: Duration = Duration::from_secs(5);
+/// What everybody is told: probes ask every second, and whom it is told is no decision.
+const TOLD_TO_ALL: &str = "/grpc.health.v1.Health/";
 
 /// Puts a [`Gate`] before services.
 #[derive(Debug, Clone)]
@@ -48,13 +54,21 @@ pub struct Gate<S> {
 struct Shared {
     identify: Arc<dyn Identify>,
     metrics: Arc<Metrics>,
+    audit: Audit,
 }
 
 impl GateLayer {
     /// A door where `identify` says who calls.
     #[must_use]
     pub fn new(identify: Arc<dyn Identify>, metrics: Arc<Metrics>) -> Self {
-        Self { shared: Arc::new(Shared { identify, metrics }) }
+        Self { shared: Arc::new(Shared { identify, metrics, audit: Audit::off() }) }
+    }
+
+    /// The same, where every call is recorded.
+    #[must_use]
+    pub fn recording(self, audit: Audit) -> Self {
+        let (identify, metrics) = (Arc::clone(&self.shared.identify), Arc::clone(&self.shared.metrics));
+        Self { shared: Arc::new(Shared { identify, metrics, audit }) }
     }
 }
 
@@ -94,20 +108,33 @@ where
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let path = parts.uri.path();
-            match shared.admit(path, &parts.headers, &parts.extensions).await {
+            let peer = parts.extensions.get::<Peer>().map(|peer| peer.address);
+            let mut record = Call::begin(&shared.audit, path, peer);
+            match shared.admit(path, &parts.headers, &parts.extensions, record.as_mut()).await {
                 Ok(principal) => {
                     let ends = ends(path, &principal, parts.extensions.get::<Peer>());
+                    let is_told = path.starts_with(TOLD_TO_ALL);
                     request = Request::from_parts(parts, body);
                     if let Some(caller) = &principal.caller {
                         request.extensions_mut().insert(caller.clone());
                     }
                     request.extensions_mut().insert(principal);
-                    let answer = inner.call(request).await?;
+                    let answer = match record {
+                        Some(record) if is_told => {
+                            record.forget();
+                            inner.call(request).await?
+                        }
+                        Some(record) => recorded(record, inner.call(request)).await,
+                        None => inner.call(request).await?,
+                    };
                     Ok(answer.map(|body| Ending::new(body, ends)))
                 }
                 Err(denied) => {
                     let status: Status = ApiError::Denied(denied).into_status();
                     shared.metrics.call(rpc_of(path), status.code(), started.elapsed());
+                    if let Some(record) = record {
+                        record.end(Told::NotLetIn(&status));
+                    }
                     Ok(status.into_http::<R>().map(|body| Ending::new(body, Ends::default())))
                 }
             }
@@ -122,13 +149,31 @@ fn ends(what: &str, principal: &Principal, peer: Option<&Peer>) -> Ends {
     Ends { at: principal.until, when: peer.filter(|_| !has_session).map(|peer| peer.reauthenticate.clone()) }
 }
 
+/// Makes a call and records what came of it.
+async fn recorded<R>(
+    record: Call,
+    call: impl Future<Output = Result<Response<R>, Infallible>>,
+) -> Response<R> {
+    let response = match record.during(call).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let status = Status::from_header_map(response.headers());
+    record.end(Told::Answered(status.as_ref().map_or(Code::Ok, Status::code), status.as_ref()));
+    response
+}
+
 impl Shared {
     async fn admit(
         &self,
         what: &str,
         headers: &http::HeaderMap,
         extensions: &http::Extensions,
+        record: Option<&mut Call>,
     ) -> Result<Principal, Denied> {
+        if !self.audit.may_go_on() && !what.starts_with(TOLD_TO_ALL) {
+            return Err(Denied::NotRecorded);
+        }
         let peer = extensions.get::<Peer>().map(|peer| tracing::field::display(peer.address));
         let identified = timeout(IDENTIFY_WITHIN, self.identify.identify(headers, extensions)).await;
         let principal =
@@ -139,6 +184,9 @@ impl Shared {
                     return Err(denied);
                 }
             };
+        if let Some(record) = record {
+            record.made_by(&principal, what);
+        }
         let Some(who) = access::who_may(what) else { return Err(Denied::NoSuchCall) };
         if who.includes(&principal) {
             return Ok(principal);

@@ -69,6 +69,9 @@ pub enum Denied {
     /// Who it is could not be found out now.
     #[error("{0}")]
     NotNow(&'static str),
+    /// Nothing is done that cannot be recorded.
+    #[error("the audit log cannot be written")]
+    NotRecorded,
 }
 
 /// A text that is not the name of a tenant.

@@ -20,6 +20,7 @@ use super::{
     status::ApiError,
     validate::{self, prefix, submit::SubmitDefaults},
 };
+use crate::audit;
 use crate::queue::{
     QueueClock, QueueError,
     walk::{Change, Saved, Stored, Walk, WalkId, WalkStore},
@@ -62,6 +63,10 @@ impl PrefixService for Prefixes {
         }
         let spec = prefix::spec(caller.tenant(), &self.locations, self.defaults, request)?;
         let id = self.walks.id(&spec.tenant, &spec.request_id);
+        audit::about("prefix_backup", &id.to_string());
+        audit::about("location", &spec.location);
+        audit::about("bucket", &spec.bucket);
+        audit::about("prefix", &spec.prefix);
         let walk = Walk::new(spec, self.clock.local_now());
         let change = Change {
             id: id.clone(),
@@ -174,9 +179,14 @@ impl PrefixService for Prefixes {
 impl Prefixes {
     /// Reads one of the caller's tenant.
     async fn own(&self, caller: &Caller, id: &WalkId) -> Result<Stored, ApiError> {
+        audit::about("prefix_backup", &id.to_string());
         match self.walks.load(id).await? {
             Some(stored) if stored.walk.spec.tenant == caller.tenant() => Ok(stored),
-            Some(_) | None => Err(ApiError::NoSuchPrefixBackup(id.to_string())),
+            Some(stored) => {
+                audit::foreign(&id.to_string(), &stored.walk.spec.tenant);
+                Err(ApiError::NoSuchPrefixBackup(id.to_string()))
+            }
+            None => Err(ApiError::NoSuchPrefixBackup(id.to_string())),
         }
     }
 

@@ -191,6 +191,12 @@ impl ApiError {
             Self::Denied(Denied::NotNow(why)) => {
                 Answer::new(Code::Unavailable, "IDENTITY_UNAVAILABLE", *why).retry(RETRY_UNAVAILABLE)
             }
+            Self::Denied(Denied::NotRecorded) => Answer::new(
+                Code::Unavailable,
+                "AUDIT_UNAVAILABLE",
+                "the audit log cannot be written; not processed, safe to retry",
+            )
+            .retry(RETRY_UNFIT),
             Self::Denied(Denied::Role(why)) => Answer::new(Code::PermissionDenied, "ROLE_NOT_ALLOWED", *why),
             Self::Refused { refusal, location } => Self::refused(*refusal, location),
             Self::NoSuchTask(task) => Answer::new(Code::NotFound, "TASK_NOT_FOUND", "no such task")

@@ -59,6 +59,11 @@ impl Violations {
         }
     }
 
+    /// Whether nothing is wrong.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
     /// `value`, if nothing was wrong.
     pub(crate) fn finish<T>(self, value: T) -> Result<T, ApiError> {
         if self.told.is_empty() { Ok(value) } else { Err(ApiError::Invalid(self)) }

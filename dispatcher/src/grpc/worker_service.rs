@@ -22,6 +22,7 @@ use super::{
     identity::{Principal, WorkerName},
 };
 use crate::{
+    audit::{self, Audit, Stream as AuditStream},
     dispatch::Dispatch,
     session::{self, CloseReason},
     transport::Peer,
@@ -35,13 +36,20 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 pub struct WorkerService {
     dispatch: Dispatch,
     locations: Arc<Locations>,
+    audit: Audit,
 }
 
 impl WorkerService {
     /// A service whose streams `dispatch` owns. A worker gets tasks of the locations that `locations` grants it, whatever it says.
     #[must_use]
     pub const fn new(dispatch: Dispatch, locations: Arc<Locations>) -> Self {
-        Self { dispatch, locations }
+        Self { dispatch, locations, audit: Audit::off() }
+    }
+
+    /// The same, where what workers do is recorded.
+    #[must_use]
+    pub fn recording(self, audit: Audit) -> Self {
+        Self { audit, ..self }
     }
 
     /// The tonic service, with its limits set.
@@ -66,6 +74,7 @@ impl WorkerRpc for WorkerService {
         let identity = principal.as_ref().map(|principal| field::display(Arc::clone(&principal.name)));
         let is_worker = principal.as_ref().is_some_and(|principal| access::may(principal, access::CONNECT));
         let reauthenticate = peer.as_ref().map(|peer| peer.reauthenticate.clone()).unwrap_or_default();
+        let address_of_peer = peer.as_ref().map(|peer| peer.address);
         let peer = peer.map(|peer| field::display(peer.address));
         let admitted = if is_worker {
             self.dispatch.admit(address, reauthenticate)
@@ -83,10 +92,12 @@ impl WorkerRpc for WorkerService {
         })?;
         let span = info_span!("session", session = %seat.id, peer, identity, worker = field::Empty);
         let locations = Arc::clone(&self.locations);
+        let record =
+            AuditStream::open(&self.audit, &seat.id.to_string(), address_of_peer, principal.as_ref());
         let inbound =
             request.into_inner().map(move |message| checked(message?, principal.as_ref(), &locations));
         let (driver, outbound) = session::open(inbound, seat);
-        self.dispatch.spawn(driver.run().instrument(span));
+        self.dispatch.spawn(record.during(driver.run()).instrument(span));
         Ok(Response::new(Box::pin(outbound)))
     }
 }
@@ -100,15 +111,19 @@ fn checked(
     let Some(said) = &mut message.message else { return Ok(message) };
     let is_allowed = sender.is_some_and(|sender| access::may(sender, access::sending(said)));
     if !is_allowed {
+        audit::message_refused(access::sending(said));
         return Err(Status::permission_denied("the message is not allowed to whom the certificate names"));
     }
-    if let (from_worker::Message::Hello(hello), Some(WorkerName::Path(path))) =
-        (said, sender.and_then(|sender| sender.worker.as_ref()))
-    {
-        // Those that the file does not name have no tasks that it could be given.
-        hello
-            .locations
-            .retain(|name| locations.get(name).is_none_or(|location| location.admits_worker(path)));
+    if let from_worker::Message::Hello(hello) = said {
+        let mut not_granted = Vec::new();
+        if let Some(WorkerName::Path(path)) = sender.and_then(|sender| sender.worker.as_ref()) {
+            // Those that the file does not name have no tasks that it could be given.
+            let is_granted =
+                |name: &String| locations.get(name).is_none_or(|location| location.admits_worker(path));
+            (hello.locations, not_granted) =
+                std::mem::take(&mut hello.locations).into_iter().partition(is_granted);
+        }
+        audit::hello(hello, &not_granted);
     }
     Ok(message)
 }

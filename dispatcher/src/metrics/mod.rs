@@ -31,6 +31,7 @@ pub use self::{
     trust::Trust,
 };
 use crate::{
+    audit::AuditCounters,
     dispatch::{Dispatch, SessionCounters},
     prefix::WalkCounters,
     queue::{
@@ -95,6 +96,8 @@ pub struct Exposed {
     pub runs: Arc<Board>,
     /// Whether the newest rules file is not in force.
     pub rules_refused: Arc<AtomicBool>,
+    /// Of the audit log.
+    pub audit: Arc<AuditCounters>,
 }
 
 #[derive(Debug)]
@@ -178,6 +181,7 @@ impl Source for Exposed {
         self.trust.write(page, SystemTime::now());
         page.value(&names::RULES_REFUSED, u8::from(self.rules_refused.load(Ordering::Relaxed)));
         write_rules(page, &self.runs.shown());
+        self.write_audited(page);
     }
 }
 
@@ -212,6 +216,15 @@ impl Exposed {
         jumps.value(&["ahead"], clocks.ahead.get());
         jumps.value(&["back"], clocks.back.get());
         page.value(&names::CLOCK_SKEW, clocks.skew_s());
+    }
+
+    fn write_audited(&self, page: &mut Page) {
+        let audit = &self.audit;
+        let mut entries = page.family(&names::AUDIT_ENTRIES);
+        entries.value(&["written"], audit.written.get());
+        entries.value(&["lost"], audit.lost.get());
+        page.value(&names::AUDIT_LINE, audit.seq.load(Ordering::Relaxed));
+        page.value(&names::AUDIT_FAILING, u8::from(audit.failing.load(Ordering::Relaxed)));
     }
 
     fn write_walked(&self, page: &mut Page) {

@@ -60,5 +60,8 @@ families! {
     RULE_COMPLETE = gauge("backhaul_rule_complete_timestamp_seconds", ["rule"], "When that run ended, in seconds since the epoch.");
     RULE_BEHIND = gauge("backhaul_rule_behind_seconds", ["rule"], "Time since the first time of the rule's schedule that no complete run is as new as; 0 when there is none.");
     RULE_RUNNING = gauge("backhaul_rule_running", ["rule"], "1 while a run of the rule goes on.");
+    AUDIT_ENTRIES = counter("backhaul_dispatcher_audit_entries_total", ["outcome"], "Entries for the audit log: written, and lost because it could not be written or not fast enough.");
+    AUDIT_LINE = gauge("backhaul_dispatcher_audit_line", [], "Number of the last line of the audit log; 0 without one.");
+    AUDIT_FAILING = gauge("backhaul_dispatcher_audit_failing", [], "1 while the audit log cannot be written.");
     IGNORED = counter("backhaul_dispatcher_ignored_messages_total", [], "Messages and entries of workers that meant nothing here.");
 }

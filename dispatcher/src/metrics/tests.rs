@@ -31,6 +31,7 @@ fn exposed() -> (Exposed, Metered) {
         trust: Trust::default(),
         runs: Arc::default(),
         rules_refused: Arc::default(),
+        audit: Arc::default(),
     };
     (exposed, metered)
 }

@@ -26,6 +26,8 @@ mod state;
 mod wire;
 mod work;
 
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) use self::wire::decode;
 pub use self::{
     close::CloseReason,
     event::{SessionCounters, SessionId},

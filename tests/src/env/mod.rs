@@ -28,7 +28,7 @@ use crate::{
     process::Process,
     programs::program,
     redis::{RedisOptions, RedisServer},
-    s3::S3,
+    s3::{Credentials, S3},
     store::{Store, StoreKind},
 };
 
@@ -230,6 +230,13 @@ impl TestEnv {
     #[must_use]
     pub fn copies(&self) -> S3 {
         self.vault.as_ref().unwrap_or(&self.origin).server.client()
+    }
+
+    /// What the programs log in with at each store.
+    #[must_use]
+    pub fn store_credentials(&self) -> Vec<Credentials> {
+        let stores = [Some(&self.origin), self.vault.as_ref(), self.archive.as_ref()];
+        stores.into_iter().flatten().map(|store| store.server.credentials().clone()).collect()
     }
 
     /// Starts one more worker; gives its number. It is named `worker-<number>`.

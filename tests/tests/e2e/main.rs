@@ -4,6 +4,7 @@
 //! waits for states, never for times, and ends with `finish`, which also asks every program to end cleanly. What can be shown
 //! with one part alone is tested beside that part.
 
+mod audit;
 mod bad_input;
 mod cancelling;
 mod cluster;
@@ -28,6 +29,7 @@ mod retries;
 mod rolling;
 mod rules;
 mod schedule;
+mod secrets;
 mod security;
 mod stores_away;
 mod stream_loss;

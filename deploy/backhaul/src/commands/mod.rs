@@ -1,6 +1,7 @@
 //! The commands, one file each. They speak to a dispatcher through [`crate::client`] (`probe` to a store, through the worker's library) and
 //! print through [`crate::output`]; they must not know how either service works.
 
+pub(crate) mod audit;
 pub(crate) mod cancel;
 pub(crate) mod events;
 pub(crate) mod list;
@@ -20,14 +21,17 @@ pub(crate) enum Verdict {
     Good,
     /// Something asked for is not so (a task is dead, a request was refused): 1.
     Bad,
+    /// All that there is is so, and its end is not there: 3.
+    CutOff,
 }
 
 impl Verdict {
-    /// Bad when either is.
+    /// Bad when either is, else cut off when either is.
     pub(crate) const fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Good, Self::Good) => Self::Good,
             (Self::Bad, _) | (_, Self::Bad) => Self::Bad,
+            (Self::CutOff, _) | (_, Self::CutOff) => Self::CutOff,
         }
     }
 }

@@ -15,6 +15,16 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+/// What fuzzing calls.
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzzing {
+    /// The URI names of a certificate in DER, where it can be read.
+    #[must_use]
+    pub fn names_of_certificate(der: &[u8]) -> Option<Vec<String>> {
+        super::certificate::read(der).ok().map(|facts| facts.uris)
+    }
+}
+
 use std::{io, path::PathBuf, sync::Arc, time::SystemTime};
 
 use rustls::pki_types::ServerName;

@@ -13,14 +13,14 @@ use super::*;
 use crate::queue::memory::MemoryQueue;
 
 /// A worker that says only what the test says.
-struct Worker {
+pub(super) struct Worker {
     say: mpsc::Sender<pb::FromWorker>,
     hear: Streaming<pb::FromDispatcher>,
 }
 
 impl Worker {
     /// Connects with room for `tasks` tasks, and is welcomed.
-    async fn connect(served: &Served, tasks: u32) -> Self {
+    pub(super) async fn connect(served: &Served, tasks: u32) -> Self {
         let (say, said) = mpsc::channel(16);
         let hello = pb::Hello {
             protocol: backhaul_proto::WORKER_PROTOCOL,
@@ -47,7 +47,7 @@ impl Worker {
     }
 
     /// Waits for one assignment and accepts it.
-    async fn accept(&mut self) -> pb::Assignment {
+    pub(super) async fn accept(&mut self) -> pb::Assignment {
         let assignment = loop {
             if let Told::Assign(mut assign) = self.hear_next().await {
                 break assign.assignments.remove(0);
@@ -63,7 +63,7 @@ impl Worker {
     }
 
     /// Reports and gives what the dispatcher says to it.
-    async fn report(&mut self, task: &pb::Assignment, outcome: Reported) -> pb::ConfirmVerdict {
+    pub(super) async fn report(&mut self, task: &pb::Assignment, outcome: Reported) -> pb::ConfirmVerdict {
         let result = pb::TaskResult {
             task_id: task.task_id.clone(),
             lease: task.lease.clone(),
@@ -85,7 +85,7 @@ async fn serve_memory(flags: &[&str]) -> Served {
     serve_queue(config, Arc::new(queue)).await
 }
 
-fn receipt() -> pb::Receipt {
+pub(super) fn receipt() -> pb::Receipt {
     pb::Receipt {
         backup: Some(pb::BackupObject {
             location: "vault".into(),

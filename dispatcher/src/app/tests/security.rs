@@ -240,3 +240,20 @@ async fn material_that_cannot_be_used_ends_the_start_and_is_named() {
     let error = App::bind_with(config, Arc::new(ScriptedQueue::default()), locations()).await.unwrap_err();
     assert!(matches!(&error, AppError::Tls(_)) && error.to_string().contains("dispatcher.key"), "{error}");
 }
+
+#[test]
+fn what_holds_a_secret_shows_none_of_it() {
+    use crate::{
+        config::RedisUrl,
+        events::sources::{StreamOptions, Tokens},
+        queue::LeaseToken,
+    };
+    let secret = "canary-0123456789abcdef";
+    let url = format!("redis://user:{secret}@127.0.0.1:6379/0");
+    let stream = StreamOptions { url: url.clone(), stream: "s".into(), group: "g".into(), field: "f".into() };
+    let lease = LeaseToken::from_bytes(*b"canary-012345678");
+    let redis: RedisUrl = url.parse().unwrap();
+    let flags = config(&["--redis-url", &url]);
+    let shown = format!("{redis:?} {stream:?} {:?} {lease:?} {flags:?}", Tokens::new([secret]));
+    assert!(!shown.contains("canary") && !shown.contains("63616e617279"), "{shown}");
+}

@@ -10,6 +10,7 @@ pub mod sqs;
 use std::{borrow::Cow, error::Error, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use backhaul_runtime::metrics::Label as _;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -21,7 +22,10 @@ use super::{
     parse::{Form, envelope},
     sources::{Delivery, EventSource},
 };
-use crate::metrics::EventAnswer;
+use crate::{
+    audit::{Call, Told},
+    metrics::EventAnswer,
+};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -136,8 +140,20 @@ async fn round(broker: &mut dyn PullSource, source: &EventSource, intake: &Intak
     Ok(())
 }
 
-/// Tries to take one message.
+/// Tries to take one message, and records it.
 async fn take(source: &EventSource, intake: &Intake, raw: &[u8]) -> Result<(), NotTaken> {
+    let Some(mut record) = Call::events(&intake.audit, &source.name, None) else {
+        return try_to_take(source, intake, raw).await;
+    };
+    record.of_source(source);
+    let result = record.during(try_to_take(source, intake, raw)).await;
+    let is_taken = result.is_ok();
+    let answer = if is_taken { EventAnswer::Taken } else { EventAnswer::Unavailable };
+    record.end(Told::Events { answer: answer.as_str(), is_taken, is_stranger: false });
+    result
+}
+
+async fn try_to_take(source: &EventSource, intake: &Intake, raw: &[u8]) -> Result<(), NotTaken> {
     let result = match opened(source, raw) {
         Ok(body) => match intake.take(source, &body).await {
             // Nobody could mend the message, and it must not block those behind it.

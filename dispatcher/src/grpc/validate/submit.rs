@@ -10,6 +10,7 @@ use prost_types::Timestamp;
 
 use super::{MAX_KEY_BYTES, Violations, labels};
 use crate::{
+    audit,
     grpc::status::ApiError,
     queue::{NewTask, ObjectRef, Priority, TaskSpec, UnixMs, VerifyLevel},
     rules::Rules,
@@ -84,12 +85,17 @@ impl SubmitRules<'_> {
             "must be at most 2^50",
         );
         let process_at = self.process_at(options.process_at, &mut violations);
+        if !violations.is_empty() {
+            audit::refused_object(&spec.object, "invalid fields");
+        }
         let task = violations.finish(NewTask { spec, process_at })?;
 
         let object = &task.spec.object;
-        self.locations
-            .authorize(self.tenant, &object.location, &object.bucket, &object.key)
-            .map_err(|refusal| ApiError::Refused { refusal, location: object.location.clone() })?;
+        let granted = self.locations.authorize(self.tenant, &object.location, &object.bucket, &object.key);
+        granted.map_err(|refusal| {
+            audit::refused_object(object, "not granted");
+            ApiError::Refused { refusal, location: object.location.clone() }
+        })?;
         Ok(task)
     }
 

@@ -341,3 +341,9 @@ fn places(answer: Value) -> Result<Vec<Place>, QueueError> {
     };
     Ok(pairs.into_iter().map(place).collect())
 }
+
+/// The place that a cursor of a queue of `shards` shards stands for, as text again; for fuzzing.
+#[cfg(any(test, feature = "test-util"))]
+pub(super) fn read_again(text: &str, shards: u16) -> Option<String> {
+    Cursor::parse(text, shards).ok().map(|cursor| cursor.format().0)
+}

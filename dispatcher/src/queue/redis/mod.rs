@@ -26,6 +26,8 @@ mod error;
 mod events;
 mod failures;
 pub mod fsck;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fuzzing;
 mod hints;
 pub(crate) mod keys;
 mod lease;
