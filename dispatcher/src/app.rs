@@ -271,7 +271,7 @@ impl<L: Listener> App<L> {
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
         let intake = Arc::new(events.intake(&config, &queue, &locations, &metrics));
-        let watches = Watches::new(Arc::clone(&queue));
+        let watches = Watches::limited(Arc::clone(&queue), config.max_streams_per_identity);
         // One for all unary services: they share its limits. The stream of the workers must not come under them.
         let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
         let prefixes = walks.map(|walks| Prefixing::new(&config, walks, &queue, &streams, &locations));
@@ -412,6 +412,7 @@ pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
         hello_within: config.hello_within,
         max_streams: config.max_streams,
         max_streams_per_address: config.max_streams_per_address,
+        max_streams_per_identity: config.max_streams_per_identity,
         rebalance_after: config.max_stream_age,
         drain_within: config.drain_within * 4 / 5,
         sweep_every: config.queue.sweep_every,

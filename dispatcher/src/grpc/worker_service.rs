@@ -68,7 +68,8 @@ impl WorkerRpc for WorkerService {
         let reauthenticate = peer.as_ref().map(|peer| peer.reauthenticate.clone()).unwrap_or_default();
         let peer = peer.map(|peer| field::display(peer.address));
         let admitted = if is_worker {
-            self.dispatch.admit(address, reauthenticate)
+            let name = principal.as_ref().map_or_else(|| "".into(), |known| Arc::clone(&known.name));
+            self.dispatch.admit(address, name, reauthenticate)
         } else {
             Err(CloseReason::NotAWorker)
         };
