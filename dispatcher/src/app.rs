@@ -7,6 +7,7 @@
 mod address_file;
 mod audit;
 mod connect;
+mod error;
 mod events;
 mod ops;
 mod parts;
@@ -14,7 +15,7 @@ mod prefixes;
 mod rules;
 mod tokens;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use backhaul_proto::{
     FILE_DESCRIPTOR_SET,
@@ -22,25 +23,25 @@ use backhaul_proto::{
 };
 use backhaul_runtime::{
     build, descriptors,
-    locations::{Locations, LocationsError},
+    locations::Locations,
     ops::{OpsPort, Ready},
-    tls::{Reloader, Tls, TlsError},
+    tls::{Reloader, Tls},
 };
-use tokio::{net::TcpListener, task::JoinError, time::Instant};
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::Layer as _;
 use tracing::{info, warn};
 
+pub use self::error::AppError;
 use self::{
-    address_file::AddressFile, audit::Auditing, events::Events, parts::Parts, prefixes::Prefixing, rules::Ruling,
-    tokens::Tokens,
+    address_file::AddressFile, audit::Auditing, events::Events, parts::Parts, prefixes::Prefixing,
+    rules::Ruling, tokens::Tokens,
 };
 use crate::{
-    audit::{AuditError, Audited},
+    audit::Audited,
     config::Config,
-    dispatch::{Dispatch, DispatchError},
-    events::sources::SourcesError,
+    dispatch::Dispatch,
     grpc::{
         backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies},
         event_service::Events as EventService,
@@ -48,17 +49,15 @@ use crate::{
         health::{self, Readiness},
         layers::GuardLayer,
         scaler::Scaler,
-        tokens::issuers::IssuersError,
         worker_service::WorkerService,
     },
     metrics::{Exposed, Metered, Metrics, Trust},
     queue::{
         LeaseToken, QueueClock, TaskId, TaskQueue,
-        redis::{ConnectError, RedisQueue},
+        redis::RedisQueue,
         snapshot::{DepthsOnly, Observe, Watched},
         walk::WalkStore,
     },
-    rules::file::RulesError,
     schedule::marks::{Marks, MemoryMarks},
     session::StreamSettings,
     transport::{ConnectionLimits, Listener, Server},
@@ -109,63 +108,6 @@ pub struct App<L = TcpListener> {
     events: Events,
     rules: Ruling,
     auditing: Auditing,
-}
-
-/// Why a dispatcher could not be started, or ended other than by being stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The locations file is wrong. Nothing was started.
-    #[error("{0}")]
-    Locations(#[from] LocationsError),
-    /// Certificate, key or bundle cannot be used. Nothing was started.
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    /// The token issuers file is wrong. Nothing was started.
-    #[error("{0}")]
-    TokenIssuers(#[from] IssuersError),
-    /// The audit log cannot be written. Nothing was started.
-    #[error(transparent)]
-    Audit(#[from] AuditError),
-    /// The event sources file is wrong. Nothing was started.
-    #[error("{0}")]
-    EventSources(#[from] SourcesError),
-    /// The rules file is wrong. Nothing was started.
-    #[error("{0}")]
-    Rules(#[from] RulesError),
-    /// What event sources need cannot be set up. Nothing was started.
-    #[error("event sources cannot be set up")]
-    Events(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The queue cannot be used as configured. Nothing was started.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// The address cannot be served on. Nothing was started.
-    #[error("cannot listen on {addr}")]
-    Listen {
-        /// The address.
-        addr: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// The address file cannot be written.
-    #[error("cannot write the address file {}", path.display())]
-    AddressFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The contract's own description cannot be served.
-    #[error("reflection cannot be set up")]
-    Reflection(#[from] tonic_reflection::server::Error),
-    /// Tasks do not move any more. What is accepted is safe in the queue.
-    #[error("dispatching failed")]
-    Dispatch(#[from] DispatchError),
-    /// A part ended that runs until it is asked to end.
-    #[error("{0} ended by itself")]
-    Ended(&'static str),
-    /// A part panicked.
-    #[error("a part of the dispatcher panicked")]
-    Panicked(#[source] JoinError),
 }
 
 /// Runs a dispatcher until `stop`, or until something fails.
@@ -311,7 +253,7 @@ impl<L: Listener> App<L> {
         let readiness =
             Readiness::new(Arc::clone(&queue), reporter.clone(), CHECK_EVERY, ready.clone()).await;
         let intake = Arc::new(events.intake(&config, &queue, &locations, rules.live(), &metrics, &audit));
-        let watches = Watches::new(Arc::clone(&queue));
+        let watches = Watches::limited(Arc::clone(&queue), config.max_streams_per_identity);
         // One for all unary services: they share its limits. The stream of the workers must not come under them.
         let guard = GuardLayer::new(config.calls, Arc::clone(&metrics));
         let prefixes = walks.map(|walks| {
@@ -337,7 +279,8 @@ impl<L: Listener> App<L> {
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let clocks = redis.as_ref().map(|redis| redis.clocks()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
-        let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics)).recording(audit.clone());
+        let gate =
+            GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics)).recording(audit.clone());
         let walked = prefixes.as_ref().map(|(prefixes, _)| prefixes.counters()).unwrap_or_default();
         let runs = prefixes.as_ref().map(|(_, runs)| runs.board()).unwrap_or_default();
         let trust = Trust { tls: tls.as_ref().map(|(tls, _)| tls.clone()), issuers: tokens.issuers() };
@@ -483,6 +426,7 @@ pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
         hello_within: config.hello_within,
         max_streams: config.max_streams,
         max_streams_per_address: config.max_streams_per_address,
+        max_streams_per_identity: config.max_streams_per_identity,
         rebalance_after: config.max_stream_age,
         drain_within: config.drain_within * 4 / 5,
         sweep_every: config.queue.sweep_every,

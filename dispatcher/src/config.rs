@@ -6,6 +6,7 @@
 
 mod audit;
 mod connections;
+mod identities;
 mod names;
 mod prefix;
 mod queue;
@@ -26,6 +27,7 @@ use clap::{ArgAction, Parser};
 pub use self::{
     audit::AuditFlags,
     connections::ConnectionFlags,
+    identities::IdentityFlags,
     names::NameFlags,
     prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
@@ -189,6 +191,9 @@ pub struct Flags {
     /// Who may be connected.
     #[command(flatten)]
     pub connections: ConnectionFlags,
+    /// What each of them may use.
+    #[command(flatten)]
+    pub identities: IdentityFlags,
     /// How peers prove who they are.
     #[command(flatten)]
     pub tls: TlsFlags,
@@ -243,6 +248,8 @@ pub struct Config {
     pub max_streams: usize,
     /// Most workers connected from one address.
     pub max_streams_per_address: usize,
+    /// Most workers connected with one identity, and most watches of one.
+    pub max_streams_per_identity: usize,
     /// Age at which a stream is moved; `None` for never.
     pub max_stream_age: Option<Duration>,
     /// Bounds on connections.
@@ -312,6 +319,7 @@ impl Flags {
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
         self.audit.check(&mut problems);
+        self.identities.check(&mut problems);
         self.prefix.check(&mut problems);
         self.tokens.check(self.tls.insecure, &mut problems);
         let tls = self.tls.settings();
@@ -432,11 +440,17 @@ impl Flags {
             calls: CallLimits {
                 max_calls: self.max_calls as usize,
                 calls_per_second: self.calls_per_second,
+                max_calls_of_each: self.identities.max_calls_per_identity as usize,
+                calls_per_second_of_each: self.identities.calls_per_second_per_identity,
                 deadline: self.call_deadline,
             },
             hello_within: self.connections.hello_within,
             max_streams: self.connections.max_streams as usize,
             max_streams_per_address: self.connections.max_streams_per_address as usize,
+            max_streams_per_identity: self
+                .identities
+                .max_streams_per_identity
+                .unwrap_or(self.connections.max_streams) as usize,
             max_stream_age: Some(self.connections.max_stream_age).filter(|age| !age.is_zero()),
             connections: self.connections.limits(),
             drain_within: self.drain_within,

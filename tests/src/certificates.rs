@@ -132,6 +132,15 @@ impl Certificates {
         command.args(["--trust-domain", TRUST_DOMAIN, "--tls-reload-every", "50ms"]);
     }
 
+    /// Tells a caller that has no certificate whom to trust.
+    pub fn tell_trust(&self, command: &mut Command) {
+        command.env("BACKHAUL_INSECURE", "false");
+        command
+            .arg("--tls-bundle")
+            .arg(self.link().join("bundle.pem"))
+            .args(["--trust-domain", TRUST_DOMAIN]);
+    }
+
     /// A channel of `holder` to a dispatcher, with the files as they are now.
     ///
     /// # Errors

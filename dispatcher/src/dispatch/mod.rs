@@ -100,6 +100,7 @@ struct Shared {
     hall: Arc<Hall>,
     counters: Arc<DispatchCounters>,
     streams: Arc<Census<IpAddr>>,
+    identities: Arc<Census<Arc<str>>>,
     sessions: TaskTracker,
     /// Ends every stream at once.
     hard_stop: CancellationToken,
@@ -143,6 +144,7 @@ impl Dispatch {
             closing: OnceLock::new(),
         };
         let streams = Census::new(settings.max_streams, settings.max_streams_per_address);
+        let identities = Census::new(settings.max_streams, settings.max_streams_per_identity);
         Self {
             shared: Arc::new(Shared {
                 queue,
@@ -151,6 +153,7 @@ impl Dispatch {
                 hall: Arc::new(hall),
                 counters: Arc::new(DispatchCounters::default()),
                 streams,
+                identities,
                 sessions: TaskTracker::new(),
                 hard_stop: CancellationToken::new(),
                 is_started: AtomicBool::new(false),
@@ -239,13 +242,14 @@ impl Dispatch {
         }
     }
 
-    /// A place for a new stream from that address. `reauthenticate` says when its worker has to prove anew who it is.
+    /// A place for a new stream from that address, of a worker with that name. `reauthenticate` says when its worker has to prove anew who it is.
     ///
     /// # Errors
     /// Why the stream is refused: too many, or the dispatcher is shutting down.
     pub(crate) fn admit(
         &self,
         address: IpAddr,
+        identity: Arc<str>,
         reauthenticate: CancellationToken,
     ) -> Result<Seat, CloseReason> {
         let shared = &self.shared;
@@ -256,6 +260,10 @@ impl Dispatch {
             NoPlace::InAll => CloseReason::TooMuch(Excess::Streams),
             NoPlace::OfOrigin => CloseReason::TooMuch(Excess::StreamsOfAddress),
         })?;
+        let identity = shared.identities.enter(identity).map_err(|full| match full {
+            NoPlace::InAll => CloseReason::TooMuch(Excess::Streams),
+            NoPlace::OfOrigin => CloseReason::TooMuch(Excess::StreamsOfIdentity),
+        })?;
         Ok(Seat {
             id: SessionId::random().map_err(|_| CloseReason::NoRandomness)?,
             queue: Arc::clone(&shared.queue),
@@ -263,7 +271,7 @@ impl Dispatch {
             settings: Arc::clone(&shared.settings),
             stop: shared.hard_stop.clone(),
             reauthenticate,
-            _place: place,
+            _places: (place, identity),
         })
     }
 

@@ -235,6 +235,20 @@ async fn one_address_has_only_its_share_of_the_streams() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_identity_has_only_its_share_of_the_streams() {
+    // The workers of these tests have no certificates, so that all have one name.
+    let house = House::with(StreamSettings { max_streams_per_identity: 1, ..StreamSettings::default() });
+    let first = house.worker("w1", 1).await;
+    let refused = house.connect().await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::ResourceExhausted, "TOO_MANY_STREAMS".into()));
+    assert!(refused.message().contains("identity"), "{refused}");
+    assert!(refused.get_details_retry_info().is_some());
+    drop(first);
+    eventually("the first is over", || house.dispatch.stats().sessions == 0).await;
+    house.worker("w2", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_so_many_streams_are_open_at_a_time() {
     let house = House::with(StreamSettings { max_streams: 2, ..StreamSettings::default() });
     let first = house.worker("w1", 1).await;

@@ -21,7 +21,7 @@ pub use super::validate::submit::{
     MAX_ATTEMPTS, MAX_PROCESSING_TIMEOUT, MIN_PROCESSING_TIMEOUT, SubmitDefaults,
 };
 use super::{
-    identity::{Caller, Denied},
+    identity::{Caller, Denied, Principal},
     page_token, present,
     status::ApiError,
     validate::{self, list, submit::SubmitRules},
@@ -180,8 +180,10 @@ impl BackupService for Backups {
         request: Request<pb::WatchBackupsRequest>,
     ) -> Result<Response<Self::WatchBackupsStream>, Status> {
         let caller = caller(&request)?;
+        let principal = request.extensions().get::<Principal>();
+        let name = principal.map_or_else(|| caller.tenant().into(), |known| Arc::clone(&known.name));
         let (filter, cursor) = validate::watch::filter(caller.tenant(), request.into_inner())?;
-        let watch = self.watches.watch(filter, cursor).map_err(ApiError::from)?;
+        let watch = self.watches.watch(name, filter, cursor).map_err(ApiError::from)?;
         Ok(Response::new(Box::pin(watch::updates(watch))))
     }
 }

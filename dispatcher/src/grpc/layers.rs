@@ -7,12 +7,13 @@
 //!
 //! `WatchBackups` is a call as long as it is being answered: then its stream begins, which has a bound of its own.
 //!
-//! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit. What is cheap to refuse is
-//! refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
+//! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit, each limit of both for all calls and for those of
+//! one identity. What is cheap to refuse is refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
 //! drops all work in progress.
 
 pub(crate) mod deadline;
 pub(crate) mod rate;
+mod shares;
 
 use std::{
     convert::Infallible,
@@ -28,22 +29,32 @@ use std::{
 use backhaul_runtime::{metrics::Label as _, trace};
 use futures_util::FutureExt as _;
 use http::{Request, Response};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tonic::{Code, body::Body, server::NamedService};
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
 
-use self::rate::TokenBucket;
-use super::{identity::Caller, status::ApiError};
-use crate::metrics::{Metrics, Rpc};
+use self::{rate::TokenBucket, shares::Shares};
+use super::{
+    identity::{Caller, Principal},
+    status::{ApiError, Whose},
+};
+use crate::{
+    census::{Census, NoPlace},
+    metrics::{Metrics, Rpc},
+};
 
-/// Bounds on unary calls, each for the whole process.
+/// Bounds on unary calls, in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallLimits {
     /// Most calls in progress.
     pub max_calls: usize,
     /// Most calls a second, on average; as many may come at once.
     pub calls_per_second: u32,
+    /// Most calls of one identity in progress.
+    pub max_calls_of_each: usize,
+    /// Most calls of one identity a second, on average; as many may come at once.
+    pub calls_per_second_of_each: u32,
     /// Longest time for a call whose caller gave it more, or no limit.
     pub deadline: Duration,
 }
@@ -62,7 +73,8 @@ pub struct Guard<S> {
 }
 
 struct Shared {
-    calls: Semaphore,
+    calls: Arc<Census<Arc<str>>>,
+    shares: Shares,
     rate: Mutex<TokenBucket>,
     deadline: Duration,
     metrics: Arc<Metrics>,
@@ -74,7 +86,8 @@ impl GuardLayer {
     pub fn new(limits: CallLimits, metrics: Arc<Metrics>) -> Self {
         let shared = Shared {
             metrics,
-            calls: Semaphore::new(limits.max_calls.min(Semaphore::MAX_PERMITS)),
+            calls: Census::new(limits.max_calls, limits.max_calls_of_each),
+            shares: Shares::new(limits.calls_per_second_of_each, Instant::now()),
             rate: Mutex::new(TokenBucket::new(limits.calls_per_second, Instant::now())),
             deadline: limits.deadline,
         };
@@ -168,8 +181,18 @@ where
     S::Future: Send,
 {
     // Never waits: a queue in front of a limit only makes everybody late.
-    let _permit = shared.calls.try_acquire().map_err(|_| ApiError::Overloaded)?;
-    shared.take_token(Instant::now())?;
+    let name = request.extensions().get::<Principal>().map_or_else(|| "".into(), |p| Arc::clone(&p.name));
+    let now = Instant::now();
+    // What one identity has too much of must not be taken from what all have.
+    shared
+        .shares
+        .take(&name, now)
+        .map_err(|retry_after| ApiError::RateLimited { retry_after, whose: Whose::Identity })?;
+    let _place = shared.calls.enter(name).map_err(|full| match full {
+        NoPlace::InAll => ApiError::Overloaded(Whose::All),
+        NoPlace::OfOrigin => ApiError::Overloaded(Whose::Identity),
+    })?;
+    shared.take_token(now)?;
     match inner.call(request).await {
         Ok(response) => Ok(response),
         Err(never) => match never {},
@@ -180,7 +203,7 @@ impl Shared {
     fn take_token(&self, now: Instant) -> Result<(), ApiError> {
         // Only this short section holds the lock, and it cannot leave the bucket half changed.
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        rate.take(now).map_err(|retry_after| ApiError::RateLimited { retry_after })
+        rate.take(now).map_err(|retry_after| ApiError::RateLimited { retry_after, whose: Whose::All })
     }
 }
 

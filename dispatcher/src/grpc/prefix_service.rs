@@ -17,7 +17,7 @@ use self::present::{failed, presented};
 use super::{
     backup_service::caller,
     identity::Caller,
-    status::ApiError,
+    status::{ApiError, Whose},
     validate::{self, prefix, submit::SubmitDefaults},
 };
 use crate::audit;
@@ -219,7 +219,7 @@ impl Prefixes {
                 return Ok(Stored { id, walk: change.walk, revision, open });
             }
         }
-        Err(ApiError::Overloaded)
+        Err(ApiError::Overloaded(Whose::All))
     }
 }
 

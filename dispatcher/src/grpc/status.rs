@@ -78,10 +78,10 @@ pub(crate) enum ApiError {
     Queue(#[from] QueueError),
     /// Too many calls are in progress. Nothing was looked at.
     #[error("too many calls in progress")]
-    Overloaded,
+    Overloaded(Whose),
     /// Too many calls a second. Nothing was looked at.
     #[error("too many calls a second")]
-    RateLimited { retry_after: Duration },
+    RateLimited { retry_after: Duration, whose: Whose },
     /// What proved who called is about to end, and so does the stream.
     #[error("the caller has to prove anew who it is")]
     Reauthenticate,
@@ -94,6 +94,24 @@ pub(crate) enum ApiError {
     /// A promise inside the dispatcher was broken.
     #[error("broken promise: {0}")]
     Bug(&'static str),
+}
+
+/// Whose calls there are too many of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// All callers' together.
+    All,
+    /// The one's who calls.
+    Identity,
+}
+
+impl Whose {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Identity => "identity",
+        }
+    }
 }
 
 /// What a caller is told.
@@ -150,7 +168,7 @@ impl ApiError {
             | Self::EventRefused(_)
             | Self::WatchRefused(_)
             | Self::Queue(_)
-            | Self::Overloaded
+            | Self::Overloaded(_)
             | Self::RateLimited { .. }
             | Self::Reauthenticate
             | Self::DeadlineExceeded
@@ -230,6 +248,13 @@ impl ApiError {
                 "this dispatcher has as many watchers as it takes",
             )
             .retry(RETRY_FULL),
+            Self::WatchRefused(WatchRefusal::TooManyOfIdentity) => Answer::new(
+                Code::ResourceExhausted,
+                "TOO_MANY_WATCHERS",
+                "this caller has as many watches on this dispatcher as it may",
+            )
+            .retry(RETRY_FULL)
+            .metadata("of", Whose::Identity.word()),
             Self::WatchRefused(WatchRefusal::Stopping) => Answer::new(
                 Code::Unavailable,
                 "STOPPING",
@@ -237,18 +262,20 @@ impl ApiError {
             )
             .retry(RETRY_OVERLOADED),
             Self::Queue(error) => Self::queue(error),
-            Self::Overloaded => Answer::new(
+            Self::Overloaded(whose) => Answer::new(
                 Code::ResourceExhausted,
                 "OVERLOADED",
                 "too many calls in progress; not processed, safe to retry",
             )
-            .retry(RETRY_OVERLOADED),
-            Self::RateLimited { retry_after } => Answer::new(
+            .retry(RETRY_OVERLOADED)
+            .metadata("of", whose.word()),
+            Self::RateLimited { retry_after, whose } => Answer::new(
                 Code::ResourceExhausted,
                 "RATE_LIMITED",
                 "too many calls a second; not processed, safe to retry",
             )
-            .retry(*retry_after),
+            .retry(*retry_after)
+            .metadata("of", whose.word()),
             Self::Reauthenticate => Answer::new(
                 Code::Unavailable,
                 "REAUTHENTICATE",
@@ -362,7 +389,7 @@ impl ApiError {
             | Self::NotOperator
             | Self::EventRefused(_)
             | Self::WatchRefused(_)
-            | Self::Overloaded
+            | Self::Overloaded(_)
             | Self::RateLimited { .. }
             | Self::Reauthenticate
             | Self::DeadlineExceeded => {}

@@ -59,8 +59,13 @@ pub(crate) const LOCATIONS: &str = r#"
 pub(crate) const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
 /// Limits that no test reaches.
-pub(crate) const WIDE: CallLimits =
-    CallLimits { max_calls: 1000, calls_per_second: 1_000_000, deadline: Duration::from_secs(60) };
+pub(crate) const WIDE: CallLimits = CallLimits {
+    max_calls: 1000,
+    calls_per_second: 1_000_000,
+    max_calls_of_each: 1000,
+    calls_per_second_of_each: 1_000_000,
+    deadline: Duration::from_secs(60),
+};
 
 /// Answers each call with the next scripted answer, and remembers what it was asked.
 #[derive(Debug, Default)]

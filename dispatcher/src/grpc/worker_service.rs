@@ -77,7 +77,8 @@ impl WorkerRpc for WorkerService {
         let address_of_peer = peer.as_ref().map(|peer| peer.address);
         let peer = peer.map(|peer| field::display(peer.address));
         let admitted = if is_worker {
-            self.dispatch.admit(address, reauthenticate)
+            let name = principal.as_ref().map_or_else(|| "".into(), |known| Arc::clone(&known.name));
+            self.dispatch.admit(address, name, reauthenticate)
         } else {
             Err(CloseReason::NotAWorker)
         };

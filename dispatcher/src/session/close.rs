@@ -102,6 +102,9 @@ pub enum Excess {
     /// No room for another stream from there.
     #[error("this dispatcher has as many streams from that address as it may")]
     StreamsOfAddress,
+    /// No room for another stream of whom the certificate names.
+    #[error("this dispatcher has as many streams of that identity as it may")]
+    StreamsOfIdentity,
 }
 
 impl CloseReason {
@@ -151,7 +154,9 @@ impl CloseReason {
                 | Violation::HeartbeatOrder
                 | Violation::Undecodable,
             ) => "PROTOCOL_VIOLATION",
-            Self::TooMuch(Excess::Streams | Excess::StreamsOfAddress) => "TOO_MANY_STREAMS",
+            Self::TooMuch(Excess::Streams | Excess::StreamsOfAddress | Excess::StreamsOfIdentity) => {
+                "TOO_MANY_STREAMS"
+            }
             Self::TooMuch(
                 Excess::Count { .. } | Excess::Messages(_) | Excess::MessageSize | Excess::NotReading,
             ) => "LIMIT_EXCEEDED",
@@ -172,7 +177,9 @@ impl CloseReason {
                 (Code::DeadlineExceeded, false)
             }
             Self::Broken(_) => (Code::InvalidArgument, false),
-            Self::TooMuch(Excess::Streams | Excess::StreamsOfAddress) => (Code::ResourceExhausted, true),
+            Self::TooMuch(Excess::Streams | Excess::StreamsOfAddress | Excess::StreamsOfIdentity) => {
+                (Code::ResourceExhausted, true)
+            }
             Self::TooMuch(
                 Excess::Count { .. } | Excess::Messages(_) | Excess::MessageSize | Excess::NotReading,
             ) => (Code::ResourceExhausted, false),
@@ -205,6 +212,7 @@ mod tests {
             (Excess::Messages(100).into(), Some(Code::ResourceExhausted)),
             (Excess::Streams.into(), Some(Code::ResourceExhausted)),
             (Excess::StreamsOfAddress.into(), Some(Code::ResourceExhausted)),
+            (Excess::StreamsOfIdentity.into(), Some(Code::ResourceExhausted)),
             (CloseReason::Superseded, Some(Code::Aborted)),
             (CloseReason::NotAWorker, Some(Code::PermissionDenied)),
             (CloseReason::Drained(DrainReason::Shutdown), Some(Code::Unavailable)),

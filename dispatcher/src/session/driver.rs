@@ -58,7 +58,7 @@ pub(crate) struct Seat {
     /// Cancelled when the worker has to prove anew who it is.
     pub(crate) reauthenticate: CancellationToken,
     /// Counts the stream, as long as it lives, against the most there may be.
-    pub(crate) _place: Place<IpAddr>,
+    pub(crate) _places: (Place<IpAddr>, Place<Arc<str>>),
 }
 
 /// Runs one stream until it is over.

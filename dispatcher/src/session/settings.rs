@@ -21,6 +21,8 @@ pub struct StreamSettings {
     pub max_streams: usize,
     /// Most streams from one address at a time; at least 1.
     pub max_streams_per_address: usize,
+    /// Most streams of one identity at a time; at least 1.
+    pub max_streams_per_identity: usize,
     /// How long a worker has to move to another dispatcher after a Drain, and how long a shutdown may take.
     pub drain_within: Duration,
     /// Age at which a stream is drained so that workers spread over dispatchers, give or take a tenth; `None` for never.
@@ -63,6 +65,7 @@ impl Default for StreamSettings {
             hello_within: Duration::from_secs(5),
             max_streams: 1_000,
             max_streams_per_address: 256,
+            max_streams_per_identity: 1_000,
             drain_within: Duration::from_secs(25),
             rebalance_after: Some(Duration::from_secs(30 * 60)),
             coalesce: Duration::from_millis(5),
@@ -90,6 +93,7 @@ impl StreamSettings {
             ("hello_within", !self.hello_within.is_zero()),
             ("max_streams", self.max_streams > 0),
             ("max_streams_per_address", self.max_streams_per_address > 0),
+            ("max_streams_per_identity", self.max_streams_per_identity > 0),
             ("rebalance_after", self.rebalance_after.is_none_or(|age| !age.is_zero())),
             ("queue_timeout", !self.queue_timeout.is_zero()),
             ("messages_per_second", self.messages_per_second > 0),

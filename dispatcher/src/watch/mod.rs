@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::reader::Stage;
+use crate::census::{Census, Place};
 use crate::queue::{EventCursor, Events, QueueError, TaskId, TaskQueue, TaskRecord};
 
 /// Most watchers at a time.
@@ -39,6 +40,7 @@ struct Shared {
     /// The newest part of the log, for all who have read up to where it begins.
     newest: watch::Sender<Arc<Part>>,
     places: Arc<Semaphore>,
+    identities: Arc<Census<Arc<str>>>,
     /// Somebody has begun to watch.
     wanted: Notify,
     ending: CancellationToken,
@@ -75,7 +77,7 @@ pub struct Watch {
     /// A part of the queue could not be asked for its changes, and whether that was told.
     incomplete: bool,
     told_incomplete: bool,
-    _place: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, Place<Arc<str>>),
 }
 
 /// What a watcher is told.
@@ -111,6 +113,9 @@ pub enum WatchRefusal {
     /// There are as many watchers as there may be.
     #[error("too many watchers")]
     TooMany,
+    /// There are as many of this one as there may be.
+    #[error("too many watches of one caller")]
+    TooManyOfIdentity,
     /// The dispatcher stops.
     #[error("the dispatcher is stopping")]
     Stopping,
@@ -120,27 +125,40 @@ impl Watches {
     /// Nobody yet.
     #[must_use]
     pub fn new(queue: Arc<dyn TaskQueue>) -> Self {
+        Self::limited(queue, MOST_WATCHES as usize)
+    }
+
+    /// The same, with at most `most_of_each` watches of one caller.
+    #[must_use]
+    pub fn limited(queue: Arc<dyn TaskQueue>, most_of_each: usize) -> Self {
         let (newest, _) = watch::channel(Arc::default());
         let shared = Shared {
             queue,
             newest,
             places: Arc::new(Semaphore::new(MOST_WATCHES as usize)),
+            identities: Census::new(MOST_WATCHES as usize, most_of_each),
             wanted: Notify::new(),
             ending: CancellationToken::new(),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Begins to follow tasks, from a place in the log if one is given. Nothing is read before [`Watch::next`].
+    /// Begins to follow tasks for that caller, from a place in the log if one is given. Nothing is read before [`Watch::next`].
     ///
     /// # Errors
     /// [`WatchRefusal`].
-    pub fn watch(&self, filter: WatchFilter, cursor: Option<EventCursor>) -> Result<Watch, WatchRefusal> {
+    pub fn watch(
+        &self,
+        caller: Arc<str>,
+        filter: WatchFilter,
+        cursor: Option<EventCursor>,
+    ) -> Result<Watch, WatchRefusal> {
         if self.shared.ending.is_cancelled() {
             return Err(WatchRefusal::Stopping);
         }
         let places = Arc::clone(&self.shared.places);
         let place = places.try_acquire_owned().map_err(|_| WatchRefusal::TooMany)?;
+        let of_caller = self.shared.identities.enter(caller).map_err(|_| WatchRefusal::TooManyOfIdentity)?;
         let watch = Watch {
             shared: Arc::clone(&self.shared),
             filter,
@@ -148,7 +166,7 @@ impl Watches {
             stage: cursor.map_or(Stage::Begin, Stage::Following),
             incomplete: false,
             told_incomplete: false,
-            _place: place,
+            _place: (place, of_caller),
         };
         self.shared.wanted.notify_one();
         Ok(watch)

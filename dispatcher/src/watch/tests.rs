@@ -30,7 +30,7 @@ impl Scene {
     }
 
     fn watch(&self, filter: WatchFilter, cursor: Option<EventCursor>) -> Watch {
-        self.watches.watch(filter, cursor).unwrap()
+        self.watches.watch("web".into(), filter, cursor).unwrap()
     }
 }
 
@@ -111,7 +111,7 @@ async fn a_cursor_goes_on_at_any_dispatcher_without_a_gap() {
     let other = Watches::new(Arc::<Probe>::clone(&scene.queue));
     let mut running = JoinSet::new();
     running.spawn(other.clone().run(scene.stop.clone()));
-    let mut watch = other.watch(of_tenant(), cursor).unwrap();
+    let mut watch = other.watch("web".into(), of_tenant(), cursor).unwrap();
     let update = next(&mut watch).await;
     assert_eq!((states(&update), update.missed), (vec![(&ids[0], TaskState::Cancelled)], false));
     scene.queue.cancel(&ids[1]).await.unwrap();
@@ -246,7 +246,7 @@ async fn a_stop_ends_every_watch_and_is_waited_for() {
     assert!(scene.running.try_join_next().is_none(), "one watch is left");
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert!(matches!(idle.next().await, Err(WatchEnd::Stopping)));
-    assert_eq!(scene.watches.watch(of_tenant(), None).err(), Some(WatchRefusal::Stopping));
+    assert_eq!(scene.watches.watch("web".into(), of_tenant(), None).err(), Some(WatchRefusal::Stopping));
     drop(idle);
     tokio::time::timeout(PATIENCE, scene.running.join_next()).await.unwrap();
 }
@@ -255,7 +255,19 @@ async fn a_stop_ends_every_watch_and_is_waited_for() {
 async fn there_is_a_bound_on_watchers_and_a_place_is_free_again_when_one_goes() {
     let scene = Scene::new();
     let mut watches: Vec<Watch> = (0..MOST_WATCHES).map(|_| scene.watch(of_tenant(), None)).collect();
-    assert_eq!(scene.watches.watch(of_tenant(), None).err(), Some(WatchRefusal::TooMany));
+    assert_eq!(scene.watches.watch("web".into(), of_tenant(), None).err(), Some(WatchRefusal::TooMany));
     watches.pop();
-    assert!(scene.watches.watch(of_tenant(), None).is_ok());
+    assert!(scene.watches.watch("web".into(), of_tenant(), None).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_caller_has_only_its_share_of_the_watches() {
+    let scene = Scene::new();
+    let watches = Watches::limited(Arc::<Probe>::clone(&scene.queue), 1);
+    let watch = |caller: &str| watches.watch(caller.into(), of_tenant(), None);
+    let first = watch("a").unwrap();
+    assert_eq!(watch("a").err(), Some(WatchRefusal::TooManyOfIdentity));
+    let _other = watch("b").unwrap();
+    drop(first);
+    assert!(watch("a").is_ok());
 }

@@ -34,5 +34,6 @@ mod security;
 mod stores_away;
 mod stream_loss;
 mod stream_pressure;
+mod tokens;
 mod watching;
 mod worker_stream;

@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 async fn until_taken(process: &Process, sets: usize) -> anyhow::Result<()> {
     eventually("the new files are in use", async || {
         let log = process.log()?;
-        let taken = log.matches("certificate, key and bundle replaced").count();
+        let taken = log.matches("revocation lists read anew").count();
         ensure!(taken >= sets, "{taken} of {sets} sets");
         Ok(())
     })

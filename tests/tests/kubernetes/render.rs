@@ -20,8 +20,11 @@ pub(crate) struct Manifests {
     pub(crate) objects: Vec<Value>,
 }
 
+/// What a component cannot be without. Tokens are for connections that somebody has secured.
+const NEEDS: [(&str, &str); 1] = [("components/tokens", "components/cert-manager")];
+
 /// All that is shipped: each overlay, and the one for development with each component alone, which shows that components do not lean on
-/// each other.
+/// each other but where they say so.
 pub(crate) fn all() -> Vec<Manifests> {
     let overlays = folders("overlays").into_iter().map(|name| kustomize(&name, &manifests().join(&name)));
     overlays.chain(folders("components").iter().map(|component| with_component(component))).collect()
@@ -33,15 +36,17 @@ pub(crate) fn overlay(name: &str) -> Manifests {
     kustomize(&name, &manifests().join(&name))
 }
 
-/// The overlay for development with a component.
-fn with_component(component: &str) -> Manifests {
+/// The overlay for development with a component, and with what that needs.
+pub(crate) fn with_component(component: &str) -> Manifests {
+    let needed = NEEDS.into_iter().filter(|(of, _)| *of == component).map(|(_, needed)| needed);
+    let components: Vec<_> = needed.chain([component]).collect();
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder in the target folder");
     let up = |name: &str| relative(folder.path(), &manifests().join(name));
+    let listed: String = components.iter().map(|name| format!("  - {}\n", up(name))).collect();
     let text = format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: backhaul-dev\nresources:\n  - {}\n\
-         components:\n  - {}\n",
+         components:\n{listed}",
         up("overlays/dev"),
-        up(component)
     );
     fs::write(folder.path().join("kustomization.yaml"), text).expect("a file in a folder of our own");
     kustomize(&format!("overlays/dev with {component}"), folder.path())

@@ -25,6 +25,11 @@ impl TokenBucket {
         Self { every: FILL / per_second.max(1), full_at: now }
     }
 
+    /// True when no token is missing: the bucket is as good as a new one.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+
     /// Takes a token.
     ///
     /// # Errors

@@ -187,3 +187,46 @@ fn the_callers_path_never_becomes_a_log_field() {
         assert_eq!(rpc_of(hostile).as_str(), "unknown");
     }
 }
+
+/// What a status says of whose calls there are too many of.
+fn of_whom(status: &tonic::Status) -> String {
+    status.get_error_details().error_info().unwrap().metadata["of"].clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_identity_takes_nothing_from_another() {
+    let queue = Arc::new(ScriptedQueue::default());
+    let limits = CallLimits { calls_per_second: 20, calls_per_second_of_each: 5, ..WIDE };
+    let mut client = client_with(&queue, limits);
+    let mut refused = 0;
+    for _ in 0..1000 {
+        if let Err(status) = client.submit_backup(made_by("web", submit("users/1"))).await {
+            assert_eq!(told(&status), (Code::ResourceExhausted, "RATE_LIMITED".into()));
+            assert_eq!(of_whom(&status), "identity");
+            let wait = status.get_error_details().retry_info().unwrap().retry_delay.unwrap();
+            assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 995);
+    assert_eq!(queue.submitted.lock().unwrap().len(), 5, "the rest never reached the queue");
+    for tenant in ["a", "b", "c"] {
+        for _ in 0..5 {
+            let call = client.get_backup(made_by(tenant, pb::GetBackupRequest::default()));
+            assert_eq!(told(&call.await.unwrap_err()).1, "INVALID_FIELDS", "it was let in");
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_of_one_identity_that_hang_leave_room_for_another() {
+    let queue = hanging();
+    let mut client = client_with(&queue, CallLimits { max_calls: 2, max_calls_of_each: 1, ..WIDE });
+    let _calls = start_hanging(&queue, &client).await;
+    let get = || pb::GetBackupRequest::default();
+    let status = client.get_backup(made_by("web", get())).await.unwrap_err();
+    assert_eq!(told(&status), (Code::ResourceExhausted, "OVERLOADED".into()));
+    assert_eq!(of_whom(&status), "identity");
+    let status = client.get_backup(made_by("other", get())).await.unwrap_err();
+    assert_eq!(told(&status), (Code::InvalidArgument, "INVALID_FIELDS".into()), "it was let in");
+}

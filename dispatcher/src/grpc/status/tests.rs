@@ -48,9 +48,9 @@ fn all() -> Vec<(ApiError, Code, &'static str, bool)> {
             false,
         ),
         (QueueError::Rejected(secret()).into(), Code::Internal, "INTERNAL", false),
-        (ApiError::Overloaded, Code::ResourceExhausted, "OVERLOADED", true),
+        (ApiError::Overloaded(Whose::All), Code::ResourceExhausted, "OVERLOADED", true),
         (
-            ApiError::RateLimited { retry_after: Duration::from_millis(3) },
+            ApiError::RateLimited { retry_after: Duration::from_millis(3), whose: Whose::Identity },
             Code::ResourceExhausted,
             "RATE_LIMITED",
             true,

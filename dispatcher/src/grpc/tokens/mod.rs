@@ -1,7 +1,7 @@
 //! Callers without a certificate: bearer tokens (JWT) of the issuers that a file names, service accounts of Kubernetes among them.
 //!
-//! Reading order: [`issuers`] (whose tokens are taken, and who their callers are), [`jwt`] (what makes a token good), [`keys`] (whose
-//! signature counts), [`review`] (what only the API server of Kubernetes knows). A token makes somebody a caller of one tenant with
+//! Reading order: [`issuers`] (whose tokens are taken, and who their callers are), `jwt` (what makes a token good), `keys` (whose
+//! signature counts), `review` (what only the API server of Kubernetes knows). A token makes somebody a caller of one tenant with
 //! one role; what the role may do is in the same table as for certificates. Tokens are for callers: a worker needs a
 //! certificate. Nothing of a token is ever logged, told, or kept but its hash.
 

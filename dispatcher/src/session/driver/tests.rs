@@ -57,7 +57,10 @@ impl Rig {
             settings: Arc::new(StreamSettings::default()),
             stop: stop.clone(),
             reauthenticate: CancellationToken::new(),
-            _place: Census::new(1, 1).enter(IpAddr::from([127, 0, 0, 1])).unwrap(),
+            _places: (
+                Census::new(1, 1).enter(IpAddr::from([127, 0, 0, 1])).unwrap(),
+                Census::new(1, 1).enter("worker".into()).unwrap(),
+            ),
         };
         let (run, outbound) = open(ReceiverStream::new(inbound), seat);
         let mut driver = JoinSet::new();

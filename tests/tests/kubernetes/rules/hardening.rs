@@ -60,7 +60,11 @@ fn namespaces(manifests: &Manifests) -> Problems {
             problems.push(format!("{name} does not {mode} pod security"));
         }
     }
-    for object in manifests.objects.iter().filter(|object| object["kind"] != "Namespace") {
+    // Rights over what is no namespace's; who has them is checked where they are used.
+    let is_of_cluster = |object: &Value| {
+        ["Namespace", "ClusterRole", "ClusterRoleBinding"].iter().any(|kind| object["kind"] == *kind)
+    };
+    for object in manifests.objects.iter().filter(|object| !is_of_cluster(object)) {
         if object["metadata"]["namespace"] != *name {
             problems.push(format!("{} {} is not in {name}", object["kind"], object["metadata"]["name"]));
         }

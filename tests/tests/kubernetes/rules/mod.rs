@@ -5,6 +5,7 @@ mod hardening;
 mod identity;
 mod lifetime;
 mod references;
+mod tokens;
 mod traffic;
 mod wiring;
 

@@ -14,11 +14,16 @@ use crate::{
 /// Secrets that an overlay without secrets expects to be there, with the keys that are looked for. The README says how to make them.
 const EXPECTED_SECRETS: [&str; 2] = ["backhaul-redis", "backhaul-stores"];
 
+/// What the cluster puts into every namespace.
+const OF_CLUSTER: (&str, &str) = ("kube-root-ca.crt", "ca.crt");
+
 /// Names of ConfigMaps or Secrets, with their keys where they are known.
 type Known = BTreeMap<String, Option<Labels>>;
 
 fn references(manifests: &Manifests) -> Problems {
-    let maps = known(manifests, "ConfigMap");
+    let mut maps = known(manifests, "ConfigMap");
+    let (map, key) = OF_CLUSTER;
+    maps.insert(map.to_owned(), Some([(key.to_owned(), String::new())].into()));
     let mut secrets = known(manifests, "Secret");
     for certificate in manifests.of_kind("Certificate") {
         secrets.insert(text(&certificate["spec"]["secretName"]), None);

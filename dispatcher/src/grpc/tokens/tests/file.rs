@@ -88,6 +88,18 @@ fn each_mistake_is_named_by_its_setting() {
     }
 }
 
+#[test]
+fn the_file_for_kubernetes_is_a_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = rcgen::generate_simple_self_signed(Vec::new()).unwrap().cert;
+    fs::write(folder.path().join("ca.crt"), authority.pem()).unwrap();
+    let shipped =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/components/tokens/issuers.toml");
+    let text = fs::read_to_string(&shipped).unwrap();
+    let text = text.replace("/var/run/secrets/backhaul/cluster", folder.path().to_str().unwrap());
+    Issuers::parse(&text, &shipped).unwrap();
+}
+
 /// Who somebody with these claims is, by rules of that text.
 async fn who(signer: &Signer, rules: &str, changes: Value) -> Option<Caller> {
     let folder = tempfile::tempdir().unwrap();
