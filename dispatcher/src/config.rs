@@ -5,6 +5,7 @@
 //! file or a connection.
 
 mod connections;
+mod events;
 mod names;
 mod prefix;
 mod queue;
@@ -23,6 +24,7 @@ use clap::{ArgAction, Parser};
 
 pub use self::{
     connections::ConnectionFlags,
+    events::EventFlags,
     names::NameFlags,
     prefix::PrefixFlags,
     redis::{RedisArgs, RedisUrl},
@@ -60,12 +62,9 @@ pub struct Flags {
     /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
-    /// Address for events of origins, in HTTP without TLS: `POST /events/NAME`. Nothing is served there unless it is given.
-    #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
-    pub events_listen: Option<SocketAddr>,
-    /// Event sources file: who may tell of uploads to which buckets, how their events get here, and how they prove who they are.
-    #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
-    pub event_sources: Option<PathBuf>,
+    /// Events.
+    #[command(flatten)]
+    pub events: EventFlags,
     /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
@@ -200,6 +199,10 @@ pub struct Config {
     pub events_listen: Option<SocketAddr>,
     /// Event sources file.
     pub event_sources: Option<PathBuf>,
+    /// Certificate and key of the port for events.
+    pub events_certificate: Option<(PathBuf, PathBuf)>,
+    /// Tokens may come in plaintext there.
+    pub events_insecure: bool,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The servers that keep the queues.
@@ -297,6 +300,7 @@ impl Flags {
         problems.require(self.calls_per_second > 0, "--calls-per-second", "must be at least 1");
         self.connections.check(&mut problems);
         self.prefix.check(&mut problems);
+        self.events.check(&mut problems);
         let tls = self.tls.settings();
         if let Err(problem) = &tls {
             problems.add(problem.setting(), problem.what());
@@ -391,8 +395,10 @@ impl Flags {
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
-            events_listen: self.events_listen,
-            event_sources: self.event_sources,
+            events_certificate: self.events.certificate(),
+            events_insecure: self.events.events_insecure || self.tls.insecure,
+            events_listen: self.events.events_listen,
+            event_sources: self.events.event_sources,
             address_file: self.address_file,
             redis: self.redis,
             durability_timeout: self.durability_timeout,

@@ -35,6 +35,7 @@ fn failure(error: AppError) -> Failure {
         AppError::Tls(error) => Failure::Usage(format!("{:#}", anyhow::Error::from(error))),
         AppError::EventSources(error) => Failure::Usage(error.to_string()),
         AppError::Rules(error) => Failure::Usage(error.to_string()),
+        error @ AppError::PlainTokens => Failure::Usage(error.to_string()),
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }

@@ -124,7 +124,7 @@ impl fmt::Debug for Texts {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     /// Far more than any chain or bundle has.
     const MOST_BYTES: u64 = 1024 * 1024;
     let fail = |source| TlsError::Read { path: path.to_owned(), source };
@@ -134,7 +134,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(fail)
 }
 
-fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     match found {
         Ok(found) if found.is_empty() => Err(content(path, "no certificate")),
@@ -143,6 +143,6 @@ fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>
     }
 }
 
-fn content(path: &Path, what: impl fmt::Display) -> TlsError {
+pub(super) fn content(path: &Path, what: impl fmt::Display) -> TlsError {
     TlsError::Content { path: PathBuf::from(path), what: what.to_string() }
 }

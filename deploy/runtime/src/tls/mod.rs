@@ -1,12 +1,13 @@
 //! Who is at the other end of a connection, proved: TLS 1.3 with certificates on both sides, whose names are SPIFFE ids.
 //!
 //! [`Tls`] is a handle that accepts and makes connections with the material that is current; [`Reloader`] keeps it current while the
-//! files change. What a name may do is decided elsewhere. Nothing here may know a service.
+//! files change. [`ServerCertificate`] is for a port whose callers have no certificates. What a name may do is decided elsewhere. Nothing here may know a service.
 
 mod certificate;
 mod flags;
 mod material;
 mod reload;
+mod server_only;
 mod spiffe;
 mod verify;
 
@@ -27,6 +28,7 @@ use self::material::Material;
 pub use self::{
     flags::{TlsFlags, TlsProblem},
     reload::Reloader,
+    server_only::{ServerCertificate, ServerReloader},
     spiffe::{SpiffeError, SpiffeId, TrustDomain},
 };
 

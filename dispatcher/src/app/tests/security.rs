@@ -235,3 +235,27 @@ async fn material_that_cannot_be_used_ends_the_start_and_is_named() {
     let error = App::bind_with(config, Arc::new(ScriptedQueue::default()), locations()).await.unwrap_err();
     assert!(matches!(&error, AppError::Tls(_)) && error.to_string().contains("dispatcher.key"), "{error}");
 }
+
+#[tokio::test]
+async fn tokens_of_event_sources_come_in_plaintext_only_where_that_is_asked_for() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (token, sources) = (folder.path().join("token"), folder.path().join("sources.toml"));
+    fs::write(&token, crate::events::testing::TOKEN).unwrap();
+    let text =
+        "[[event_source]]\nname = 'o'\nform = 's3'\nlocation = 'uploads'\ntenant = 'web'\ntoken_file = ";
+    fs::write(&sources, format!("{text}{token:?}\n")).unwrap();
+    let bind = async |insecure: bool| {
+        let config = Config {
+            tls: Some(authority.program("dispatcher", DISPATCHER, DAY)),
+            events_listen: Some(([127, 0, 0, 1], 0).into()),
+            event_sources: Some(sources.clone()),
+            events_insecure: insecure,
+            ..config(&[])
+        };
+        App::bind_with(config, Arc::new(ScriptedQueue::default()), locations()).await
+    };
+    let error = bind(false).await.unwrap_err();
+    assert!(matches!(error, AppError::PlainTokens), "{error}");
+    assert!(bind(true).await.unwrap().events_addr().is_some());
+}
