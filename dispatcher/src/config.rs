@@ -6,6 +6,7 @@
 
 mod audit;
 mod connections;
+mod events;
 mod identities;
 mod names;
 mod prefix;
@@ -27,6 +28,7 @@ use clap::{ArgAction, Parser};
 pub use self::{
     audit::AuditFlags,
     connections::ConnectionFlags,
+    events::EventFlags,
     identities::IdentityFlags,
     names::NameFlags,
     prefix::PrefixFlags,
@@ -67,12 +69,9 @@ pub struct Flags {
     /// Address for operators, without TLS: metrics, health for probes, KEDA's scaler. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_OPS_LISTEN", value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
-    /// Address for events of origins, in HTTP without TLS: `POST /events/NAME`. Nothing is served there unless it is given.
-    #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
-    pub events_listen: Option<SocketAddr>,
-    /// Event sources file: who may tell of uploads to which buckets, how their events get here, and how they prove who they are.
-    #[arg(long, env = "BACKHAUL_EVENT_SOURCES", value_name = "FILE")]
-    pub event_sources: Option<PathBuf>,
+    /// Events.
+    #[command(flatten)]
+    pub events: EventFlags,
     /// Redis.
     #[command(flatten)]
     pub redis: RedisArgs,
@@ -216,6 +215,10 @@ pub struct Config {
     pub events_listen: Option<SocketAddr>,
     /// Event sources file.
     pub event_sources: Option<PathBuf>,
+    /// Certificate and key of the port for events.
+    pub events_certificate: Option<(PathBuf, PathBuf)>,
+    /// Tokens may come in plaintext there.
+    pub events_insecure: bool,
     /// Where to write the address that is served.
     pub address_file: Option<PathBuf>,
     /// The servers that keep the queues.
@@ -322,6 +325,7 @@ impl Flags {
         self.identities.check(&mut problems);
         self.prefix.check(&mut problems);
         self.tokens.check(self.tls.insecure, &mut problems);
+        self.events.check(&mut problems);
         let tls = self.tls.settings();
         if let Err(problem) = &tls {
             problems.add(problem.setting(), problem.what());
@@ -417,8 +421,10 @@ impl Flags {
         Config {
             listen: self.listen,
             ops_listen: self.ops_listen,
-            events_listen: self.events_listen,
-            event_sources: self.event_sources,
+            events_certificate: self.events.certificate(),
+            events_insecure: self.events.events_insecure || self.tls.insecure,
+            events_listen: self.events.events_listen,
+            event_sources: self.events.event_sources,
             address_file: self.address_file,
             redis: self.redis,
             durability_timeout: self.durability_timeout,

@@ -36,6 +36,7 @@ fn failure(error: AppError) -> Failure {
         AppError::TokenIssuers(error) => Failure::Usage(error.to_string()),
         AppError::EventSources(error) => Failure::Usage(error.to_string()),
         AppError::Rules(error) => Failure::Usage(error.to_string()),
+        error @ AppError::PlainTokens => Failure::Usage(error.to_string()),
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))
         }

@@ -1,6 +1,6 @@
 //! SeaweedFS, an S3 server that nobody here wrote: it tells whether Backhaul speaks S3 or only what its own store understands.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -41,6 +41,8 @@ pub struct Webhook {
     pub endpoint: String,
     /// Bearer token.
     pub token: String,
+    /// Certificates that it trusts, PEM; its machine's when not set.
+    pub trusted: Option<PathBuf>,
 }
 
 /// All that it listens on. Each of the servers inside also takes the port 10,000 above its own; the last two belong to services
@@ -87,10 +89,11 @@ impl WeedServer {
         let access = folder.path().join("s3.json");
         fs::write(&access, identities(&credentials).to_string())?;
 
+        let mut command = Command::new(settings::weed()?);
         if let Some(webhook) = webhook {
             fs::write(folder.path().join("notification.toml"), notification(webhook))?;
+            command.envs(webhook.trusted.iter().map(|file| ("SSL_CERT_FILE", file)));
         }
-        let mut command = Command::new(settings::weed()?);
         // It looks for its settings where it is started.
         command.current_dir(folder.path());
         command.args(["-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]);
@@ -175,7 +178,7 @@ impl Ports {
     }
 }
 
-fn notification(Webhook { endpoint, token }: &Webhook) -> String {
+fn notification(Webhook { endpoint, token, trusted: _ }: &Webhook) -> String {
     format!(
         "[notification.webhook]\nenabled = true\nendpoint = {endpoint:?}\nbearer_token = {token:?}\n\
          timeout_seconds = 10\n"

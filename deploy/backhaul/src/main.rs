@@ -40,11 +40,11 @@ async fn main() -> ExitCode {
         Box::pin(async move {
             match command {
                 // The client commands have nothing to put in order: a signal just ends them.
-                Command::Submit(args) => until(&stop, commands::submit::run(args)).await,
+                Command::Submit(args) => until(&stop, Box::pin(commands::submit::run(args))).await,
                 Command::Status(args) => until(&stop, commands::status::run(args)).await,
                 Command::List(args) => until(&stop, commands::list::run(args)).await,
                 Command::Cancel(args) => until(&stop, commands::cancel::run(args)).await,
-                Command::Retry(args) => until(&stop, commands::retry::run(args)).await,
+                Command::Retry(args) => until(&stop, Box::pin(commands::retry::run(args))).await,
                 Command::Stats(args) => until(&stop, commands::stats::run(args)).await,
                 Command::Events(command) => until(&stop, commands::events::run(command)).await,
                 Command::Prefix(command) => until(&stop, Box::pin(commands::prefix::run(command))).await,

@@ -1,4 +1,5 @@
-//! A port that serves HTTP/1 and HTTP/2 in plaintext, with bounds on connections and times. What is served there is its user's choice.
+//! A port that serves HTTP/1 and HTTP/2, in plaintext or with a certificate of its own, with bounds on connections and times. What is served
+//! there is its user's choice.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,12 +10,15 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+
+use crate::tls::ServerCertificate;
 
 /// Connections at a time; whoever comes later waits in the listener's backlog.
 const MOST_CONNECTIONS: usize = 64;
@@ -34,6 +38,7 @@ pub struct Remote(pub SocketAddr);
 pub struct HttpPort {
     listener: TcpListener,
     addr: SocketAddr,
+    certificate: Option<ServerCertificate>,
 }
 
 impl HttpPort {
@@ -44,7 +49,13 @@ impl HttpPort {
     pub async fn bind(addr: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
-        Ok(Self { listener, addr })
+        Ok(Self { listener, addr, certificate: None })
+    }
+
+    /// Speaks TLS only, with that certificate where there is one.
+    #[must_use]
+    pub fn secured(self, certificate: Option<ServerCertificate>) -> Self {
+        Self { certificate, ..self }
     }
 
     /// The address; the real port where port 0 was asked for.
@@ -88,11 +99,20 @@ impl HttpPort {
             };
             let service = TowerToHyperService::new(routes.clone().layer(Extension(remote)));
             let (server, watcher) = (server.clone(), graceful.watcher());
+            let certificate = self.certificate.clone();
             connections.spawn(async move {
                 if !speaks(&stream).await {
                     return;
                 }
-                let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+                let io: Box<dyn Io> = match certificate {
+                    None => Box::new(stream),
+                    Some(certificate) => match timeout(HEAD_WITHIN, certificate.accept(stream)).await {
+                        Ok(Ok(stream)) => Box::new(stream),
+                        Ok(Err(error)) => return debug!(%addr, %error, "a handshake failed"),
+                        Err(_) => return debug!(%addr, "a handshake took too long"),
+                    },
+                };
+                let connection = server.serve_connection(TokioIo::new(io), service).into_owned();
                 if let Err(error) = watcher.watch(connection).await {
                     debug!(%addr, error, "a connection failed");
                 }
@@ -104,6 +124,11 @@ impl HttpPort {
         }
     }
 }
+
+/// A connection, with or without TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Whether anything was sent in time; a connection that says nothing must not keep its place.
 async fn speaks(stream: &TcpStream) -> bool {

@@ -33,6 +33,9 @@ pub enum AppError {
     /// The rules file is wrong. Nothing was started.
     #[error("{0}")]
     Rules(#[from] RulesError),
+    /// Tokens of event sources would come in plaintext. Nothing was started.
+    #[error("--events-tls-cert: is needed, unless --events-insecure says that tokens may come in plaintext")]
+    PlainTokens,
     /// What event sources need cannot be set up. Nothing was started.
     #[error("event sources cannot be set up")]
     Events(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -3,10 +3,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use backhaul_runtime::{http_port::HttpPort, locations::Locations};
+use backhaul_runtime::{
+    http_port::HttpPort,
+    locations::Locations,
+    tls::{ServerCertificate, ServerReloader},
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::AppError;
 use crate::{
@@ -34,6 +38,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Events {
     port: Option<HttpPort>,
+    /// Keeps the port's certificate current.
+    reloader: Option<(ServerReloader, Duration)>,
     sources: Arc<Sources>,
     pub(super) quarantine: Arc<dyn Quarantine>,
     pub(super) removals: Arc<dyn Removals>,
@@ -43,6 +49,7 @@ pub(super) struct Events {
 #[derive(Debug)]
 pub(super) struct Running {
     door: Option<(HttpPort, Router)>,
+    reloader: Option<(ServerReloader, Duration)>,
     pulled: Vec<(Box<dyn PullSource>, Arc<EventSource>)>,
     intake: Arc<Intake>,
 }
@@ -50,7 +57,7 @@ pub(super) struct Running {
 impl Events {
     /// No sources and no port.
     pub(super) fn none() -> Self {
-        Self::over(None, Sources::default())
+        Self::over(None, None, Sources::default())
     }
 
     /// Reads the sources and binds the port.
@@ -59,18 +66,27 @@ impl Events {
             Some(path) => Sources::load(path, locations)?,
             None => Sources::default(),
         };
-        let port = match config.events_listen {
-            Some(addr) => {
-                Some(HttpPort::bind(addr).await.map_err(|source| AppError::Listen { addr, source })?)
+        let Some(addr) = config.events_listen else { return Ok(Self::over(None, None, sources)) };
+        let secured = config.events_certificate.clone();
+        let secured =
+            secured.map(|(certificate, key)| ServerCertificate::open(certificate, key)).transpose()?;
+        let (certificate, reloader) = secured.unzip();
+        if certificate.is_none() && sources.iter().any(|s| matches!(s.delivery, Delivery::Token(_))) {
+            if !config.events_insecure {
+                return Err(AppError::PlainTokens);
             }
-            None => None,
-        };
-        Ok(Self::over(port, sources))
+            warn!(
+                "whoever is on the way to the port for events can read the tokens of event sources: there is no --events-tls-cert"
+            );
+        }
+        let port = HttpPort::bind(addr).await.map_err(|source| AppError::Listen { addr, source })?;
+        let reloader = reloader.map(|reloader| (reloader, config.tls_reload_every));
+        Ok(Self::over(Some(port.secured(certificate)), reloader, sources))
     }
 
-    fn over(port: Option<HttpPort>, sources: Sources) -> Self {
+    fn over(port: Option<HttpPort>, reloader: Option<(ServerReloader, Duration)>, sources: Sources) -> Self {
         let (quarantine, removals) = (Arc::<MemoryQuarantine>::default(), Arc::<MemoryRemovals>::default());
-        Self { port, sources: Arc::new(sources), quarantine, removals }
+        Self { port, reloader, sources: Arc::new(sources), quarantine, removals }
     }
 
     /// Who tells of uploads.
@@ -138,7 +154,7 @@ impl Events {
             }
             None => None,
         };
-        Ok(Running { door, pulled, intake: Arc::clone(intake) })
+        Ok(Running { door, reloader: self.reloader, pulled, intake: Arc::clone(intake) })
     }
 }
 
@@ -152,6 +168,9 @@ impl Running {
         for (broker, source) in self.pulled {
             info!(source = %source.name, "events are read");
             readers.spawn(pull::run(broker, source, Arc::clone(&self.intake), end.clone()));
+        }
+        if let Some((reloader, every)) = self.reloader {
+            readers.spawn(reloader.run(every, end.clone()));
         }
         match self.door {
             Some((port, routes)) => {

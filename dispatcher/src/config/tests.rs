@@ -172,6 +172,18 @@ fn a_port_for_events_needs_sources() {
 }
 
 #[test]
+fn the_port_for_events_has_certificate_and_key_or_neither() {
+    assert!(parse(&["--events-tls-cert", "c"]).unwrap_err().to_string().contains("--events-tls-key"));
+    assert!(parse(&["--events-tls-key", "k"]).unwrap_err().to_string().contains("--events-tls-cert"));
+    let both = ["--events-tls-cert", "c", "--events-tls-key", "k"];
+    assert_eq!(parse(&both).unwrap().events_certificate, Some(("c".into(), "k".into())));
+    let error = parse(&[&both[..], &["--events-insecure"]].concat()).unwrap_err();
+    assert!(error.to_string().starts_with("--events-insecure: contradicts"), "{error}");
+    // Whoever says that all is insecure need not say it twice.
+    assert!(parse(&[]).unwrap().events_insecure);
+}
+
+#[test]
 fn redis_is_one_server_sentinels_or_a_cluster_and_never_two_of_them() {
     use crate::queue::redis::Layout;
     let layout = |args: &[&str]| parse(args).map(|config| config.redis.options().layout);

@@ -13,13 +13,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::sources::EventSource;
+use super::{parse::MAX_BODY_BYTES, sources::EventSource};
 use crate::queue::{QueueError, UnixMs, redis::RedisQueue};
 
 /// Bodies that are kept.
 pub const MOST_KEPT: usize = 256;
-/// Most bytes of a body that are kept: as long as a message of SNS may be.
-pub const MAX_KEPT_BYTES: usize = 256 * 1024;
+/// Most bytes of a body that are kept: all that can be posted, so that it can be taken again.
+pub const MAX_KEPT_BYTES: usize = MAX_BODY_BYTES;
+/// Bytes of all bodies that are kept.
+pub const MOST_BYTES: usize = 64 * 1024 * 1024;
 
 /// A body that was not understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,8 +124,9 @@ impl Quarantine for MemoryQuarantine {
             return Ok(false);
         }
         bodies.push_back(oddity);
-        if bodies.len() > MOST_KEPT {
-            bodies.pop_front();
+        let mut bytes: usize = bodies.iter().map(|kept| kept.body.len()).sum();
+        while bodies.len() > MOST_KEPT || bytes > MOST_BYTES {
+            bytes -= bodies.pop_front().map_or(0, |oldest| oldest.body.len());
         }
         Ok(true)
     }
@@ -155,7 +158,7 @@ impl Quarantine for RedisQueue {
     async fn keep(&self, oddity: Oddity) -> Result<bool, QueueError> {
         let about = serde_json::to_string(&oddity.about);
         let about = about.map_err(|error| QueueError::Rejected(Box::new(error)))?;
-        self.keep_body(&oddity.digest, &oddity.body, &about, MOST_KEPT).await
+        self.keep_body(&oddity.digest, &oddity.body, &about, MOST_KEPT, MOST_BYTES).await
     }
 
     async fn list(&self) -> Result<Vec<Kept>, QueueError> {

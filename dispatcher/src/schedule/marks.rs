@@ -103,3 +103,57 @@ fn read(record: &str) -> Option<Kept> {
     let (revision, json) = record.split_once(' ')?;
     Some(Kept { revision: revision.parse().ok()?, mark: serde_json::from_str(json).ok()? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::redis::tests::{patient, server::Server, settings};
+
+    /// What both places must do.
+    async fn is_changed_by_comparing(marks: &dyn Marks) {
+        let (before, none) = marks.load().await.unwrap();
+        assert!(none.is_empty());
+        let first = Mark::first(UnixMs(7));
+        assert!(!marks.save("a", Some(3), &first).await.unwrap(), "there is nothing yet");
+        assert!(marks.save("a", None, &first).await.unwrap());
+        assert!(marks.save("a", None, &first).await.unwrap(), "a repeat is the same change");
+        assert!(!marks.save("a", None, &first.paused()).await.unwrap());
+        let second = first.begun(UnixMs(u64::MAX >> 16), true);
+        assert!(marks.save("a", Some(1), &second).await.unwrap());
+        assert!(!marks.save("a", Some(1), &first.paused()).await.unwrap(), "somebody was faster");
+        assert!(marks.save("a-b.c", None, &first).await.unwrap(), "each has its own");
+        let (now, kept) = marks.load().await.unwrap();
+        assert!(now >= before);
+        let expected = [("a", second, 2), ("a-b.c", first, 1)];
+        let expected = expected.map(|(rule, mark, revision)| (rule.to_owned(), Kept { mark, revision }));
+        assert_eq!(kept, expected.into());
+    }
+
+    #[tokio::test]
+    async fn marks_in_memory_are_kept_as_the_contract_says() {
+        is_changed_by_comparing(&MemoryMarks::default()).await;
+    }
+
+    #[tokio::test]
+    async fn marks_in_redis_are_kept_as_the_contract_says_and_damage_hides_no_other() {
+        let mut server = Server::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let queue =
+            RedisQueue::connect(patient(server.url(0)), settings(), QueueClock::Server).await.unwrap();
+        is_changed_by_comparing(&queue).await;
+        let mut client = server.client().await;
+        for (rule, record) in [("x", "1 {"), ("y", "one {}"), ("z", "")] {
+            let mut set = redis::cmd("HSET");
+            set.arg("{bh:aside}:rules").arg(rule).arg(record);
+            set.query_async::<()>(&mut client).await.unwrap();
+            assert!(!queue.save(rule, None, &Mark::default()).await.unwrap(), "it is never written over");
+        }
+        assert_eq!(queue.load().await.unwrap().1.len(), 2);
+        server.kill();
+        assert!(queue.save("late", None, &Mark::default()).await.is_err());
+        server.restart();
+        let mut client = server.client().await;
+        let kept: usize = redis::cmd("HLEN").arg("{bh:aside}:rules").query_async(&mut client).await.unwrap();
+        assert_eq!(kept, 5, "what was said to be kept is there");
+        queue.shutdown().await;
+    }
+}

@@ -1,7 +1,7 @@
 //! An origin that nobody here wrote tells of its uploads, and they are backed up: no RPC is called. And whoever posts nonsense, too much,
 //! or while Redis is away, is told so, and holds up nobody.
 
-use std::{fmt::Write as _, fs, net::Ipv4Addr};
+use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, ensure};
 use backhaul_proto::v1::{self as pb, TaskState};
@@ -12,9 +12,12 @@ use backhaul_tests::{
     locations::{ORIGIN, ORIGIN_BUCKET},
     ops::OpsPort,
     ports::Port,
+    programs::program,
     s3::Written,
     weed::Webhook,
 };
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -34,6 +37,11 @@ impl Door {
         let folder = TempDir::with_prefix("backhaul-events-")?;
         let token = folder.path().join("token");
         fs::write(&token, TOKEN)?;
+        // For the address itself, and trusted by itself.
+        let key = KeyPair::generate()?;
+        let certificate = CertificateParams::new([Ipv4Addr::LOCALHOST.to_string()])?.self_signed(&key)?;
+        fs::write(folder.path().join("events.crt"), certificate.pem())?;
+        fs::write(folder.path().join("events.key"), key.serialize_pem())?;
         let sources = format!(
             "[[event_source]]\nname = \"filer\"\nform = \"seaweedfs\"\nlocation = {ORIGIN:?}\n\
              tenant = {TENANT:?}\nbuckets = [{ORIGIN_BUCKET:?}]\ntoken_file = {token:?}\n"
@@ -78,8 +86,13 @@ impl Door {
     }
 
     fn telling(&self, token: &str) -> EnvOptions {
-        let endpoint = format!("http://{}/events/filer", self.address());
-        self.options().webhook(Webhook { endpoint, token: token.to_owned() })
+        let endpoint = format!("https://{}/events/filer", self.address());
+        let [certificate, key] = ["events.crt", "events.key"].map(|name| self.folder.path().join(name));
+        let told = |path: &Path| path.display().to_string();
+        self.options()
+            .dispatcher_flag("events-tls-cert", &told(&certificate))
+            .dispatcher_flag("events-tls-key", &told(&key))
+            .webhook(Webhook { endpoint, token: token.to_owned(), trusted: Some(certificate) })
     }
 
     pub(crate) fn options(&self) -> EnvOptions {
@@ -101,6 +114,7 @@ async fn backed_up(env: &TestEnv, key: &str, written: &Written) -> anyhow::Resul
     Ok(task)
 }
 
+/// The origin speaks TLS with a port whose certificate it trusts.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_backed_up_because_its_origin_tells_of_it() -> anyhow::Result<()> {
     let (door, ops) = (Door::new()?, OpsPort::lease()?);
@@ -187,5 +201,43 @@ async fn hostile_bodies_and_ten_thousand_records_hold_up_nobody() -> anyhow::Res
     })
     .await?;
     ensure!(ops.metric("backhaul_dispatcher_events_total{form=\"s3\",kind=\"upload\"}").await? == 20_000.0);
+    env.finish().await
+}
+
+/// Runs `backhaul events` with these arguments to its end with this code; gives the JSON lines that it printed.
+async fn events(env: &TestEnv, arguments: &[&str], code: i32) -> anyhow::Result<Vec<Value>> {
+    let mut command = program("backhaul")?;
+    command.arg("events").args(arguments);
+    command.args(["--json", "--dispatcher", &format!("http://{}", env.dispatcher_address())]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    ensure!(output.status.code() == Some(code), "{arguments:?}: {output:?}");
+    let lines = std::str::from_utf8(&output.stdout)?.lines();
+    lines.map(|line| serde_json::from_str(line).with_context(|| format!("{line:?} is not JSON"))).collect()
+}
+
+/// A source whose form was mistaken: nothing of what it told is lost, however long a body is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_understood_is_taken_again_when_its_source_is_mended() -> anyhow::Result<()> {
+    let door = Door::new()?;
+    let mut env = TestEnv::start(door.options().dispatcher_flag("operator", "true")).await?;
+    let written = env.uploads().put_random(ORIGIN_BUCKET, "users/a", 1_000).await?;
+    let padding = " ".repeat(300 * 1024);
+    let told = format!(
+        r#"{{"source":"aws.s3","detail-type":"Object Created","detail":{{"bucket":{{"name":"{ORIGIN_BUCKET}"}},"object":{{"key":"users/a"}}}}}}{padding}"#
+    );
+    ensure!(door.deliver(told.as_bytes()).await?.0 == 200);
+    let odd = events(&env, &["quarantined"], 0).await?;
+    ensure!(odd.len() == 1 && odd[0]["source"] == "posted", "{odd:?}");
+    let id = odd[0]["id"].as_str().context("it has an id")?;
+    let still = events(&env, &["retry", id], 1).await?;
+    ensure!(still.len() == 1 && events(&env, &["quarantined"], 0).await?.len() == 1, "{still:?}");
+
+    let file = door.folder.path().join("sources.toml");
+    fs::write(&file, fs::read_to_string(&file)?.replace("\"s3\"", "\"eventbridge\""))?;
+    env.dispatcher().stop().await?;
+    env.restart_dispatcher().await?;
+    let taken = events(&env, &["retry", id], 0).await?;
+    ensure!(taken.len() == 1 && events(&env, &["quarantined"], 0).await?.is_empty(), "{taken:?}");
+    backed_up(&env, "users/a", &written).await?;
     env.finish().await
 }

@@ -132,19 +132,18 @@ async fn a_listing_rests_when_too_much_is_to_do_and_obeys_pause_and_cancel() -> 
         env.until_prefix(&id, "it has gone on", |_, counts| counts.pages > resting.pages).await?;
     ensure!(later.unfinished <= 2_500, "{later:?}");
 
-    let mut prefixes = env.prefixes()?;
-    let pause = pb::PausePrefixBackupRequest { prefix_backup_id: id.clone() };
-    prefixes.pause_prefix_backup(pause).await?;
+    let told = backhaul(&env, &["pause", &id], 0)?;
+    ensure!(told[0]["state"] == "paused" && told[0]["prefix_backup_id"] == id, "{told:?}");
     // What is under way may still come; then nothing more, and its tasks end.
     let (paused, counts) = env.until_prefix(&id, "its tasks end", |_, counts| counts.unfinished == 0).await?;
     ensure!(paused.state() == State::Paused && counts.cancelled == counts.submitted, "{paused:?}");
     ensure!(env.prefix(&id).await?.1.pages == counts.pages, "nothing is listed any more");
 
-    let resume = pb::ResumePrefixBackupRequest { prefix_backup_id: id.clone() };
-    prefixes.resume_prefix_backup(resume).await?;
+    let told = backhaul(&env, &["resume", &id], 0)?;
+    ensure!(told[0]["state"] == "running", "{told:?}");
     env.until_prefix(&id, "it goes on", |_, now| now.pages > counts.pages).await?;
     let cancel = pb::CancelPrefixBackupRequest { prefix_backup_id: id.clone() };
-    let cancelled = prefixes.cancel_prefix_backup(cancel).await?.into_inner();
+    let cancelled = env.prefixes()?.cancel_prefix_backup(cancel).await?.into_inner();
     ensure!(cancelled.state() == State::Cancelled && cancelled.finished_at.is_some(), "{cancelled:?}");
     let begun = env.page_begins()?.len();
     let other = env.submit_prefix(prefix("other", "k/")).await?;

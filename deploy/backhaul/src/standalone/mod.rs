@@ -66,7 +66,7 @@ pub(crate) struct Standalone {
 /// Runs until told to stop.
 pub(crate) async fn run(args: StandaloneArgs, stop: CancellationToken) -> anyhow::Result<Verdict> {
     let telemetry = init_log(&args.log)?;
-    let ended = telemetry.during(serve(args, stop)).await;
+    let ended = telemetry.during(Box::pin(serve(args, stop))).await;
     telemetry.flush();
     ended
 }

@@ -1,7 +1,7 @@
 //! Who is at the other end of a connection, proved: TLS 1.3 with certificates on both sides, whose names are SPIFFE ids.
 //!
 //! [`Tls`] is a handle that accepts and makes connections with the material that is current; [`Reloader`] keeps it current while the
-//! files change. What a name may do is decided elsewhere. Nothing here may know a service.
+//! files change. [`ServerCertificate`] is for a port whose callers have no certificates. What a name may do is decided elsewhere. Nothing here may know a service.
 
 mod anonymous;
 mod certificate;
@@ -9,6 +9,7 @@ mod flags;
 mod material;
 mod reload;
 mod revocation;
+mod server_only;
 mod spiffe;
 mod verify;
 
@@ -40,6 +41,7 @@ pub use self::{
     anonymous::{Anonymous, TrustSettings},
     flags::{TlsFlags, TlsProblem},
     reload::{FilesState, Reloader},
+    server_only::{ServerCertificate, ServerReloader},
     spiffe::{SpiffeError, SpiffeId, TrustDomain},
 };
 

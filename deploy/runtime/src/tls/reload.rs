@@ -135,7 +135,7 @@ impl Reloader {
     }
 }
 
-fn with_source(error: &TlsError) -> String {
+pub(super) fn with_source(error: &TlsError) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

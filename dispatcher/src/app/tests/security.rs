@@ -257,3 +257,27 @@ fn what_holds_a_secret_shows_none_of_it() {
     let shown = format!("{redis:?} {stream:?} {:?} {lease:?} {flags:?}", Tokens::new([secret]));
     assert!(!shown.contains("canary") && !shown.contains("63616e617279"), "{shown}");
 }
+
+#[tokio::test]
+async fn tokens_of_event_sources_come_in_plaintext_only_where_that_is_asked_for() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let (token, sources) = (folder.path().join("token"), folder.path().join("sources.toml"));
+    fs::write(&token, crate::events::testing::TOKEN).unwrap();
+    let text =
+        "[[event_source]]\nname = 'o'\nform = 's3'\nlocation = 'uploads'\ntenant = 'web'\ntoken_file = ";
+    fs::write(&sources, format!("{text}{token:?}\n")).unwrap();
+    let bind = async |insecure: bool| {
+        let config = Config {
+            tls: Some(authority.program("dispatcher", DISPATCHER, DAY)),
+            events_listen: Some(([127, 0, 0, 1], 0).into()),
+            event_sources: Some(sources.clone()),
+            events_insecure: insecure,
+            ..config(&[])
+        };
+        App::bind_with(config, Arc::new(ScriptedQueue::default()), locations()).await
+    };
+    let error = bind(false).await.unwrap_err();
+    assert!(matches!(error, AppError::PlainTokens), "{error}");
+    assert!(bind(true).await.unwrap().events_addr().is_some());
+}

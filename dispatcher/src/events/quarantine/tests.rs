@@ -44,15 +44,23 @@ async fn keeps_once(quarantine: &dyn Quarantine) {
     }
     assert_eq!(quarantine.list().await.unwrap().len(), MOST_KEPT);
     assert_eq!(quarantine.body(&bytes.digest).await.unwrap(), None, "the oldest went first");
+    // Large ones have room for a few.
+    for n in 0..5_u8 {
+        // Each is older than the next by at least a millisecond.
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        assert!(quarantine.keep(Oddity::new(&s3, "odd", &vec![n; MAX_KEPT_BYTES])).await.unwrap());
+    }
+    let kept = quarantine.list().await.unwrap();
+    assert_eq!(kept.len(), MOST_BYTES / MAX_KEPT_BYTES, "the oldest went first");
+    let whole = quarantine.body(&kept[0].digest).await.unwrap().unwrap();
+    assert_eq!((whole.len(), whole[0]), (MAX_KEPT_BYTES, 4));
 }
 
 #[tokio::test]
 async fn memory_keeps_once_and_forgets_the_oldest() {
     let quarantine = MemoryQuarantine::default();
     keeps_once(&quarantine).await;
-    let kept = quarantine.kept();
-    assert_eq!(kept.len(), MOST_KEPT);
-    assert_eq!(kept[0].body, "0");
+    assert_eq!(quarantine.kept().last().unwrap().body[0], 4, "the latest is the last");
 }
 
 #[tokio::test]
@@ -67,7 +75,7 @@ async fn redis_keeps_once_forgets_the_oldest_and_survives_a_crash() {
     let mut client = server.client().await;
     for key in [QUARANTINE_BODIES, QUARANTINE_ABOUT] {
         let kept: usize = redis::cmd("HLEN").arg(key).query_async(&mut client).await.unwrap();
-        assert_eq!(kept, MOST_KEPT, "{key}");
+        assert_eq!(kept, MOST_BYTES / MAX_KEPT_BYTES, "{key}");
     }
     // The queue finds the way back by itself.
     let is_new = async {

@@ -40,7 +40,8 @@ pub struct KeptBody {
 }
 
 impl RedisQueue {
-    /// Keeps a body under its `digest`, unless it is kept already; says whether it is new. No more than `most` are kept.
+    /// Keeps a body under its `digest`, unless it is kept already; says whether it is new. No more than `most` are kept, and no more than
+    /// `most_bytes` of them.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`], [`QueueError::NotDurable`], [`QueueError::Unfit`]: it may not be kept.
@@ -50,11 +51,12 @@ impl RedisQueue {
         body: &[u8],
         about: &str,
         most: usize,
+        most_bytes: usize,
     ) -> Result<bool, QueueError> {
         let mut script = redis::cmd("EVAL");
         script.arg(loaded(QUARANTINE).as_ref()).arg(3);
         script.arg(keys::QUARANTINE_BODIES).arg(keys::QUARANTINE_ABOUT).arg(keys::QUARANTINE_ORDER);
-        script.arg(digest).arg(body).arg(about).arg(most);
+        script.arg(digest).arg(body).arg(about).arg(most).arg(most_bytes);
         Ok(self.write_aside(vec![script]).await? == 1)
     }
 

@@ -8,6 +8,7 @@
 -- Returns 1 when it is kept, 0 when another revision is there.
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 if old == ARGV[3] then return 1 end
-if (old and string.match(old, '^%d+') or '') ~= ARGV[2] then return 0 end
+-- One that is damaged has no revision, and is never written over.
+if (old and (string.match(old, '^%d+') or '?') or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1

@@ -49,13 +49,15 @@ async fn everything_that_a_dispatcher_does_is_allowed() {
     queue.submit(vec![task("t", 1)]).await.remove(0).unwrap();
     queue.check().await.unwrap();
     for digest in ["a", "b"] {
-        assert!(queue.keep_body(digest, b"body", "about", 1).await.unwrap());
+        assert!(queue.keep_body(digest, b"body", "about", 1, 1_024).await.unwrap());
     }
     assert_eq!(queue.kept_bodies().await.unwrap().len(), 1);
     queue.kept_body("b").await.unwrap().unwrap();
     assert!(queue.forget_body("b").await.unwrap());
     queue.note_removals(&["x".into(), "y".into()], 1).await.unwrap();
     assert_eq!(queue.noted_removals(0, 5).await.unwrap().len(), 1);
+    assert!(queue.save_rule_mark("rule", "", "1 {}").await.unwrap());
+    assert_eq!(queue.rule_marks().await.unwrap().1.len(), 1);
     queue.stats(&StatsQuery::All { tenants: 5 }).await.unwrap();
     queue.stats(&StatsQuery::Tenant("t".into())).await.unwrap();
     queue.depths().await.unwrap();
