@@ -1,7 +1,7 @@
 //! What this dispatcher decides, for the audit log: who asked for what, from where, and what came of it.
 //!
 //! Decisions are recorded where they fall: at the door of the services, at the door for events, on a worker's stream, and around the queue
-//! ([`Audited`]), which sees every task whoever moves it. What belongs to one call is one entry; [`context`] carries it to wherever
+//! ([`Audited`]), which sees every task whoever moves it. What belongs to one call is one entry; `context.rs` carries it to wherever
 //! something is to be said of it. Recording never waits: entries go through a bounded queue to the one [`AuditWriter`], and what has no
 //! place there is counted and told in the log. No entry holds a credential, a token or a lease.
 

@@ -9,7 +9,7 @@
 //! make a chain of their own. A line is printable ASCII and nothing else: whatever a value holds, it cannot end its line, reach a terminal as a
 //! command or look like another field.
 //!
-//! [`LogFile`] writes, goes on where an earlier process ended, and begins a new file when one is large. [`verify`] reads files of any size
+//! [`LogFile`] writes, goes on where an earlier process ended, and begins a new file when one is large. [`Verification`] reads files of any size
 //! and names the first line that is not as it was written. Neither knows what the log tells of.
 
 mod file;
