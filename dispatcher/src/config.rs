@@ -10,6 +10,7 @@ mod events;
 mod identities;
 mod names;
 mod prefix;
+mod problems;
 mod queue;
 mod redis;
 mod rules;
@@ -25,6 +26,7 @@ use backhaul_runtime::{
 };
 use clap::{ArgAction, Parser};
 
+use self::problems::Problems;
 pub use self::{
     audit::AuditFlags,
     connections::ConnectionFlags,
@@ -32,6 +34,7 @@ pub use self::{
     identities::IdentityFlags,
     names::NameFlags,
     prefix::PrefixFlags,
+    problems::{ConfigError, Problem},
     redis::{RedisArgs, RedisUrl},
     rules::RuleFlags,
     tokens::TokenFlags,
@@ -269,27 +272,6 @@ pub struct Config {
     pub log: LogArgs,
 }
 
-/// One setting that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{setting}: {what}")]
-pub struct Problem {
-    /// The flag, such as `--lease`.
-    pub setting: &'static str,
-    /// What is wrong with it.
-    pub what: String,
-}
-
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The flags cannot be read, or help was asked for.
-    #[error("{}", one_line(.0))]
-    Flags(#[from] clap::Error),
-    /// Settings are out of range or contradict each other: one line each.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-    Problems(Vec<Problem>),
-}
-
 impl Config {
     /// Reads and checks arguments (the first is the program's name) and their environment variables.
     ///
@@ -465,17 +447,6 @@ impl Flags {
     }
 }
 
-impl ConfigError {
-    /// True when help or the version was asked for, which is no mistake.
-    #[must_use]
-    pub fn is_help(&self) -> bool {
-        match self {
-            Self::Flags(error) => !error.use_stderr(),
-            Self::Problems(_) => false,
-        }
-    }
-}
-
 /// A time that somebody may be kept waiting.
 fn is_wait(time: Duration) -> bool {
     (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&time)
@@ -488,29 +459,6 @@ fn parse_durability(text: &str) -> Result<Durability, &'static str> {
         (_, Some(Ok(replicas @ 1..=16))) => Ok(Durability::Replicas(replicas)),
         (_, _) => Err("must be none, local, or replicas=N with N from 1 to 16"),
     }
-}
-
-#[derive(Default)]
-struct Problems(Vec<Problem>);
-
-impl Problems {
-    fn add(&mut self, setting: &'static str, what: impl Into<String>) {
-        self.0.push(Problem { setting, what: what.into() });
-    }
-
-    fn require(&mut self, holds: bool, setting: &'static str, what: &str) {
-        if !holds {
-            self.add(setting, what);
-        }
-    }
-}
-
-/// What clap has to say, on one line and without the usage: up to the first empty line.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let said: Vec<_> = text.lines().take_while(|l| !l.trim().is_empty()).map(str::trim).collect();
-    let said = said.join(" ");
-    said.strip_prefix("error: ").unwrap_or(&said).to_owned()
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use crate::{
         },
     },
     queue::{ListCursor, NewTask, TaskId, UnixMs},
+    rules::Rules,
     session::decode,
 };
 
@@ -232,6 +233,7 @@ fn submitted(request: pb::SubmitBackupRequest) {
         defaults: defaults(),
         now: NOW,
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        rules: &Rules::default(),
     };
     let Ok(NewTask { spec, process_at }) = rules.check(request) else { return };
     let object = &spec.object;

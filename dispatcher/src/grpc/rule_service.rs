@@ -7,7 +7,12 @@ use async_trait::async_trait;
 use backhaul_proto::v1::{self as pb, rule_service_server::RuleService};
 use tonic::{Request, Response, Status};
 
-use super::{prefix_service::present::presented, present, status::ApiError, validate};
+use super::{
+    prefix_service::present::presented,
+    present,
+    status::{ApiError, Whose},
+    validate,
+};
 use crate::{
     queue::{
         UnixMs,
@@ -83,7 +88,7 @@ fn name(told: String) -> Result<String, ApiError> {
 fn refused(error: NotBegun, name: &str) -> ApiError {
     match error {
         NotBegun::NoRule => ApiError::NoSuchRule(name.to_owned()),
-        NotBegun::Busy => ApiError::Overloaded,
+        NotBegun::Busy => ApiError::Overloaded(Whose::All),
         NotBegun::Queue(error) => error.into(),
     }
 }

@@ -1,6 +1,6 @@
 //! Who is let in, and as whom: a whole dispatcher with certificates, over loopback.
 
-use std::{fs, time::SystemTime};
+use std::{fs, io, time::SystemTime};
 
 use backhaul_proto::v1::{DrainReason, FromWorker, from_dispatcher, from_worker};
 use backhaul_runtime::tls::TlsSettings;

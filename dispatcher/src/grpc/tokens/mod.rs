@@ -160,7 +160,9 @@ impl TokenOutcome {
             Ok(principal) if principal.caller.is_some() => Self::Accepted,
             Ok(_) => Self::NoCaller,
             Err(Denied::NotNow(_)) => Self::Unavailable,
-            Err(Denied::Unidentified(_) | Denied::Role(_) | Denied::NoSuchCall | Denied::NotRecorded) => Self::Refused,
+            Err(Denied::Unidentified(_) | Denied::Role(_) | Denied::NoSuchCall | Denied::NotRecorded) => {
+                Self::Refused
+            }
         }
     }
 }

@@ -98,7 +98,9 @@ fn task(n: u64) -> TaskId {
     TaskId::derive("web", &object, 2)
 }
 
-fn failed(n: u64) -> FailedObject {
+/// A failure, told apart by its number.
+#[must_use]
+pub fn failed(n: u64) -> FailedObject {
     let failure = Failure {
         class: FailureClass::Permanent,
         code: "denied".into(),
@@ -195,8 +197,12 @@ async fn open_tasks_are_counted_and_paged_in_their_order(s: &Subject) {
         found.extend(s.store.open_tasks(&made.id, from, 400).await.expect("it answers"));
     }
     assert_eq!(found, tasks[100..], "in the order in which they were opened");
+    // One that is opened again keeps its place.
+    let again = Change { opened: vec![tasks[100].clone()], ..change(&s.load(&made.id).await) };
+    assert_eq!(s.save(&again).await, Saved::Yes { revision: 4, open: 1_100 });
+    assert_eq!(s.store.open_tasks(&made.id, 0, 1).await.expect("it answers"), tasks[100..101]);
     let closed = Change { closed: tasks, ..change(&s.load(&made.id).await) };
-    assert_eq!(s.save(&closed).await, Saved::Yes { revision: 4, open: 0 });
+    assert_eq!(s.save(&closed).await, Saved::Yes { revision: 5, open: 0 });
 }
 
 async fn failures_are_kept_in_order_up_to_a_bound(s: &Subject) {
@@ -236,7 +242,11 @@ async fn finished_walks_are_shown_apart_and_forgotten(s: &Subject) {
     s.clock.advance(RETAIN - Duration::from_millis(1));
     assert_eq!(shown(true).await, both);
     s.clock.advance(Duration::from_millis(1));
-    assert_eq!(shown(true).await, [going.id]);
+    assert_eq!(shown(true).await, std::slice::from_ref(&going.id));
+    // What is forgotten may be made anew.
+    let anew = creation(&done.id, Walk::new(spec("done"), s.clock.local_now()));
+    assert_eq!(s.save(&anew).await, Saved::Yes { revision: 1, open: 0 });
+    assert_eq!(shown(false).await, both);
 }
 
 async fn there_is_room_for_so_many_unfinished_walks(s: &Subject) {
