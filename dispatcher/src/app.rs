@@ -116,8 +116,8 @@ pub struct App<L = TcpListener> {
 /// [`AppError`]; everything that was started has been stopped then.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AppError> {
     // A stop while Redis is waited for leaves nothing behind that would have to be stopped in order.
-    match stop.run_until_cancelled(App::bind(config)).await {
-        Some(app) => app?.run(stop).await,
+    match stop.run_until_cancelled(Box::pin(App::bind(config))).await {
+        Some(app) => Box::pin(app?.run(stop)).await,
         None => Ok(()),
     }
 }

@@ -247,7 +247,7 @@ mod tests {
                 match tool {
                     Tool::Bound => engine::bound(&locations, case).await.unwrap(),
                     Tool::Engine => engine::copy(&locations, case).await.unwrap(),
-                    _ => {
+                    Tool::Path | Tool::Rclone | Tool::S5cmd => {
                         let mut backhaul = Backhaul::start(folder.path(), &locations).await.unwrap();
                         backhaul.copy(case).await.unwrap();
                     }

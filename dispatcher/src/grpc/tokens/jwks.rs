@@ -100,10 +100,14 @@ impl Jwks {
 impl Key {
     fn read(key: Value) -> Option<Self> {
         let jwk: Jwk = serde_json::from_value(key).ok()?;
-        let algorithm = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Algorithm::Rs256,
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::Es256,
-            _ => return None,
+        let parameters = &jwk.algorithm;
+        let algorithm = if matches!(parameters, AlgorithmParameters::RSA(_)) {
+            Algorithm::Rs256
+        } else if matches!(parameters, AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256)
+        {
+            Algorithm::Es256
+        } else {
+            return None;
         };
         let common = &jwk.common;
         let is_for_signatures =
