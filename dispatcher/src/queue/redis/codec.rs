@@ -15,7 +15,7 @@ use crate::queue::{
 };
 
 /// First byte of every record.
-const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 2;
 /// Bytes of the head.
 pub(super) const HEAD_BYTES: usize = 98;
 /// Where the head says which band.

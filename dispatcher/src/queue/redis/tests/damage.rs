@@ -159,7 +159,7 @@ proptest! {
         let id = TaskId::parse("000-0123456789abcdef0123456789abcdef").unwrap();
         let mut bytes = bytes;
         if head && bytes.len() > 4 {
-            bytes[..5].copy_from_slice(&[1, 2, 0, 0, 1]);
+            bytes[..5].copy_from_slice(&[codec::VERSION, 2, 0, 0, 1]);
         }
         drop(codec::decode(&id, &bytes));
     }
@@ -167,7 +167,7 @@ proptest! {
     #[test]
     fn a_good_record_with_one_byte_changed_is_a_record_or_an_error(at in 0_usize..400, byte in any::<u8>()) {
         let id = TaskId::parse("000-0123456789abcdef0123456789abcdef").unwrap();
-        let mut record = vec![1, 2];
+        let mut record = vec![codec::VERSION, 2];
         record.resize(codec::HEAD_BYTES - codec::BODY_HEAD_BYTES, 0);
         record.extend(codec::encode_new(&task("tenant", 1)).unwrap().body);
         prop_assert!(codec::decode(&id, &record).is_ok());
