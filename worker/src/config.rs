@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_dispatcher_and_a_file_are_all_that_is_needed() {
         let settings = settings(&[]).expect("the defaults hold together");
-        assert_eq!((settings.name.as_str(), settings.max_tasks), ("pod-1", 64));
+        assert_eq!((settings.name.as_str(), settings.max_tasks), ("pod-1", 128));
         assert_eq!((settings.memory_bytes, settings.part_bytes), (512 << 20, 16 << 20));
         assert_eq!(settings.drain_within, Duration::from_secs(25));
     }

@@ -171,6 +171,8 @@ async fn no_secret_is_in_anything_that_the_programs_let_out() -> anyhow::Result<
         .dispatcher_flag("audit-key-file", &path("audit-key"))
         .dispatcher_flag("event-sources", &path("sources.toml"))
         .dispatcher_flag("events-listen", &format!("127.0.0.1:{}", events.number()))
+        // Where a token that is not encrypted would be seen, too.
+        .dispatcher_flag("events-insecure", "")
         .dispatcher_flag("ops-listen", &dispatcher.address())
         .dispatcher_flag("otlp-endpoint", collector.url())
         .dispatcher_flag("trace-share", "1")
