@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod metrics;
 pub mod prefix;
 pub mod queue;
+pub mod reshard;
 pub mod session;
 pub mod transport;
 pub mod watch;

@@ -9,12 +9,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::task::ObjectRef;
 
-/// Most shards that a task id can name.
+/// Most shards.
 pub const MAX_SHARDS: u16 = 1024;
 
-/// Identity of a task: `<shard>-<hash>`, shard in three hex digits, hash in 32 hex digits (128 bits of SHA-256).
+/// Digits of the group, of the hash, and of the part of the hash that says the shard.
+const GROUP_DIGITS: usize = 3;
+const HASH_DIGITS: usize = 32;
+const SHARD_DIGITS: usize = 7;
+
+/// Identity of a task: `<group>-<hash>`, group in three hex digits, hash in 32 hex digits (128 bits of SHA-256).
 ///
-/// Derived from tenant and object, so it routes itself and needs no second key to recognise a repeated request.
+/// Derived from tenant and object, so it routes itself and needs no second key to recognise a repeated request. The group is the end of
+/// the hash once more. It says where among any number of shards a task is, so an id stays what it is when the number changes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(Box<str>);
 
@@ -30,11 +36,11 @@ pub struct InvalidTaskId;
 pub struct LeaseToken([u8; 16]);
 
 impl TaskId {
-    /// The id of the task that backs up `object` for `tenant`, on one of `shards` shards (1 to [`MAX_SHARDS`]).
+    /// The id of the task that backs up `object` for `tenant`.
     ///
     /// Each field goes into the hash with its length, so that no two identities share an encoding.
     #[must_use]
-    pub fn derive(tenant: &str, object: &ObjectRef, shards: u16) -> Self {
+    pub fn derive(tenant: &str, object: &ObjectRef) -> Self {
         let mut hash = Sha256::new();
         for field in [tenant, &object.location, &object.bucket, &object.key] {
             hash.update((field.len() as u64).to_be_bytes());
@@ -46,12 +52,21 @@ impl TaskId {
             hash.update(version.as_bytes());
         }
         let digest: [u8; 32] = hash.finalize().into();
-        let shard = u16::from_be_bytes([digest[30], digest[31]]) % shards.clamp(1, MAX_SHARDS);
-        let mut text = format!("{shard:03x}-");
-        for byte in &digest[..16] {
-            text.push_str(&format!("{byte:02x}"));
-        }
-        Self(text.into_boxed_str())
+        let hash: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self::of(&hash)
+    }
+
+    /// The id with a hash that has the form of one.
+    fn of(hash: &str) -> Self {
+        Self(format!("{}-{hash}", &hash[hash.len() - GROUP_DIGITS..]).into_boxed_str())
+    }
+
+    /// The id with this hash.
+    ///
+    /// # Errors
+    /// [`InvalidTaskId`] unless it is 32 hex digits in lower case.
+    pub fn from_hash(hash: &str) -> Result<Self, InvalidTaskId> {
+        if is_hex(hash, HASH_DIGITS) { Ok(Self::of(hash)) } else { Err(InvalidTaskId) }
     }
 
     /// Reads an id.
@@ -59,19 +74,28 @@ impl TaskId {
     /// # Errors
     /// [`InvalidTaskId`] unless `text` has exactly the form of an id, in lower case.
     pub fn parse(text: &str) -> Result<Self, InvalidTaskId> {
-        let hex = |s: &str| s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         match text.split_once('-') {
-            Some((shard, hash)) if shard.len() == 3 && hash.len() == 32 && hex(shard) && hex(hash) => {
+            Some((group, hash)) if is_hex(group, GROUP_DIGITS) && is_hex(hash, HASH_DIGITS) => {
                 Ok(Self(text.into()))
             }
             Some(_) | None => Err(InvalidTaskId),
         }
     }
 
-    /// The shard that keeps the task.
+    /// Which of `shards` shards (1 to [`MAX_SHARDS`]) keeps the task.
     #[must_use]
-    pub fn shard(&self) -> u16 {
-        u16::from_str_radix(&self.0[..3], 16).unwrap_or_default()
+    pub fn shard(&self, shards: u16) -> u16 {
+        // The digits next to the group's count too, or a number that does not divide its size would spread tasks unevenly.
+        let end = &self.0[self.0.len() - SHARD_DIGITS..];
+        let number =
+            u32::from_str_radix(end, 16).unwrap_or_default() % u32::from(shards.clamp(1, MAX_SHARDS));
+        u16::try_from(number).unwrap_or_default()
+    }
+
+    /// What tells the task from all others: the id without the group.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.0[GROUP_DIGITS + 1..]
     }
 
     /// The id as text.
@@ -79,6 +103,10 @@ impl TaskId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 impl fmt::Display for TaskId {
@@ -146,22 +174,39 @@ mod tests {
     }
 
     #[test]
-    fn the_same_object_always_has_the_same_id_and_the_id_names_its_shard() {
-        let id = TaskId::derive("t", &object("a", None), 16);
-        assert_eq!(id, TaskId::derive("t", &object("a", None), 16));
+    fn the_same_object_always_has_the_same_id_whatever_the_number_of_shards() {
+        let id = TaskId::derive("t", &object("a", None));
+        assert_eq!(id, TaskId::derive("t", &object("a", None)));
         assert_eq!(TaskId::parse(id.as_str()), Ok(id.clone()));
-        assert!(id.shard() < 16);
+        assert_eq!(TaskId::from_hash(id.hash()), Ok(id.clone()));
+        for shards in [1, 2, 3, 16, 1000, MAX_SHARDS] {
+            assert!(id.shard(shards) < shards);
+        }
+        // A number of shards that is twice another splits each of them in two.
+        assert_eq!(id.shard(16), id.shard(32) % 16);
+        assert_eq!((id.shard(0), id.shard(1)), (0, 0));
+    }
+
+    #[test]
+    fn tasks_spread_evenly_over_any_number_of_shards() {
+        for shards in [3_u16, 16, 1000] {
+            let mut counts = vec![0_u32; usize::from(shards)];
+            for n in 0..u32::from(shards) * 100 {
+                counts[usize::from(TaskId::derive("t", &object(&n.to_string(), None)).shard(shards))] += 1;
+            }
+            assert!(counts.iter().all(|count| (50..170).contains(count)), "{counts:?}");
+        }
     }
 
     #[test]
     fn tenant_key_and_version_all_tell_tasks_apart() {
         let ids = [
-            TaskId::derive("t", &object("a", None), 16),
-            TaskId::derive("u", &object("a", None), 16),
-            TaskId::derive("t", &object("b", None), 16),
-            TaskId::derive("t", &object("a", Some("1")), 16),
-            TaskId::derive("t", &object("a", Some("")), 16),
-            TaskId::derive("t", &object("a", Some("latest")), 16),
+            TaskId::derive("t", &object("a", None)),
+            TaskId::derive("u", &object("a", None)),
+            TaskId::derive("t", &object("b", None)),
+            TaskId::derive("t", &object("a", Some("1"))),
+            TaskId::derive("t", &object("a", Some(""))),
+            TaskId::derive("t", &object("a", Some("latest"))),
         ];
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());

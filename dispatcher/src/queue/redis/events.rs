@@ -61,7 +61,7 @@ impl Shared {
         let mut failures = Failures::default();
         let next = EventCursor(String::new());
         let mut events = Events { changed: Vec::new(), next, missed: false, more: false, incomplete: false };
-        for ((shard, answer), at) in (0..).zip(answers).zip(places) {
+        for (answer, at) in answers.into_iter().zip(places) {
             let Some(answer) = failures.unless_away(answer)? else { continue };
             let mut answer = Answer::read_plain(answer)?;
             events.missed |= answer.integer()? == 0;
@@ -71,7 +71,7 @@ impl Shared {
             while !answer.is_over() {
                 let (tenant, tasks) = (answer.bytes()?, answer.bytes()?);
                 let tenant: Arc<str> = String::from_utf8_lossy(&tenant).into();
-                let tasks = tasks.chunks(TASK_DIGITS).filter_map(|hash| keys::id(shard, hash));
+                let tasks = tasks.chunks(TASK_DIGITS).filter_map(|hash| keys::id(hash));
                 events.changed.extend(tasks.map(|task| (Arc::clone(&tenant), task)));
             }
         }

@@ -71,6 +71,17 @@ struct Round<'a> {
     over: bool,
 }
 
+impl Target {
+    /// Most tasks that one call may give.
+    fn most(&self) -> usize {
+        usize::try_from(self.tasks).unwrap_or(BATCH).min(BATCH)
+    }
+
+    fn token_bytes(&self) -> usize {
+        self.most() * LeaseToken::LEN
+    }
+}
+
 impl Sessions {
     fn newest(&self, session: &str) -> Option<(u64, Vec<u16>)> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(session).cloned()
@@ -130,7 +141,7 @@ impl Shared {
             // Leases that were given and not told run out by themselves; a repeat asks all shards again.
             return failures.unless_all_failed(round.leased);
         }
-        let mut shards: Vec<u16> = round.leased.iter().map(|task| task.id.shard()).collect();
+        let mut shards: Vec<u16> = round.leased.iter().map(|task| self.shard_of(&task.id)).collect();
         shards.sort_unstable();
         shards.dedup();
         if !shards.is_empty() {
@@ -173,7 +184,7 @@ impl Shared {
             .collect();
         let mut calls = Vec::with_capacity(targets.len());
         for target in &targets {
-            calls.push(self.lease_call(&round, target)?);
+            calls.push(self.lease_call(&round, target, &[]));
         }
         let mut failures = Failures::default();
         for (target, answer) in targets.iter().zip(self.send(calls).await) {
@@ -216,8 +227,14 @@ impl Shared {
         failures: &mut Failures,
     ) -> Result<(), QueueError> {
         let mut calls = Vec::with_capacity(targets.len());
+        // One call of the system's random source for all of them: it costs as much as a small call of a script.
+        let mut tokens = vec![0; targets.iter().map(Target::token_bytes).sum()];
+        getrandom::fill(&mut tokens).map_err(|error| QueueError::Unavailable(Box::new(error)))?;
+        let mut tokens = tokens.as_slice();
         for target in targets {
-            calls.push(self.lease_call(round, target)?);
+            let (own, rest) = tokens.split_at(target.token_bytes());
+            calls.push(self.lease_call(round, target, own));
+            tokens = rest;
         }
         for (target, answer) in targets.iter().zip(self.send(calls).await) {
             match failures.note(answer.and_then(|value| self.read_leases(target, value))) {
@@ -229,17 +246,14 @@ impl Shared {
         Ok(())
     }
 
-    fn lease_call(&self, round: &Round<'_>, target: &Target) -> Result<Cmd, QueueError> {
-        let count = usize::try_from(target.tasks).unwrap_or(BATCH).min(BATCH);
-        let mut tokens = vec![0; count * LeaseToken::LEN];
-        getrandom::fill(&mut tokens).map_err(|error| QueueError::Unavailable(Box::new(error)))?;
+    fn lease_call(&self, round: &Round<'_>, target: &Target, tokens: &[u8]) -> Cmd {
         let request = round.request;
         let mut call =
             Call::new(Script::Lease, target.shard, [memo_key(target.shard, &request.session)].into_iter())
                 .arg(self.now())
                 .arg(codec::exact(request.request))
                 .arg(target.part)
-                .arg(count)
+                .arg(target.most())
                 .arg(codec::exact(target.bytes))
                 .arg(u8::from(target.first_free))
                 .arg(millis(self.settings.accept_within))
@@ -251,7 +265,7 @@ impl Shared {
         for location in &round.locations {
             call.push(location);
         }
-        Ok(call.into_command())
+        call.into_command()
     }
 
     fn read_leases(&self, target: &Target, value: Value) -> Result<(Ended, Vec<LeasedTask>), QueueError> {
@@ -270,8 +284,7 @@ impl Shared {
             let hash = answer.bytes()?;
             let left_ms = answer.unsigned()?;
             let raw = answer.bytes()?;
-            let id = keys::id(target.shard, &hash)
-                .ok_or_else(|| error::unexpected("lease.lua gave no task id"))?;
+            let id = keys::id(&hash).ok_or_else(|| error::unexpected("lease.lua gave no task id"))?;
             match leased_task(id, left_ms, &raw) {
                 Ok(task) => leased.push(task),
                 // The lease runs out and the task comes back, until somebody has looked; the others must not suffer.

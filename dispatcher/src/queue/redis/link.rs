@@ -130,6 +130,12 @@ impl Link {
         barrier: Option<&Cmd>,
         limit: Duration,
     ) -> RedisResult<Answers> {
+        #[cfg(test)]
+        if let Some(rounds) = &self.wire.endpoint.rounds
+            && rounds.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) <= 0
+        {
+            return Err((ErrorKind::Io, "killed").into());
+        }
         let mut connection = opened.connection.clone();
         let result = within(limit, exchange(&mut connection, sent, barrier)).await;
         #[cfg(test)]

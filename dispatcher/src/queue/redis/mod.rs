@@ -6,7 +6,7 @@
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
 //! - `routing`, `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
 //!   other calls. `snapshot`: the look at all tasks together. `walks`: what is kept of backups of prefixes.
-//! - `fsck`: the audit of all that. `aside`: what is kept beside it.
+//! - `fsck`: the audit of all that. `reshard`: another number of shards. `aside`: what is kept beside it.
 //! - `hints`: where tasks are believed to be. `clocks`: whether the servers' clocks go as ours. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
 //!   key; `link` keeps a connection, which `endpoint` makes and `access` logs in; `trouble` is what calls the scout.
@@ -37,6 +37,7 @@ mod options;
 mod primary;
 mod proof;
 mod redrive;
+pub mod reshard;
 mod routing;
 mod scout;
 mod scripts;
@@ -252,9 +253,14 @@ impl Deref for Shared {
 }
 
 impl Shared {
-    /// Whether the id names a shard of this queue; another deployment's may not.
-    fn has_shard_of(&self, shard: u16) -> bool {
-        shard < self.settings.shards
+    /// The shard that keeps a task.
+    fn shard_of(&self, id: &TaskId) -> u16 {
+        id.shard(self.settings.shards)
+    }
+
+    /// The key of its record.
+    fn record_of(&self, id: &TaskId) -> String {
+        keys::record(self.shard_of(id), id)
     }
 
     /// Sends calls, each to the primary that has its key, in one go for each; each has its own answer.
@@ -278,11 +284,10 @@ fn millis(duration: Duration) -> u64 {
 #[async_trait]
 impl TaskQueue for RedisQueue {
     async fn submit(&self, tasks: Vec<NewTask>) -> Vec<Result<Submitted, QueueError>> {
-        let shards = self.shared.settings.shards;
         let mut answers: Vec<Option<Result<Submitted, QueueError>>> = Vec::with_capacity(tasks.len());
         let (mut writes, mut positions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
         for task in &tasks {
-            let id = TaskId::derive(&task.spec.tenant, &task.spec.object, shards);
+            let id = TaskId::derive(&task.spec.tenant, &task.spec.object);
             match codec::encode_new(task) {
                 Ok(record) => {
                     positions.push((answers.len(), id.clone()));
@@ -304,7 +309,7 @@ impl TaskQueue for RedisQueue {
 
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError> {
         let mut command = redis::cmd("GET");
-        command.arg(keys::record(id));
+        command.arg(self.shared.record_of(id));
         match self.shared.ask(command).await {
             Ok(answer) => {
                 let raw = value::bytes(answer).ok_or_else(|| QueueError::NotFound(id.clone()))?;
@@ -323,9 +328,6 @@ impl TaskQueue for RedisQueue {
     }
 
     async fn cancel(&self, id: &TaskId) -> Result<CancelOutcome, QueueError> {
-        if !self.shared.has_shard_of(id.shard()) {
-            return Err(QueueError::NotFound(id.clone()));
-        }
         let outcome = self.write(vec![Write::Cancel(id.clone())]).await.pop();
         match outcome.unwrap_or_else(|| Err(error::unexpected("no answer")))? {
             Written::Cancel(code, token, session) => cancelled(id, code, &token, session),

@@ -50,7 +50,7 @@ impl RedisQueue {
     ) -> Placed {
         let mut parts: BTreeMap<u16, Placed> = BTreeMap::new();
         for (at, write) in writes {
-            parts.entry(write.id().shard()).or_default().push((at, write));
+            parts.entry(self.shared.shard_of(write.id())).or_default().push((at, write));
         }
         let mut elsewhere = Vec::new();
         let mut jobs: Vec<(Arc<Primary>, Placed)> = Vec::new();

@@ -200,7 +200,7 @@ impl Call {
         tasks: impl ExactSizeIterator<Item = &'a TaskId>,
     ) -> Self {
         debug_assert!(tasks.len() <= 2 * BATCH, "unbounded script call");
-        Self::new(script, shard, tasks.map(keys::record))
+        Self::new(script, shard, tasks.map(move |task| keys::record(shard, task)))
     }
 
     /// The next argument.

@@ -14,6 +14,9 @@ use crate::queue::{
 /// How long the stores under test keep finished walks.
 pub const RETAIN: Duration = Duration::from_secs(3600);
 
+/// Shards of a store, as the cases see them.
+const SHARDS: u16 = 2;
+
 /// A walk that uses every field, with bytes that no text format likes.
 #[must_use]
 pub fn spec(request_id: &str) -> WalkSpec {
@@ -95,10 +98,12 @@ fn change(from: &Stored) -> Change {
 fn task(n: u64) -> TaskId {
     let object =
         ObjectRef { location: "uploads".into(), bucket: "photos".into(), key: n.to_string(), version: None };
-    TaskId::derive("web", &object, 2)
+    TaskId::derive("web", &object)
 }
 
-fn failed(n: u64) -> FailedObject {
+/// A failure, told apart by its number.
+#[must_use]
+pub fn failed(n: u64) -> FailedObject {
     let failure = Failure {
         class: FailureClass::Permanent,
         code: "denied".into(),
@@ -195,8 +200,12 @@ async fn open_tasks_are_counted_and_paged_in_their_order(s: &Subject) {
         found.extend(s.store.open_tasks(&made.id, from, 400).await.expect("it answers"));
     }
     assert_eq!(found, tasks[100..], "in the order in which they were opened");
+    // One that is opened again keeps its place.
+    let again = Change { opened: vec![tasks[100].clone()], ..change(&s.load(&made.id).await) };
+    assert_eq!(s.save(&again).await, Saved::Yes { revision: 4, open: 1_100 });
+    assert_eq!(s.store.open_tasks(&made.id, 0, 1).await.expect("it answers"), tasks[100..101]);
     let closed = Change { closed: tasks, ..change(&s.load(&made.id).await) };
-    assert_eq!(s.save(&closed).await, Saved::Yes { revision: 4, open: 0 });
+    assert_eq!(s.save(&closed).await, Saved::Yes { revision: 5, open: 0 });
 }
 
 async fn failures_are_kept_in_order_up_to_a_bound(s: &Subject) {
@@ -236,7 +245,11 @@ async fn finished_walks_are_shown_apart_and_forgotten(s: &Subject) {
     s.clock.advance(RETAIN - Duration::from_millis(1));
     assert_eq!(shown(true).await, both);
     s.clock.advance(Duration::from_millis(1));
-    assert_eq!(shown(true).await, [going.id]);
+    assert_eq!(shown(true).await, std::slice::from_ref(&going.id));
+    // What is forgotten may be made anew.
+    let anew = creation(&done.id, Walk::new(spec("done"), s.clock.local_now()));
+    assert_eq!(s.save(&anew).await, Saved::Yes { revision: 1, open: 0 });
+    assert_eq!(shown(false).await, both);
 }
 
 async fn there_is_room_for_so_many_unfinished_walks(s: &Subject) {
@@ -244,7 +257,7 @@ async fn there_is_room_for_so_many_unfinished_walks(s: &Subject) {
     let names = (0..).map(|n| n.to_string());
     let mut ids = names.filter_map(|name| {
         let id = s.store.id("web", &name);
-        (id.as_task().shard() == 0).then_some((id, name))
+        (id.as_task().shard(SHARDS) == 0).then_some((id, name))
     });
     let first = ids.next().expect("some are");
     for (id, name) in std::iter::once(first.clone())

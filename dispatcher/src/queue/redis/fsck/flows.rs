@@ -18,6 +18,9 @@ use crate::queue::{
 /// What earlier repairs wrote down, by state.
 const MISSING: &str = "missing:";
 const SURPLUS: &str = "surplus:";
+/// What came from and went to other shards when their number was changed.
+const MOVED_IN: &str = "moved_in:";
+const MOVED_OUT: &str = "moved_out:";
 
 /// The states, and what brings tasks into each (`+`) and takes them out (`-`), by the names of the scripts' counters.
 ///
@@ -57,7 +60,7 @@ impl Audit {
         tally: &Tally,
     ) -> Result<bool, FsckError> {
         // Of what state a damaged record is nobody knows.
-        if self.damaged.contains(&shard) {
+        if self.damaged.contains(&shard) && !self.makes_anew {
             return Ok(true);
         }
         let names = names();
@@ -85,27 +88,32 @@ impl Audit {
             .arg(moment.meta.as_slice())
             .arg(moment.moves);
         for gap in &gaps {
-            call.push(gap.counter());
+            call.push(gap.counter(self.makes_anew));
             call.push(gap.size());
         }
         let Some(mut answer) = self.call(shard, call).await? else { return Ok(true) };
         if answer.integer()? != 1 {
             return Ok(false);
         }
-        for gap in &gaps {
+        for gap in gaps.iter().filter(|_| repair) {
+            moment.moves = moment.moves.saturating_add(gap.size());
+        }
+        for gap in gaps.iter().filter(|_| !self.makes_anew) {
             let subject = format!("{} {gap}", keys::of_shard(shard, "stats"));
             self.report.add(Problem::WrongFlow, subject.as_bytes(), repair && gap.found > gap.by_moves);
-            if repair {
-                moment.moves = moment.moves.saturating_add(gap.size());
-            }
         }
         Ok(true)
     }
 }
 
 impl Gap {
-    fn counter(&self) -> String {
-        let kind = if self.found < self.by_moves { MISSING } else { SURPLUS };
+    fn counter(&self, moved: bool) -> String {
+        let kind = match (self.found < self.by_moves, moved) {
+            (true, false) => MISSING,
+            (false, false) => SURPLUS,
+            (true, true) => MOVED_OUT,
+            (false, true) => MOVED_IN,
+        };
         format!("{kind}{}", name(self.state))
     }
 
@@ -139,9 +147,9 @@ fn names() -> Vec<String> {
         FLOWS.iter().flat_map(|(_, flow)| terms(flow)).map(|(_, name)| name.to_owned()).collect();
     names.sort_unstable();
     names.dedup();
-    names.extend(
-        FLOWS.iter().flat_map(|(state, _)| [MISSING, SURPLUS].map(|kind| format!("{kind}{}", name(*state)))),
-    );
+    names.extend(FLOWS.iter().flat_map(|(state, _)| {
+        [MISSING, SURPLUS, MOVED_IN, MOVED_OUT].map(|kind| format!("{kind}{}", name(*state)))
+    }));
     names
 }
 
@@ -149,7 +157,7 @@ fn gaps(count_of: &dyn Fn(&str) -> i64, tally: &Tally) -> Vec<Gap> {
     let gap = |(state, flow): &(TaskState, &'static str)| {
         let moves: i64 = terms(flow).map(|(sign, name)| sign * count_of(name)).sum();
         let noted = |kind| count_of(&format!("{kind}{}", name(*state)));
-        let by_moves = moves - noted(MISSING) + noted(SURPLUS);
+        let by_moves = moves - noted(MISSING) + noted(SURPLUS) + noted(MOVED_IN) - noted(MOVED_OUT);
         let found = i64::try_from(tally.of(*state)).unwrap_or(i64::MAX);
         (by_moves != found).then_some(Gap { state: *state, by_moves, found })
     };
