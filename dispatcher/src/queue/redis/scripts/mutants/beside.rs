@@ -75,12 +75,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "if redis.call('ZSCORE', KEYS[3], ARGV[1]) then\n  return 0\nend\n",
         "",
     ),
-    mutant(
-        "keeps any number of bodies",
-        "quarantine.lua",
-        "if i > over and bytes <=",
-        "if bytes <=",
-    ),
+    mutant("keeps any number of bodies", "quarantine.lua", "if i > over and bytes <=", "if bytes <="),
     mutant(
         "keeps any number of bytes",
         "quarantine.lua",
