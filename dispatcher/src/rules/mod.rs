@@ -2,7 +2,7 @@
 //!
 //! A rule gives them a retention class, gives those that an event tells of a priority and a level of proof, and may have the prefix
 //! listed again and again, on a schedule. Which rule an object belongs to is decided by its name alone, so that it is the same
-//! whoever asks for its backup. Reading the file is [`file`]'s matter, following it [`follow`]'s; nothing here may know tonic or Redis.
+//! whoever asks for its backup. Reading the file is [`mod@file`]'s matter, following it [`follow`]'s; nothing here may know tonic or Redis.
 
 pub mod file;
 pub mod follow;

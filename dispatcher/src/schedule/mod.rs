@@ -5,7 +5,7 @@
 //!                                     ^ who calls: run, pause, resume
 //! ```
 //!
-//! Every dispatcher runs a [`Scheduler`]; what [`mark::step`] decides is stored by comparing, so that it is decided once, and a run is a walk
+//! Every dispatcher runs a `Scheduler`; what [`mark::step`] decides is stored by comparing, so that it is decided once, and a run is a walk
 //! whose name says rule and time, so that it is made once. Nothing here may know tonic or protobuf, and only [`marks`] Redis.
 
 pub mod calendar;
