@@ -9,7 +9,7 @@ use super::Problems;
 /// Flags about events.
 #[derive(Debug, Clone, Args)]
 pub struct EventFlags {
-    /// Address for events of origins, in HTTP: `POST /events/NAME`. Nothing is served there unless it is given.
+    /// Address for events of origins: `POST /events/NAME`, over TLS with `--events-tls-cert`. Nothing is served there unless it is given.
     #[arg(long, env = "BACKHAUL_EVENTS_LISTEN", value_name = "ADDR", requires = "event_sources")]
     pub events_listen: Option<SocketAddr>,
     /// Event sources file: who may tell of uploads to which buckets, how their events get here, and how they prove who they are.
