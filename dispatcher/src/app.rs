@@ -126,7 +126,7 @@ impl App {
     /// Reads the locations, connects to Redis (waiting for it when it does not answer) and binds the address.
     ///
     /// # Errors
-    /// [`AppError::Locations`], [`AppError::EventSources`], [`AppError::Connect`], [`AppError::Listen`].
+    /// [`AppError::File`], [`AppError::Connect`], [`AppError::Listen`].
     pub async fn bind(config: Config) -> Result<Self, AppError> {
         let locations = Arc::new(Locations::load(&config.locations)?);
         // Before Redis is waited for: what is wrong with a file is told at once.
@@ -146,7 +146,7 @@ impl App {
     /// Binds the address, over a queue and locations that are there already: for tests, and for all of Backhaul in one process.
     ///
     /// # Errors
-    /// [`AppError::EventSources`], [`AppError::Listen`].
+    /// [`AppError::File`], [`AppError::Listen`].
     pub async fn bind_with(
         config: Config,
         queue: Arc<dyn TaskQueue>,
@@ -167,7 +167,7 @@ impl<L: Listener> App<L> {
     /// system's.
     ///
     /// # Errors
-    /// [`AppError::Listen`] when the listener has no address; [`AppError::Tls`], [`AppError::TokenIssuers`].
+    /// [`AppError::Listen`] when the listener has no address; [`AppError::Tls`], [`AppError::File`].
     pub fn on(
         listener: L,
         config: Config,

@@ -31,11 +31,8 @@ fn main() -> ExitCode {
 
 fn failure(error: AppError) -> Failure {
     match error {
-        AppError::Locations(error) => Failure::Usage(error.to_string()),
+        AppError::File(error) => Failure::Usage(error.to_string()),
         AppError::Tls(error) => Failure::Usage(format!("{:#}", anyhow::Error::from(error))),
-        AppError::TokenIssuers(error) => Failure::Usage(error.to_string()),
-        AppError::EventSources(error) => Failure::Usage(error.to_string()),
-        AppError::Rules(error) => Failure::Usage(error.to_string()),
         error @ AppError::PlainTokens => Failure::Usage(error.to_string()),
         AppError::Connect(error @ (ConnectError::Settings(_) | ConnectError::Url(_))) => {
             Failure::Usage(format!("--redis-url: {:#}", anyhow::Error::from(error)))

@@ -8,7 +8,8 @@ use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration}
 
 use backhaul_runtime::{
     build,
-    locations::{Locations, LocationsError},
+    locations::Locations,
+    settings_file::FileError,
     tls::{Reloader, Tls, TlsError},
 };
 use tokio::sync::watch;
@@ -46,7 +47,7 @@ pub enum AppError {
     Config(#[from] ConfigError),
     /// The locations file cannot be used. Nothing was started.
     #[error("--locations: {0}")]
-    Locations(#[from] LocationsError),
+    Locations(#[from] FileError),
     /// A location cannot be used as it is configured. Nothing was started.
     #[error("--locations: {0}")]
     Setup(#[from] SetupError),

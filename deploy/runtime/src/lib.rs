@@ -13,6 +13,7 @@ pub mod locations;
 pub mod metrics;
 pub mod ops;
 pub mod program;
+pub mod settings_file;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

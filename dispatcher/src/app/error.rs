@@ -4,35 +4,23 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use backhaul_runtime::{locations::LocationsError, tls::TlsError};
+use backhaul_runtime::{settings_file::FileError, tls::TlsError};
 use tokio::task::JoinError;
 
-use crate::{
-    audit::AuditError, dispatch::DispatchError, events::sources::SourcesError,
-    grpc::tokens::issuers::IssuersError, queue::redis::ConnectError, rules::file::RulesError,
-};
+use crate::{audit::AuditError, dispatch::DispatchError, queue::redis::ConnectError};
 
 /// Why a dispatcher could not be started, or ended other than by being stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The locations file is wrong. Nothing was started.
+    /// A file of settings is wrong: locations, event sources, token issuers or rules. Nothing was started.
     #[error("{0}")]
-    Locations(#[from] LocationsError),
+    File(#[from] FileError),
     /// Certificate, key or bundle cannot be used. Nothing was started.
     #[error("{0}")]
     Tls(#[from] TlsError),
-    /// The token issuers file is wrong. Nothing was started.
-    #[error("{0}")]
-    TokenIssuers(#[from] IssuersError),
     /// The audit log cannot be written. Nothing was started.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// The event sources file is wrong. Nothing was started.
-    #[error("{0}")]
-    EventSources(#[from] SourcesError),
-    /// The rules file is wrong. Nothing was started.
-    #[error("{0}")]
-    Rules(#[from] RulesError),
     /// Tokens of event sources would come in plaintext. Nothing was started.
     #[error("--events-tls-cert: is needed, unless --events-insecure says that tokens may come in plaintext")]
     PlainTokens,

@@ -7,11 +7,14 @@ mod delivery;
 
 use std::{
     collections::BTreeSet,
-    fmt, fs, io,
+    fmt,
     path::{Path, PathBuf},
 };
 
-use backhaul_runtime::locations::{Locations, is_bucket_name, is_location_name, is_tenant_name};
+use backhaul_runtime::{
+    locations::{Locations, is_bucket_name, is_location_name, is_tenant_name},
+    settings_file::{self, FileError, Problems},
+};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -76,69 +79,34 @@ pub struct StreamOptions {
     pub field: String,
 }
 
-/// Why a file of sources was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SourcesError {
-    /// It could not be read.
-    #[error("cannot read the event sources file {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not TOML, or has a setting that does not exist or is of the wrong type.
-    #[error("{}: {source}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// It says something that cannot be: one line each.
-    #[error("{}:{}", path.display(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// All that is wrong.
-        problems: Vec<String>,
-    },
-}
-
 impl Sources {
     /// Reads and checks a file, and the secrets that it points to.
     ///
     /// # Errors
-    /// [`SourcesError`], naming each setting that is wrong.
-    pub fn load(path: &Path, locations: &Locations) -> Result<Self, SourcesError> {
-        let text = read(path).map_err(|source| SourcesError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path, locations)
+    /// [`FileError`], naming each setting that is wrong.
+    pub fn load(path: &Path, locations: &Locations) -> Result<Self, FileError> {
+        Self::parse(&settings_file::read("event sources", path, MAX_FILE_BYTES)?, path, locations)
     }
 
     /// Checks the text of a file; `path` is only for errors.
     ///
     /// # Errors
-    /// [`SourcesError`], naming each setting that is wrong.
-    pub fn parse(text: &str, path: &Path, locations: &Locations) -> Result<Self, SourcesError> {
-        let file: RawFile = toml::from_str(text)
-            .map_err(|source| SourcesError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
-        let mut problems = Vec::new();
+    /// [`FileError`], naming each setting that is wrong.
+    pub fn parse(text: &str, path: &Path, locations: &Locations) -> Result<Self, FileError> {
+        let file: RawFile = settings_file::parse(text, path)?;
+        let mut problems = Problems::default();
         let mut names = BTreeSet::new();
         let mut sources = Vec::new();
         for (number, raw) in file.event_source.into_iter().enumerate() {
             let mut add = |setting: &str, what: &str| {
-                problems.push(format!("event_source[{number}]{setting}: {what}"));
+                problems.add(format!("event_source[{number}]{setting}"), what);
             };
             if !names.insert(raw.name.clone()) {
                 add(".name", "another source has it");
             }
             sources.extend(source(raw, locations, &mut add).map(std::sync::Arc::new));
         }
-        if problems.is_empty() {
-            Ok(Self(sources))
-        } else {
-            Err(SourcesError::Invalid { path: path.to_owned(), problems })
-        }
+        problems.unless_any(path, Self(sources))
     }
 
     /// The source of that name that posts its events.
@@ -248,13 +216,6 @@ fn source(raw: RawSource, locations: &Locations, add: &mut dyn FnMut(&str, &str)
         buckets: raw.buckets,
         delivery,
     })
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
-        return Err(io::Error::other("larger than 256 KiB"));
-    }
-    fs::read_to_string(path)
 }
 
 #[cfg(test)]

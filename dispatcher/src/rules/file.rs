@@ -5,14 +5,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use backhaul_proto::v1 as pb;
 use backhaul_runtime::{
     locations::{Locations, Refusal, is_location_name, is_tenant_name},
+    settings_file::{self, FileError, Problems},
     units::{parse_duration, parse_size},
 };
 use serde::Deserialize;
@@ -30,55 +30,25 @@ const MAX_RULES: usize = 500;
 /// As long as the name of a run can be.
 const LONGEST_TIME: &str = "2027-01-31T09:00:00.000Z";
 
-/// Why a file of rules was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum RulesError {
-    /// It could not be read.
-    #[error("cannot read the rules file {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not TOML, or has a setting that does not exist or is of the wrong type.
-    #[error("{}: {source}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// It says something that cannot be: one line each.
-    #[error("{}:{}", path.display(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// All that is wrong.
-        problems: Vec<String>,
-    },
-}
-
 impl Rules {
     /// Checks the text of a file; `path` is only for errors.
     ///
     /// # Errors
-    /// [`RulesError`], naming each rule and setting that is wrong.
+    /// [`FileError`], naming each rule and setting that is wrong.
     pub fn parse(
         text: &str,
         path: &Path,
         locations: &Locations,
         defaults: SubmitDefaults,
-    ) -> Result<Self, RulesError> {
-        let file: RawFile = toml::from_str(text)
-            .map_err(|source| RulesError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
-        let mut problems = Vec::new();
+    ) -> Result<Self, FileError> {
+        let file: RawFile = settings_file::parse(text, path)?;
+        let mut problems = Problems::default();
         if file.rule.len() > MAX_RULES {
-            problems.push(format!("rule: must be at most {MAX_RULES} rules"));
+            problems.add("rule", format!("must be at most {MAX_RULES} rules"));
         }
         let mut rules: Vec<Arc<Rule>> = Vec::new();
         for (name, raw) in file.rule {
-            let mut add = |setting: &str, what: &str| problems.push(format!("rule.{name}{setting}: {what}"));
+            let mut add = |setting: &str, what: &str| problems.add(format!("rule.{name}{setting}"), what);
             rules.extend(rule(&name, raw, locations, defaults, &mut add).map(Arc::new));
         }
         for (at, one) in rules.iter().enumerate() {
@@ -93,26 +63,19 @@ impl Rules {
             };
             if let Some(other) = rules[..at].iter().find(differs) {
                 let (name, other) = (&one.name, &other.name);
-                problems.push(format!(
-                    "rule.{name}.retention_class: rule.{other} is about the same objects, so it must be the same"
-                ));
+                problems.add(
+                    format!("rule.{name}.retention_class"),
+                    format!("rule.{other} is about the same objects, so it must be the same"),
+                );
             }
         }
-        if problems.is_empty() {
-            Ok(Self::new(rules))
-        } else {
-            Err(RulesError::Invalid { path: path.to_owned(), problems })
-        }
+        problems.unless_any(path, Self::new(rules))
     }
 }
 
 /// The text of a rules file.
-pub(super) fn read(path: &Path) -> Result<String, RulesError> {
-    let failed = |source| RulesError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
-        return Err(failed(io::Error::other("larger than 256 KiB")));
-    }
-    fs::read_to_string(path).map_err(failed)
+pub(super) fn read(path: &Path) -> Result<String, FileError> {
+    settings_file::read("rules", path, MAX_FILE_BYTES)
 }
 
 #[derive(Deserialize)]

@@ -11,15 +11,12 @@ use std::{
     time::Duration,
 };
 
-use backhaul_runtime::locations::Locations;
+use backhaul_runtime::{locations::Locations, settings_file::FileError};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    LiveRules, Rules,
-    file::{RulesError, read},
-};
+use super::{LiveRules, Rules, file::read};
 use crate::grpc::backup_service::SubmitDefaults;
 
 /// The file, and the rules of it that are in force.
@@ -38,12 +35,12 @@ impl Follower {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// [`RulesError`], naming each rule and setting that is wrong.
+    /// [`FileError`], naming each rule and setting that is wrong.
     pub fn open(
         path: PathBuf,
         locations: Arc<Locations>,
         defaults: SubmitDefaults,
-    ) -> Result<(Self, LiveRules), RulesError> {
+    ) -> Result<(Self, LiveRules), FileError> {
         let text = read(&path)?;
         let rules = Rules::parse(&text, &path, &locations, defaults)?;
         let (current, receiver) = watch::channel(Arc::new(rules));

@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use backhaul_runtime::locations::Locations;
+use backhaul_runtime::{locations::Locations, settings_file::FileError};
 
-use super::{file::RulesError, follow::Follower, *};
+use super::{follow::Follower, *};
 use crate::{
     grpc::backup_service::SubmitDefaults,
     queue::walk::{Versions, WalkFilter},
@@ -37,13 +37,13 @@ pub(crate) fn locations() -> Locations {
     Locations::parse(text, Path::new("locations.toml")).unwrap()
 }
 
-pub(crate) fn parse(text: &str) -> Result<Rules, RulesError> {
+pub(crate) fn parse(text: &str) -> Result<Rules, FileError> {
     Rules::parse(text, Path::new("rules.toml"), &locations(), DEFAULTS)
 }
 
 fn problems(text: &str) -> Vec<String> {
     match parse(text) {
-        Err(RulesError::Invalid { problems, .. }) => problems,
+        Err(FileError::Invalid { problems, .. }) => problems.iter().map(ToString::to_string).collect(),
         other => panic!("{text}: {other:?}"),
     }
 }
@@ -155,7 +155,7 @@ fn each_mistake_is_named_by_rule_and_setting() {
     let said = problems("[rule.a]\ntenant = 'X'\nlocation = 'uploads'\nbucket = 'p'\nschedule = 'never'");
     assert_eq!(said.len(), 3, "{said:?}");
     for text in ["[rule.a]\ntenant = 'web'", "[rules]", "x = 1", "["] {
-        assert!(matches!(parse(text), Err(RulesError::Syntax { .. })), "{text}");
+        assert!(matches!(parse(text), Err(FileError::Syntax { .. })), "{text}");
     }
 }
 

@@ -6,7 +6,6 @@ mod reach;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +16,11 @@ use super::{
     BackupTarget, Credentials, Feature, Location, Locations, Owners, RateLimits, ReadRule, Retain,
     VerifyLevel,
 };
-use crate::{address::AddressRule, units::parse_size};
+use crate::{
+    address::AddressRule,
+    settings_file::{self, FileError},
+    units::parse_size,
+};
 
 /// Largest locations file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -27,61 +30,21 @@ const MAX_RETAIN_DAYS: u32 = 36_500;
 /// Less would not move a part in the time that a store gives it.
 const MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// Why a locations file was not taken. Nothing of it is in force then.
-#[derive(Debug)]
-pub enum LocationsError {
-    /// It could not be read.
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not TOML, or has a setting that does not exist or is of the wrong type.
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// It says something that cannot be.
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// All that is wrong.
-        problems: Vec<Problem>,
-    },
-}
-
-/// One thing that is wrong with a setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Path of the setting, such as `location.uploads.backup.bucket`.
-    pub setting: String,
-    /// What is wrong with it.
-    pub what: String,
-}
-
 impl Locations {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// [`LocationsError`], naming each setting that is wrong.
-    pub fn load(path: &Path) -> Result<Self, LocationsError> {
-        let read = |source| LocationsError::Read { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(read)?.len() > MAX_FILE_BYTES {
-            return Err(read(io::Error::other("larger than 1 MiB")));
-        }
-        Self::parse(&fs::read_to_string(path).map_err(read)?, path)
+    /// [`FileError`], naming each setting that is wrong.
+    pub fn load(path: &Path) -> Result<Self, FileError> {
+        Self::parse(&settings_file::read("locations", path, MAX_FILE_BYTES)?, path)
     }
 
     /// Checks the text of a file; `path` is only for errors.
     ///
     /// # Errors
-    /// [`LocationsError`], naming each setting that is wrong.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, LocationsError> {
-        let file: RawFile = toml::from_str(text)
-            .map_err(|source| LocationsError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+    /// [`FileError`], naming each setting that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, FileError> {
+        let file: RawFile = settings_file::parse(text, path)?;
         let mut problems = Problems::default();
         if file.location.is_empty() {
             problems.add("location", "the file names no location");
@@ -93,11 +56,7 @@ impl Locations {
         }
         check_targets(&mut problems, &by_name);
         settle_owners(&mut problems, &mut by_name);
-        if problems.found.is_empty() {
-            Ok(Self { by_name })
-        } else {
-            Err(LocationsError::Invalid { path: path.to_owned(), problems: problems.found })
-        }
+        problems.found.unless_any(path, Self { by_name })
     }
 }
 
@@ -221,19 +180,17 @@ fn every_key() -> Vec<String> {
 /// What was found so far.
 #[derive(Default)]
 struct Problems {
-    found: Vec<Problem>,
+    found: settings_file::Problems,
     claims: Vec<reach::Claim>,
 }
 
 impl Problems {
     fn add(&mut self, setting: impl Into<String>, what: impl Into<String>) {
-        self.found.push(Problem { setting: setting.into(), what: what.into() });
+        self.found.add(setting, what);
     }
 
     fn require(&mut self, holds: bool, setting: &str, what: &str) {
-        if !holds {
-            self.add(setting, what);
-        }
+        self.found.require(holds, setting, what);
     }
 }
 
@@ -460,34 +417,6 @@ pub fn is_bucket_name(name: &str) -> bool {
         && name.bytes().next().is_some_and(outer)
         && name.bytes().last().is_some_and(outer)
         && !name.contains("..")
-}
-
-impl std::error::Error for LocationsError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Read { source, .. } => Some(source),
-            Self::Syntax { source, .. } => Some(source),
-            Self::Invalid { .. } => None,
-        }
-    }
-}
-
-impl fmt::Display for LocationsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Read { path, source } => {
-                write!(f, "cannot read the locations file {}: {source}", path.display())
-            }
-            Self::Syntax { path, source } => write!(f, "{}: {source}", path.display()),
-            Self::Invalid { path, problems } => {
-                write!(f, "{}:", path.display())?;
-                for problem in problems {
-                    write!(f, "\n  {}: {}", problem.setting, problem.what)?;
-                }
-                Ok(())
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 pub use self::{
-    file::{LocationsError, Problem, is_bucket_name, is_location_name, is_tenant_name},
+    file::{is_bucket_name, is_location_name, is_tenant_name},
     owners::Owners,
 };
 use crate::address::AddressRule;

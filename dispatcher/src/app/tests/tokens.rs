@@ -191,8 +191,5 @@ async fn a_file_of_issuers_that_cannot_be_used_ends_the_start_and_is_named() {
     let own = authority.program("dispatcher", DISPATCHER, DAY);
     let config = Config { tls: Some(own), token_issuers: Some(issuers), ..config(&[]) };
     let error = App::bind_with(config, Arc::new(ScriptedQueue::default()), locations()).await.unwrap_err();
-    assert!(
-        matches!(&error, AppError::TokenIssuers(_)) && error.to_string().contains("issuers.toml"),
-        "{error}"
-    );
+    assert!(matches!(&error, AppError::File(_)) && error.to_string().contains("issuers.toml"), "{error}");
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use backhaul_runtime::address::AddressRule;
+use backhaul_runtime::{address::AddressRule, settings_file};
 use http::Uri;
 use serde::Deserialize;
 
-use super::{Delivery, StreamOptions, Tokens, read};
+use super::{Delivery, MAX_FILE_BYTES, StreamOptions, Tokens};
 use crate::{
     events::{
         parse::Form,
@@ -185,7 +185,7 @@ fn tokens(file: &Path) -> Result<Tokens, String> {
 
 fn secret(file: &Path) -> Result<String, String> {
     absolute(file)?;
-    read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+    settings_file::read("secret", file, MAX_FILE_BYTES).map_err(|error| error.to_string())
 }
 
 fn absolute(file: &Path) -> Result<(), String> {

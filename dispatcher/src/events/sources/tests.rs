@@ -1,5 +1,7 @@
 //! Every mistake in a file of sources is named, and tokens open only what they are for.
 
+use std::fs;
+
 use super::*;
 use crate::events::testing::{TOKEN, TOPIC, locations};
 
@@ -17,7 +19,7 @@ impl Files {
     }
 }
 
-fn parse(text: &str) -> Result<Sources, SourcesError> {
+fn parse(text: &str) -> Result<Sources, FileError> {
     Sources::parse(text, Path::new("sources.toml"), &locations())
 }
 
@@ -117,7 +119,7 @@ fn every_mistake_is_named() {
         assert!(error.contains(named), "{text}\n{error}");
         assert!(!error.contains(TOKEN), "{error}");
     }
-    assert!(matches!(parse(&one("token = 'inline'")), Err(SourcesError::Syntax { .. })), "no secret inline");
+    assert!(matches!(parse(&one("token = 'inline'")), Err(FileError::Syntax { .. })), "no secret inline");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 //! TOML, with every problem named by its setting. Holds no secret: keys are public, and credentials for reading them are in files.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use backhaul_runtime::units::parse_duration;
+use backhaul_runtime::{
+    settings_file::{self, FileError, Problems},
+    units::parse_duration,
+};
 use serde::Deserialize;
 
 pub use super::keys::KeyKeeper;
@@ -49,35 +51,6 @@ pub(super) struct Issuer {
     pub(super) callers: Callers,
 }
 
-/// Why a file of issuers was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum IssuersError {
-    /// It could not be read.
-    #[error("cannot read the token issuers file {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is not TOML, or has a setting that does not exist or is of the wrong type.
-    #[error("{}: {source}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
-    },
-    /// It says something that cannot be: one line each.
-    #[error("{}:{}", path.display(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// All that is wrong.
-        problems: Vec<String>,
-    },
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
@@ -114,27 +87,22 @@ impl Issuers {
     /// Reads and checks a file, and the keys that it names as files. Others are read by their keepers, which somebody has to run.
     ///
     /// # Errors
-    /// [`IssuersError`], naming each setting that is wrong.
-    pub fn load(path: &Path) -> Result<(Self, Vec<KeyKeeper>), IssuersError> {
-        let read = |source| IssuersError::Read { path: path.to_owned(), source };
-        if fs::metadata(path).map_err(read)?.len() > MAX_FILE_BYTES {
-            return Err(read(io::ErrorKind::FileTooLarge.into()));
-        }
-        Self::parse(&fs::read_to_string(path).map_err(read)?, path)
+    /// [`FileError`], naming each setting that is wrong.
+    pub fn load(path: &Path) -> Result<(Self, Vec<KeyKeeper>), FileError> {
+        Self::parse(&settings_file::read("token issuers", path, MAX_FILE_BYTES)?, path)
     }
 
     /// The same for the text of a file; `path` is only for errors.
     ///
     /// # Errors
-    /// [`IssuersError`], naming each setting that is wrong.
-    pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<KeyKeeper>), IssuersError> {
-        let file: RawFile = toml::from_str(text)
-            .map_err(|source| IssuersError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
-        let mut problems = Vec::new();
+    /// [`FileError`], naming each setting that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<KeyKeeper>), FileError> {
+        let file: RawFile = settings_file::parse(text, path)?;
+        let mut problems = Problems::default();
         let (mut issuers, mut keepers) = (Vec::<Issuer>::new(), Vec::new());
         for (number, raw) in file.issuer.into_iter().enumerate() {
             let mut add =
-                |setting: String, what: &str| problems.push(format!("issuer[{number}].{setting}: {what}"));
+                |setting: String, what: &str| problems.add(format!("issuer[{number}].{setting}"), what);
             if issuers.iter().any(|other| other.name == raw.name) {
                 add("name".to_owned(), "is there twice");
             }
@@ -147,13 +115,9 @@ impl Issuers {
             }
         }
         if issuers.is_empty() && problems.is_empty() {
-            problems.push("issuer: the file names none".to_owned());
+            problems.add("issuer", "the file names none");
         }
-        if problems.is_empty() {
-            Ok((Self(issuers), keepers))
-        } else {
-            Err(IssuersError::Invalid { path: path.to_owned(), problems })
-        }
+        problems.unless_any(path, (Self(issuers), keepers))
     }
 
     /// The issuer that its tokens call so.

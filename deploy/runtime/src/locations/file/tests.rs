@@ -30,7 +30,7 @@ const GOOD: &str = r#"
     credentials = { env = "VAULT" }
 "#;
 
-fn parse(text: &str) -> Result<Locations, LocationsError> {
+fn parse(text: &str) -> Result<Locations, FileError> {
     Locations::parse(text, Path::new("locations.toml"))
 }
 
@@ -38,7 +38,7 @@ fn parse(text: &str) -> Result<Locations, LocationsError> {
 fn blamed(from: &str, to: &str) -> Vec<String> {
     assert!(GOOD.contains(from), "the good file has no {from:?}");
     match parse(&GOOD.replacen(from, to, 1)) {
-        Err(LocationsError::Invalid { problems, .. }) => problems.into_iter().map(|p| p.setting).collect(),
+        Err(FileError::Invalid { problems, .. }) => problems.into_iter().map(|p| p.setting).collect(),
         other => panic!("expected problems, got {other:?}"),
     }
 }
@@ -106,7 +106,7 @@ fn what_cannot_be_asked_of_stores_is_blamed_on_its_setting() {
     }
     for more in ["without = [\"everything\"]", "retain = 3", "limits = { requests = 3 }"] {
         let text = GOOD.replacen(path_style, &format!("{path_style}\n{more}"), 1);
-        assert!(matches!(parse(&text), Err(LocationsError::Syntax { .. })), "{more}");
+        assert!(matches!(parse(&text), Err(FileError::Syntax { .. })), "{more}");
     }
 }
 
@@ -248,7 +248,7 @@ fn backups_that_would_be_backed_up_again_are_refused() {
         .replace(r#"location = "vault""#, r#"location = "uploads""#)
         .replace(r#"bucket = "backups""#, r#"bucket = "reports""#);
     match parse(&text) {
-        Err(LocationsError::Invalid { problems, .. }) => {
+        Err(FileError::Invalid { problems, .. }) => {
             assert_eq!(problems[0].setting, "location.uploads.backup.bucket");
         }
         other => panic!("expected a problem, got {other:?}"),
@@ -264,7 +264,7 @@ fn an_unknown_setting_and_a_wrong_type_are_errors_that_name_the_line() {
         (r#"{ env = "VAULT" }"#, r#"{ key = "secret" }"#, "key"),
     ] {
         let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
-        assert!(matches!(error, LocationsError::Syntax { .. }), "{error}");
+        assert!(matches!(error, FileError::Syntax { .. }), "{error}");
         assert!(error.to_string().contains(named), "{error}");
     }
 }

@@ -45,18 +45,8 @@ enum Case {
     Versions,
 }
 
-/// What each server misses without a permission.
-const MOTO_NEEDS: [(&str, Case); 8] = [
-    ("origin s3:GetObject", Case::Small),
-    ("origin s3:GetObjectVersion", Case::Version),
-    ("origin s3:GetObjectTagging", Case::Small),
-    ("origin s3:ListBucket", Case::Listing),
-    ("origin s3:ListBucketVersions", Case::Versions),
-    ("backup s3:PutObject", Case::Small),
-    ("backup s3:GetObject", Case::Large),
-    ("backup s3:ListBucket", Case::Listing),
-];
-const SEAWEEDFS_NEEDS: [(&str, Case); 8] = [
+/// What either server misses without a permission.
+const NEEDS: [(&str, Case); 8] = [
     ("origin s3:GetObject", Case::Small),
     ("origin s3:GetObjectVersion", Case::Version),
     ("origin s3:GetObjectTagging", Case::Small),
@@ -113,12 +103,12 @@ impl Elsewhere<'_> {
     }
 
     /// With all permissions everything is done, and without one that of the table is not.
-    async fn checks(&self, whole: (&str, &str), lesser: &[(String, String)], needs: &[(&str, Case)]) {
+    async fn checks(&self, whole: (&str, &str), lesser: &[(String, String)]) {
         let (engine, _keys) = self.engine(whole);
         for case in [Case::Small, Case::Large, Case::Version, Case::Readback, Case::Listing, Case::Versions] {
             assert_eq!(self.ends(case, &engine).await, good(case), "{case:?}");
         }
-        for ((id, secret), (action, case)) in lesser.iter().zip(needs) {
+        for ((id, secret), (action, case)) in lesser.iter().zip(&NEEDS) {
             let (engine, _keys) = self.engine((id, secret));
             assert_ne!(self.ends(*case, &engine).await, good(*case), "{case:?} without {action}");
         }
@@ -163,7 +153,7 @@ async fn seaweedfs_keeps_to_the_policies() {
         return println!("NOT RUN: SeaweedFS is not installed: run `make setup`");
     };
     let roles: Vec<(String, [String; 2])> = std::iter::once(None)
-        .chain(SEAWEEDFS_NEEDS.iter().map(|(action, _)| Some(*action)))
+        .chain(NEEDS.iter().map(|(action, _)| Some(*action)))
         .enumerate()
         .map(|(n, without)| (format!("worker{n}"), documents(without)))
         .collect();
@@ -188,7 +178,7 @@ async fn seaweedfs_keeps_to_the_policies() {
     let admin = Admin::new(&server.endpoint, &server.id, &server.secret);
     let elsewhere = Elsewhere { endpoint: &server.endpoint, admin: admin.clone(), count: AtomicU32::new(0) };
     let lesser: Vec<_> = roles[1..].iter().map(|(id, _)| (id.clone(), "secret00".to_owned())).collect();
-    elsewhere.checks((&roles[0].0, "secret00"), &lesser, &SEAWEEDFS_NEEDS).await;
+    elsewhere.checks((&roles[0].0, "secret00"), &lesser).await;
     // What the bucket's policy says of TLS holds even for who may do everything.
     let mut policy: Value =
         serde_json::from_str(&BACKUP_BUCKET.replace("BACKUP_BUCKET", "backups")).expect("JSON");
@@ -211,13 +201,13 @@ async fn moto_keeps_to_the_policies() {
     let admin = Admin::new(&server.endpoint, &id, &secret);
     let whole = user(&server.endpoint, "worker", &documents(None)).await;
     let mut lesser = Vec::new();
-    for (n, (action, _)) in MOTO_NEEDS.iter().enumerate() {
+    for (n, (action, _)) in NEEDS.iter().enumerate() {
         lesser.push(user(&server.endpoint, &format!("worker{n}"), &documents(Some(action))).await);
     }
     // From now on it checks who asks.
     post(&server.endpoint, "/moto-api/reset-auth", "", "0").await;
     let elsewhere = Elsewhere { endpoint: &server.endpoint, admin, count: AtomicU32::new(0) };
-    elsewhere.checks((&whole.0, &whole.1), &lesser, &MOTO_NEEDS).await;
+    elsewhere.checks((&whole.0, &whole.1), &lesser).await;
 }
 
 /// Makes a user of moto with policies; access key id and secret.

@@ -1,0 +1,113 @@
+//! Files of settings in TOML: read within a bound, and refused whole with all that is wrong, each named by its setting.
+//!
+//! It exists so that every such file is told about in one way. What its settings mean is the matter of whoever reads it.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+
+/// Why a file was not taken. Nothing of it is in force then.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It could not be read.
+    #[error("cannot read the {kind} file {}: {source}", path.display())]
+    Read {
+        /// What it is called.
+        kind: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is not TOML, or has a setting that does not exist or is of the wrong type.
+    #[error("{}: {source}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// It says something that cannot be: one line each.
+    #[error("{}:{}", path.display(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+}
+
+/// One thing that is wrong with a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the setting, such as `location.uploads.backup.bucket`.
+    pub setting: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// What is wrong with a file so far.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<Problem>);
+
+/// The text of a file that is called `kind`, of at most `max_bytes`.
+///
+/// # Errors
+/// [`FileError::Read`].
+pub fn read(kind: &'static str, path: &Path, max_bytes: u64) -> Result<String, FileError> {
+    let failed = |source| FileError::Read { kind, path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > max_bytes {
+        return Err(failed(io::Error::other(format!("larger than {} KiB", max_bytes / 1024))));
+    }
+    fs::read_to_string(path).map_err(failed)
+}
+
+/// What the text of a file says; `path` is only for errors.
+///
+/// # Errors
+/// [`FileError::Syntax`].
+pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, FileError> {
+    toml::from_str(text)
+        .map_err(|source| FileError::Syntax { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl Problems {
+    /// Notes that something is wrong.
+    pub fn add(&mut self, setting: impl Into<String>, what: impl Into<String>) {
+        self.0.push(Problem { setting: setting.into(), what: what.into() });
+    }
+
+    /// Notes that something is wrong unless it `holds`.
+    pub fn require(&mut self, holds: bool, setting: &str, what: &str) {
+        if !holds {
+            self.add(setting, what);
+        }
+    }
+
+    /// Whether nothing is wrong so far.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `value`, when nothing is wrong.
+    ///
+    /// # Errors
+    /// [`FileError::Invalid`].
+    pub fn unless_any<T>(self, path: &Path, value: T) -> Result<T, FileError> {
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(FileError::Invalid { path: path.to_owned(), problems: self.0 })
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.what)
+    }
+}
