@@ -130,7 +130,14 @@ async fn batch(mut client: BackupServiceClient<Channel>, first: u64, count: u64)
     let mut left: Vec<u64> = (first..first + count).collect();
     for repeat in 0..REPEATS {
         let requests = left.iter().copied().map(request).collect();
-        let results = client.submit_backups(SubmitBackupsRequest { requests }).await?.into_inner().results;
+        let results = match client.submit_backups(SubmitBackupsRequest { requests }).await {
+            Ok(response) => response.into_inner().results,
+            Err(status) if status.code() == Code::Unavailable => {
+                sleep(REPEAT_AFTER).await;
+                continue;
+            }
+            Err(status) => return Err(status.into()),
+        };
         ensure!(results.len() == left.len(), "{} answers to {} requests", results.len(), left.len());
         let mut again = Vec::new();
         for (n, result) in left.into_iter().zip(results) {

@@ -133,11 +133,11 @@ impl StoreError {
         Self { source: Some(Box::new(source)), ..Self::new(operation, StoreErrorKind::Misdirected, message) }
     }
 
-    /// Says what else a refusal may mean, where the request named the account that the bucket must belong to.
-    pub(super) fn doubting(mut self, owner: Option<&str>) -> Self {
-        if let (StoreErrorKind::Denied, Some(owner)) = (self.kind, owner) {
+    /// Says what else a refusal may mean: the request named the account that the bucket must belong to.
+    pub(super) fn doubting(mut self, bucket: &str, owner: &str) -> Self {
+        if self.kind == StoreErrorKind::Denied {
             let separator = if self.message.is_empty() { "" } else { "; " };
-            self.message += &format!("{separator}unless the bucket belongs to {owner} (owner), this is why");
+            self.message += &format!("{separator}unless {bucket} belongs to {owner} (owner), this is why");
         }
         self
     }

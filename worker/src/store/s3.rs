@@ -120,7 +120,13 @@ impl S3Store {
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        from_sdk(operation, error).doubting(self.owners.of(bucket))
+        self.doubting(from_sdk(operation, error), &[bucket])
+    }
+
+    /// Says what else a refusal may mean, where the request named the accounts that buckets must belong to.
+    fn doubting(&self, error: StoreError, buckets: &[&str]) -> StoreError {
+        let owned = buckets.iter().filter_map(|bucket| Some((*bucket, self.owners.of(bucket)?)));
+        owned.fold(error, |error, (bucket, owner)| error.doubting(bucket, owner))
     }
 
     /// Name of the location.
@@ -134,7 +140,7 @@ impl S3Store {
 impl ObjectStore for S3Store {
     async fn head(&self, at: ObjectPath<'_>, pin: &Pin) -> Result<ObjectInfo, StoreError> {
         if let Some(direct) = &self.direct {
-            return direct.head(at, pin).await;
+            return direct.head(at, pin).await.map_err(|e| self.doubting(e, &[at.bucket]));
         }
         let output = self
             .client
@@ -158,7 +164,7 @@ impl ObjectStore for S3Store {
         range: Option<ByteRange>,
     ) -> Result<GetResponse, StoreError> {
         if let Some(direct) = &self.direct {
-            return direct.get(at, pin, range).await;
+            return direct.get(at, pin, range).await.map_err(|e| self.doubting(e, &[at.bucket]));
         }
         let mut output = self
             .client
@@ -230,7 +236,7 @@ impl ObjectStore for S3Store {
 
     async fn put(&self, at: ObjectPath<'_>, put: Put<'_>) -> Result<Written, StoreError> {
         if let Some(direct) = &self.direct {
-            return direct.put(at, put).await;
+            return direct.put(at, put).await.map_err(|e| self.doubting(e, &[at.bucket]));
         }
         let request = self
             .client
@@ -262,7 +268,10 @@ impl ObjectStore for S3Store {
         write: &WriteOptions<'_>,
     ) -> Result<Written, StoreError> {
         if let Some(direct) = &self.direct {
-            return direct.copy(from, pin, to, write).await;
+            return direct
+                .copy(from, pin, to, write)
+                .await
+                .map_err(|e| self.doubting(e, &[to.bucket, from.bucket]));
         }
         let request = self
             .client
@@ -278,7 +287,7 @@ impl ObjectStore for S3Store {
             .set_if_none_match(none_match(write.create_only));
         let request = with_terms!(with_attributes!(request, write.attributes), write.terms);
         let output = send_with_expires!(request, write.attributes.expires)
-            .map_err(|e| self.refused(Operation::Copy, to.bucket, e))?;
+            .map_err(|e| self.doubting(self.refused(Operation::Copy, to.bucket, e), &[from.bucket]))?;
         let result = output.copy_object_result();
         Ok(Written {
             etag: unquoted(result.and_then(|r| r.e_tag())),
@@ -317,7 +326,10 @@ impl ObjectStore for S3Store {
         proof: Proof,
     ) -> Result<PartWritten, StoreError> {
         if let Some(direct) = &self.direct {
-            return direct.upload_part(upload, number, body, proof).await;
+            return direct
+                .upload_part(upload, number, body, proof)
+                .await
+                .map_err(|e| self.doubting(e, &[upload.at.bucket]));
         }
         let output = self
             .client
@@ -359,7 +371,9 @@ impl ObjectStore for S3Store {
             .part_number(signed_number(number))
             .send()
             .await
-            .map_err(|e| self.refused(Operation::CopyPart, upload.at.bucket, e))?;
+            .map_err(|e| {
+                self.doubting(self.refused(Operation::CopyPart, upload.at.bucket, e), &[from.bucket])
+            })?;
         let result = output.copy_part_result();
         part(
             Operation::CopyPart,

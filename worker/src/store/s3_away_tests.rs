@@ -22,10 +22,11 @@ use tokio::{
 use super::{
     ClientSettings, Clients, ObjectStore as _, Pin, S3Store, ScratchArea, StoreError, StoreErrorKind,
     s3_tests::location,
-    s3_verbs::{AT, verbs},
+    s3_verbs::{AT, FROM, verbs},
 };
 
 const OWNER: &str = "123456789012";
+const SOURCE_OWNER: &str = "210987654321";
 
 /// A server that gives one answer to everything, and remembers what it was asked.
 struct Parrot {
@@ -223,19 +224,21 @@ async fn every_request_says_whose_bucket_is_meant() {
     let denied = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let server = Parrot::new(denied).await;
     let (clients, endpoint) = (clients(), format!("http://{}", server.address));
-    for store in both(&clients, |location| location.owners = Owners::all_of(OWNER), &endpoint) {
+    let owned =
+        |location: &mut Location| location.owners = Owners::all_of(OWNER).but(FROM.bucket, SOURCE_OWNER);
+    for store in both(&clients, owned, &endpoint) {
         for (operation, verb) in verbs(&store) {
             let error = verb.await.expect_err("denied");
             assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
-            assert!(
-                error.to_string().contains("unless the bucket belongs to 123456789012 (owner)"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("unless bucket belongs to 123456789012 (owner)"), "{error}");
             let heard = server.heard();
             let [request] = &heard[..] else { panic!("{operation}: {heard:?}") };
-            assert!(names_owner(request, "x-amz-expected-bucket-owner"), "{operation}: {request}");
+            assert!(names_owner(request, "x-amz-expected-bucket-owner", OWNER), "{operation}: {request}");
             let copies = request.contains("x-amz-copy-source: ");
-            assert_eq!(names_owner(request, "x-amz-source-expected-bucket-owner"), copies, "{request}");
+            let names_source = names_owner(request, "x-amz-source-expected-bucket-owner", SOURCE_OWNER);
+            assert_eq!(names_source, copies, "{request}");
+            let blames_source = error.to_string().contains("unless source belongs to 210987654321 (owner)");
+            assert_eq!(blames_source, copies, "{error}");
         }
         let area = ScratchArea::new(&store, "bucket", "p/").expect("random bytes");
         area.list("").await.expect_err("denied");
@@ -244,7 +247,10 @@ async fn every_request_says_whose_bucket_is_meant() {
         area.remove_all().await.expect_err("denied");
         let heard = server.heard();
         assert_eq!(heard.len(), 5, "versions are listed, then objects: {heard:?}");
-        assert!(heard.iter().all(|request| names_owner(request, "x-amz-expected-bucket-owner")), "{heard:?}");
+        assert!(
+            heard.iter().all(|request| names_owner(request, "x-amz-expected-bucket-owner", OWNER)),
+            "{heard:?}"
+        );
     }
     for store in both(&clients, |_| (), &endpoint) {
         for (_, verb) in verbs(&store) {
@@ -255,8 +261,8 @@ async fn every_request_says_whose_bucket_is_meant() {
 }
 
 /// Whether the header is there, and cannot be taken out on the way.
-fn names_owner(request: &str, header: &str) -> bool {
+fn names_owner(request: &str, header: &str, owner: &str) -> bool {
     let signed = request.split("SignedHeaders=").nth(1).and_then(|rest| rest.split(',').next());
-    request.contains(&format!("\r\n{header}: {OWNER}\r\n"))
+    request.contains(&format!("\r\n{header}: {owner}\r\n"))
         && signed.is_some_and(|names| names.split(';').any(|name| name == header))
 }

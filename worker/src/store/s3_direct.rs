@@ -57,8 +57,6 @@ struct Draft<'a> {
     query: String,
     headers: Vec<(Name, String)>,
     body: Option<&'a Payload>,
-    /// The account that its bucket must belong to.
-    owner: Option<String>,
 }
 
 /// The name of a header, in lower case.
@@ -85,9 +83,7 @@ impl Direct {
         at: ObjectPath<'_>,
         version: Option<&str>,
     ) -> Draft<'a> {
-        let owner = self.owner(at);
-        Draft { owner: owner.clone(), ..Draft::of_object(operation, method, at, version) }
-            .with("x-amz-expected-bucket-owner", owner)
+        Draft::of_object(operation, method, at, version).with("x-amz-expected-bucket-owner", self.owner(at))
     }
 
     fn owner(&self, at: ObjectPath<'_>) -> Option<String> {
@@ -193,7 +189,6 @@ impl<'a> Draft<'a> {
             query: query.unwrap_or_default(),
             headers: Vec::with_capacity(32),
             body: None,
-            owner: None,
         }
     }
 

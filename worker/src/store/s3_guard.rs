@@ -1,7 +1,8 @@
 //! No request leaves for an address that no store may have, whichever way it is sent.
 //!
 //! A name is checked with every look-up, because it may lead elsewhere tomorrow than it did when the program started; a host that is an address is
-//! checked with every request, because connections to it are made without a look-up. What asks a cloud for credentials does not come by here:
+//! checked with every request, because connections to it are made without a look-up; the locations file has refused such a host before, so
+//! that is a second line. What asks a cloud for credentials does not come by here:
 //! it goes to such addresses on purpose, and to no others than its own settings name.
 
 use aws_sdk_s3::config::SharedHttpClient;

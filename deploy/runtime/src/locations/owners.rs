@@ -24,4 +24,11 @@ impl Owners {
     pub fn all_of(account: &str) -> Self {
         Self { all: Some(account.to_owned()), by_bucket: BTreeMap::new() }
     }
+
+    /// The same, but for one bucket.
+    #[must_use]
+    pub fn but(mut self, bucket: &str, account: &str) -> Self {
+        self.by_bucket.insert(bucket.to_owned(), account.to_owned());
+        self
+    }
 }

@@ -97,7 +97,6 @@ impl Wire {
     /// Signs and sends; an answer that is no success is an error.
     pub(super) async fn send(&self, mut draft: Draft<'_>) -> Result<HttpResponse, StoreError> {
         let operation = draft.operation;
-        let owner = draft.owner.take();
         if let Some(signer) = &self.signer {
             let signed = signer.sign(&mut draft, &self.host, wall_clock()).await;
             signed
@@ -128,7 +127,7 @@ impl Wire {
         // What cannot be read of an error leaves its status.
         let headers = answer.headers().clone();
         let text = self.body(answer).await.unwrap_or_default();
-        Err(refusal(operation, status, &headers, &text).doubting(owner.as_deref()))
+        Err(refusal(operation, status, &headers, &text))
     }
 
     /// Reads the rest of an answer of no interest, so that its connection can be used again.

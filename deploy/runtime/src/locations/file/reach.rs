@@ -44,13 +44,17 @@ pub(super) fn claim(
 /// Brings together what is said about owners. Two locations in one store know the same about its buckets, because it may be asked to copy
 /// from the one to the other.
 pub(super) fn settle_owners(problems: &mut Problems, by_name: &mut BTreeMap<String, Location>) {
+    // What was said first of a bucket of a store, whichever location it was said for.
+    let mut said = BTreeMap::new();
     for Claim { setting, location, bucket, account } in std::mem::take(&mut problems.claims) {
         let Some(location) = by_name.get_mut(&location) else { continue };
-        let known = location.owners.by_bucket.entry(bucket).or_insert_with(|| account.clone());
+        let store = (location.endpoint.clone(), location.region.clone(), bucket.clone());
+        let known = said.entry(store).or_insert_with(|| account.clone());
         if *known != account {
             let what = format!("another setting says that the bucket belongs to {known}");
             problems.add(setting, what);
         }
+        location.owners.by_bucket.insert(bucket, account);
     }
     let stores = by_name.values().map(|l| ((l.endpoint.clone(), l.region.clone()), said_by(l)));
     let stores: Vec<_> = stores.collect();

@@ -229,6 +229,16 @@ fn an_owner_that_is_no_account_or_not_the_only_one_is_blamed_on_its_setting() {
     let twice = twice.replacen("bucket = \"photos\"", "bucket = \"photos\"\nowner = \"111111111111\"", 1);
     let shown = parse(&twice).unwrap_err().to_string();
     assert!(shown.contains("location.uploads.read[1].owner: another setting says"), "{shown}");
+    // Of one store under two names, too, since it may be asked to copy from the one to the other.
+    let of_two = |name: &str, owner: &str| {
+        format!(
+            "[location.{name}]\nendpoint = 'http://s3:1'\ncredentials = 'anonymous'\n\
+             [[location.{name}.read]]\nbucket = 'shared'\nowner = '{owner}'\n"
+        )
+    };
+    let shown = parse(&(of_two("a", "111111111111") + &of_two("b", "222222222222"))).unwrap_err().to_string();
+    assert!(shown.contains("location.b.read[0].owner: another setting says"), "{shown}");
+    assert!(parse(&(of_two("a", "111111111111") + &of_two("b", "111111111111"))).is_ok());
     assert!(shown.contains("belongs to 111111111111"), "{shown}");
 }
 
