@@ -99,7 +99,8 @@ images-test: images ## Start both images with podman beside a real Redis and S3 
 # Only the tests inside the package break the scripts that they load. Where the runner can, a run ends at the first that notices.
 mutants-queue: setup build ## Break the queue's scripts, one fault at a time; the tests must notice each
 	$(target)/debug/examples/queue_mutants $(RUN) $(PACKAGES) $(TARGETS) $(if $(findstring nextest,$(RUN)),--profile mutants \
-		--filterset 'package(backhaul-dispatcher) & kind(lib) & test(/queue::redis|events::(quarantine|removals)/)',-- queue::redis)
+		--filterset 'package(backhaul-dispatcher) & kind(lib) & test(/queue::redis|events::(quarantine|removals)|schedule::marks/)',-- \
+		queue::redis events::quarantine events::removals schedule::marks)
 
 # Only what is measured and what measures it is built with optimisation, for all benchmarks at once: the S3 client alone takes minutes,
 # and another selection of packages would build it again.

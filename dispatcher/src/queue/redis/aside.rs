@@ -16,7 +16,7 @@ use super::{
     error, keys,
     link::{Link, pipeline},
     proof::{Proof, barrier_command, proven},
-    scripts::{QUARANTINE, REMOVALS, loaded},
+    scripts::{QUARANTINE, REMOVALS, RULE_MARK, RULE_MARKS, loaded},
     value,
 };
 use crate::queue::{QueueError, UnixMs};
@@ -136,7 +136,7 @@ impl RedisQueue {
     /// [`QueueError::Unavailable`].
     pub async fn rule_marks(&self) -> Result<(UnixMs, Vec<(String, String)>), QueueError> {
         let mut script = redis::cmd("EVAL");
-        script.arg(include_str!("lua/rule_marks.lua")).arg(1).arg(keys::RULES);
+        script.arg(loaded(RULE_MARKS).as_ref()).arg(1).arg(keys::RULES);
         let answer: Vec<Value> = self.read_aside(script).await?;
         let mut values = answer.into_iter();
         let now = values.next().as_ref().and_then(value::integer).and_then(|now| u64::try_from(now).ok());
@@ -156,7 +156,7 @@ impl RedisQueue {
     /// As [`RedisQueue::keep_body`].
     pub async fn save_rule_mark(&self, rule: &str, expected: &str, record: &str) -> Result<bool, QueueError> {
         let mut script = redis::cmd("EVAL");
-        script.arg(include_str!("lua/rule_mark.lua")).arg(1).arg(keys::RULES);
+        script.arg(loaded(RULE_MARK).as_ref()).arg(1).arg(keys::RULES);
         script.arg(rule).arg(expected).arg(record);
         Ok(self.write_aside(vec![script]).await? == 1)
     }

@@ -1,18 +1,25 @@
 //! What is read back from Redis, for fuzzing: nothing there is trusted, whoever wrote it.
 
 use super::{codec, list, walk_codec};
-use crate::queue::{NewTask, TaskId, walk::WalkId};
+use crate::queue::{NewTask, TaskId, TaskState, walk::WalkId};
 
 const SHARDS: u16 = 16;
 
-/// A stored task. What can be read of it can be stored again, and says the same.
+/// A stored task. What can be read of it and has a place in a new record says the same there.
 pub fn record(bytes: &[u8]) {
     let Ok(id) = TaskId::parse("00f-0123456789abcdef0123456789abcdef") else { return };
     let Ok(record) = codec::decode(&id, bytes) else { return };
-    assert_eq!(record.id, id);
     let again = NewTask { spec: record.spec.clone(), process_at: None };
-    // Bounds of a submit are narrower than those of the form.
-    drop(codec::encode_new(&again));
+    // Bounds of a submit are narrower than those of the form, and a head holds seven weeks.
+    let Ok(new) = codec::encode_new(&again) else { return };
+    if u32::try_from(again.spec.processing_timeout.as_millis()).is_err() {
+        return;
+    }
+    // A pending task that nothing has happened to.
+    let mut stored = vec![codec::VERSION, codec::state_code(TaskState::Pending)];
+    stored.resize(codec::HEAD_BYTES - codec::BODY_HEAD_BYTES, 0);
+    stored.extend(new.body);
+    assert_eq!(codec::decode(&id, &stored).map(|read| read.spec).ok(), Some(again.spec));
 }
 
 /// A stored listing of a prefix, and a failed object of one.

@@ -2,7 +2,7 @@
 //!
 //! A server that says that another has the slot has not executed the write, and one that is retired is not believed: in both cases the
 //! right one is a look at the map away, most often right after the start or a failover. So the write waits for that look, as long as
-//! for an answer, instead of being refused though all is well. Nothing else is repeated here.
+//! for an answer, instead of being refused though all is well, and the answers of the same submit wait with it. Nothing else is repeated here.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

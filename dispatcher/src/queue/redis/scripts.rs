@@ -151,6 +151,10 @@ impl Script {
 pub(super) const QUARANTINE: (&str, &str) = ("quarantine.lua", include_str!("lua/quarantine.lua"));
 /// As [`QUARANTINE`].
 pub(super) const REMOVALS: (&str, &str) = ("removals.lua", include_str!("lua/removals.lua"));
+/// As [`QUARANTINE`].
+pub(super) const RULE_MARK: (&str, &str) = ("rule_mark.lua", include_str!("lua/rule_mark.lua"));
+/// As [`QUARANTINE`]; changes nothing.
+pub(super) const RULE_MARKS: (&str, &str) = ("rule_marks.lua", include_str!("lua/rule_marks.lua"));
 
 /// What is put before scripts: the first two before all, the last before those that end a lease.
 const SHARED: [(&str, &str); 3] = [
@@ -313,9 +317,14 @@ mod tests {
         }
     }
 
+    /// All files, by their names.
+    fn files() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let beside = [QUARANTINE, REMOVALS, RULE_MARK, RULE_MARKS];
+        Script::ALL.map(Script::file).into_iter().chain(SHARED).chain(beside)
+    }
+
     fn file(name: &str) -> &'static str {
-        let files = Script::ALL.map(Script::file).into_iter().chain(SHARED).chain([QUARANTINE, REMOVALS]);
-        files.into_iter().find(|(file, _)| *file == name).unwrap_or_else(|| panic!("there is no {name}")).1
+        files().find(|(file, _)| *file == name).unwrap_or_else(|| panic!("there is no {name}")).1
     }
 
     #[test]
@@ -330,8 +339,7 @@ mod tests {
 
     #[test]
     fn every_file_has_a_mutant() {
-        for (name, _) in Script::ALL.map(Script::file).into_iter().chain(SHARED).chain([QUARANTINE, REMOVALS])
-        {
+        for (name, _) in files() {
             // What the layout of a record is has no fault that leaves a record.
             let has = name == "_record.lua" || mutants::all().any(|mutant| mutant.file == name);
             assert!(has, "{name} has no mutant: nothing shows that a test would notice a fault in it");

@@ -100,8 +100,8 @@ impl Shared {
         let (reached_ms, added_ms) = clock.unwrap_or_default();
         let added_ms = if self.clock.virtual_now().is_some() { 0 } else { added_ms };
         let now_ms = server_ms.saturating_add(added_ms).max(reached_ms);
-        let ahead = Duration::from_millis(now_ms.saturating_sub(server_ms));
-        snapshot.clock_ahead = snapshot.clock_ahead.max(Some(ahead));
+        // What the shard itself says is added: the difference to a clock that was read before is also the time that passed since.
+        snapshot.clock_ahead = snapshot.clock_ahead.max(Some(Duration::from_millis(added_ms)));
         let moves: Vec<(String, u64)> =
             redis::from_redis_value(next()?).map_err(|_| error::unexpected("stats are no counters"))?;
         for (name, count) in moves {

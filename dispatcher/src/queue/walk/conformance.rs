@@ -247,6 +247,7 @@ async fn finished_walks_are_shown_apart_and_forgotten(s: &Subject) {
     let anew = creation(&done.id, Walk::new(spec("done"), s.clock.local_now()));
     assert_eq!(s.save(&anew).await, Saved::Yes { revision: 1, open: 0 });
     assert_eq!(shown(false).await, both);
+    assert_eq!(s.store.failures(&done.id, 0, 9).await.expect("it answers"), []);
 }
 
 async fn there_is_room_for_so_many_unfinished_walks(s: &Subject) {

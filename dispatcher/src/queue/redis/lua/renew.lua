@@ -6,7 +6,7 @@
 -- ARGV[1]     time in ms in tests, 0 for the server's
 -- ARGV[2]     how long a lease lasts (ms)
 -- ARGV[4*i-1] token of item i
--- ARGV[4*i]   progress of item i: bytes done, bytes in all, steps done; seven bytes each
+-- ARGV[4*i]   progress of item i: bytes done, bytes in all, steps done; six bytes each
 -- ARGV[4*i+1] multipart upload of item i; empty leaves what is known
 -- ARGV[4*i+2] session that holds item i
 --

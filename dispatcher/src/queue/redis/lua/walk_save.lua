@@ -36,6 +36,9 @@ if old == record then return answer(1) end
 if (old and string.match(old, '^%d+') or '') ~= ARGV[2] then return answer(0) end
 if not old and redis.call('ZCARD', active) >= tonumber(ARGV[5]) then return answer(-1) end
 
+-- What lay beside one that is forgotten is not this one's, even where the server still has it: its clock may be behind the shard's.
+if not old then redis.call('UNLINK', KEYS[3], KEYS[4]) end
+
 -- Places in line go on from the last one, so that tasks stay in the order in which they were opened.
 local place = 0
 local last = redis.call('ZRANGE', KEYS[3], -1, -1, 'WITHSCORES')

@@ -17,6 +17,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "",
     ),
     mutant(
+        "gives a new walk the failures of a forgotten one",
+        "walk_save.lua",
+        "if not old then redis.call('UNLINK', KEYS[3], KEYS[4]) end",
+        "",
+    ),
+    mutant(
+        "keeps a mark whatever revision is there",
+        "rule_mark.lua",
+        "~= ARGV[2] then return 0 end",
+        "== false then return 0 end",
+    ),
+    mutant("writes over a mark that is damaged", "rule_mark.lua", " or '?')", " or '')"),
+    mutant("does not know its own change again", "rule_mark.lua", "if old == ARGV[3] then return 1 end", ""),
+    mutant("shows no marks", "rule_marks.lua", "out[#out + 1] = value", "out[1] = out[1]"),
+    mutant(
         "keeps open tasks of a walk that is finished",
         "walk_save.lua",
         "  redis.call('UNLINK', KEYS[3])\n",
