@@ -236,7 +236,7 @@ pub(crate) enum EventsCommand {
     Removals(RemovalsArgs),
     /// List bodies that were not understood, the latest first.
     Quarantined(QuarantinedArgs),
-    /// Print the body of one as it came.
+    /// Print the body of one as it came, at most its first 256 KiB.
     Show(EventArgs),
     /// Take bodies again, as if their origins had sent them again; what is understood now is forgotten.
     Retry(EventsArgs),

@@ -36,8 +36,11 @@ impl ObjectArg {
 
 /// An object as the command line would take it.
 pub(crate) fn display(object: &v1::ObjectRef) -> String {
-    let version =
-        if object.version.is_empty() { String::new() } else { format!(" (version {})", object.version) };
+    let version = if object.version.is_empty() {
+        String::new()
+    } else {
+        format!(" (version {})", object.version.escape_debug())
+    };
     format!("{}:{}/{}{version}", object.location, object.bucket, object.key.escape_debug())
 }
 
@@ -125,7 +128,7 @@ mod tests {
             location: "l".into(),
             bucket: "bkt".into(),
             key: "a\u{1b}[2J".into(),
-            version: String::new(),
+            version: "v\u{1b}[2J".into(),
         };
         assert!(!display(&object).contains('\u{1b}'));
     }

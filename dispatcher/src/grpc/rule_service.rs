@@ -14,6 +14,7 @@ use super::{
     validate,
 };
 use crate::{
+    audit,
     queue::{
         UnixMs,
         walk::{Stored, WalkState},
@@ -37,7 +38,7 @@ impl RuleService for Rules {
         &self,
         _: Request<pb::ListRulesRequest>,
     ) -> Result<Response<pb::ListRulesResponse>, Status> {
-        let (_, shown) = self.0.show().await.map_err(ApiError::from)?;
+        let shown = self.0.show().await.map_err(ApiError::from)?;
         Ok(Response::new(pb::ListRulesResponse { rules: shown.into_iter().map(rule).collect() }))
     }
 
@@ -46,6 +47,7 @@ impl RuleService for Rules {
         request: Request<pb::RunRuleRequest>,
     ) -> Result<Response<pb::RunRuleResponse>, Status> {
         let name = name(request.into_inner().name)?;
+        audit::about("rule", &name);
         let begun = self.0.run(&name).await.map_err(|error| refused(error, &name))?;
         Ok(Response::new(pb::RunRuleResponse { rule: Some(self.shown(&name).await?), begun }))
     }
@@ -55,6 +57,7 @@ impl RuleService for Rules {
         request: Request<pb::PauseRuleRequest>,
     ) -> Result<Response<pb::PauseRuleResponse>, Status> {
         let name = name(request.into_inner().name)?;
+        audit::about("rule", &name);
         self.0.set_paused(&name, true).await.map_err(|error| refused(error, &name))?;
         Ok(Response::new(pb::PauseRuleResponse { rule: Some(self.shown(&name).await?) }))
     }
@@ -64,6 +67,7 @@ impl RuleService for Rules {
         request: Request<pb::ResumeRuleRequest>,
     ) -> Result<Response<pb::ResumeRuleResponse>, Status> {
         let name = name(request.into_inner().name)?;
+        audit::about("rule", &name);
         self.0.set_paused(&name, false).await.map_err(|error| refused(error, &name))?;
         Ok(Response::new(pb::ResumeRuleResponse { rule: Some(self.shown(&name).await?) }))
     }
@@ -71,9 +75,8 @@ impl RuleService for Rules {
 
 impl Rules {
     async fn shown(&self, name: &str) -> Result<pb::Rule, ApiError> {
-        let (_, shown) = self.0.show().await?;
-        let found = shown.into_iter().find(|shown| shown.rule.name == name);
-        found.map(rule).ok_or_else(|| ApiError::NoSuchRule(name.to_owned()))
+        let shown = self.0.show_one(name).await?;
+        shown.map(rule).ok_or_else(|| ApiError::NoSuchRule(name.to_owned()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Follows the rules file: replaced rules come into force, and what cannot be used changes nothing.
 //!
 //! Looks at the file every now and then instead of being told: what a cluster mounts is replaced by renaming folders that no watch sees.
+//! What two looks in a row have found alike counts: half of a file, or none of it yet, is a rules file as well.
 
 use std::{
     path::PathBuf,
@@ -26,8 +27,10 @@ pub struct Follower {
     locations: Arc<Locations>,
     defaults: SubmitDefaults,
     current: watch::Sender<Arc<Rules>>,
-    /// What was read last, whether it was of use or not.
+    /// What was taken last, whether it was of use or not.
     seen: Result<String, String>,
+    /// What the last look found, where that was something else.
+    coming: Option<Result<String, String>>,
     refused: Arc<AtomicBool>,
 }
 
@@ -45,7 +48,10 @@ impl Follower {
         let rules = Rules::parse(&text, &path, &locations, defaults)?;
         let (current, receiver) = watch::channel(Arc::new(rules));
         let refused = Arc::default();
-        Ok((Self { path, locations, defaults, current, seen: Ok(text), refused }, LiveRules(receiver)))
+        Ok((
+            Self { path, locations, defaults, current, seen: Ok(text), coming: None, refused },
+            LiveRules(receiver),
+        ))
     }
 
     /// Whether what is in the file now is not in force, because it cannot be used.
@@ -67,8 +73,14 @@ impl Follower {
         let text = read(&self.path);
         let seen = text.as_ref().map(Clone::clone).map_err(ToString::to_string);
         if seen == self.seen {
+            self.coming = None;
             return;
         }
+        if self.coming.as_ref() != Some(&seen) {
+            self.coming = Some(seen);
+            return;
+        }
+        self.coming = None;
         self.seen = seen;
         let made = text.and_then(|text| Rules::parse(&text, &self.path, &self.locations, self.defaults));
         self.refused.store(made.is_err(), Ordering::Relaxed);

@@ -24,6 +24,8 @@ const START_OF_2025_MS: u64 = 1_735_689_600_000;
 pub struct Calendar {
     cron: Crontab,
     zone: TimeZone,
+    /// Both as they were told.
+    text: String,
 }
 
 /// Why there is no such calendar.
@@ -54,13 +56,20 @@ impl Calendar {
             // Only the first line: what follows draws a picture.
             InvalidCalendar::Expression(error.to_string().lines().next().unwrap_or_default().to_owned())
         })?;
+        let text = format!("{expression} {zone}");
         let zone = TimeZone::get(zone).map_err(|_| InvalidCalendar::Zone)?;
-        let calendar = Self { cron, zone };
+        let calendar = Self { cron, zone, text };
         // Four years are searched, and from there they have a leap day.
         match calendar.next_after(UnixMs(START_OF_2025_MS)) {
             Some(_) => Ok(calendar),
             None => Err(InvalidCalendar::Never),
         }
+    }
+
+    /// Expression and zone as they were told.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The first time after `at`; `None` when there is none in years.

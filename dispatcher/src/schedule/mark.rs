@@ -20,8 +20,11 @@ use crate::queue::{
 /// What is kept of a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// When somebody saw the rule first, or resumed it (ms). What was due before is nobody's concern.
+    /// When somebody saw the rule with its calendar first, or resumed it (ms). What was due before is nobody's concern.
     pub since_ms: u64,
+    /// The calendar that the times are of; another one's say nothing of it.
+    #[serde(default)]
+    pub calendar: String,
     /// Times up to this one are dealt with (ms).
     pub until_ms: u64,
     /// No run begins by itself.
@@ -76,15 +79,6 @@ pub enum End {
     Forgotten,
 }
 
-/// What is known of the prefix backup of the newest run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Seen<'a> {
-    /// There is none.
-    Nothing,
-    /// It is there.
-    Walk(&'a Walk),
-}
-
 /// What is to be done for a rule now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -92,14 +86,14 @@ pub enum Step {
     Store(Mark, Why),
     /// Make the prefix backup of the newest run; then the mark is [`Mark::made`].
     Make,
-    /// Nothing until then, or at all.
-    Wait(Option<UnixMs>),
+    /// Nothing.
+    Wait,
 }
 
 /// Why a mark is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The rule is new here.
+    /// The rule is new here, or its calendar is.
     First,
     /// A run is due.
     Due,
@@ -109,29 +103,31 @@ pub enum Why {
     Ended,
 }
 
-/// What is to be done for a rule with that calendar.
+/// What is to be done for a rule with that calendar; `walk` is the prefix backup of a run that has not ended, where there is one.
 #[must_use]
-pub fn step(mark: Option<&Mark>, calendar: Option<&Calendar>, seen: Seen<'_>, now: UnixMs) -> Step {
+pub fn step(mark: Option<&Mark>, calendar: Option<&Calendar>, walk: Option<&Walk>, now: UnixMs) -> Step {
     let Some(mark) = mark else {
         // What was due before anybody knew the rule was not missed.
         return match calendar {
-            Some(_) => Step::Store(Mark::first(now), Why::First),
-            None => Step::Wait(None),
+            Some(calendar) => Step::Store(Mark::first(now).with(calendar, now), Why::First),
+            None => Step::Wait,
         };
     };
     let mut goes_on = false;
     if let Some(run) = mark.run.as_ref().filter(|run| run.outcome.is_none()) {
-        match (seen, run.made) {
-            (Seen::Nothing, false) => return Step::Make,
-            (Seen::Walk(walk), false) if !walk.state.is_finished() => goes_on = true,
-            (Seen::Nothing, true) => return Step::Store(mark.ended(None, now), Why::Ended),
-            (Seen::Walk(walk), _) if walk.state.is_finished() => {
+        match walk {
+            None if !run.made => return Step::Make,
+            None => return Step::Store(mark.ended(None, now), Why::Ended),
+            Some(walk) if walk.state.is_finished() => {
                 return Step::Store(mark.ended(Some(walk), now), Why::Ended);
             }
-            (Seen::Walk(_), _) => goes_on = true,
+            Some(_) => goes_on = true,
         }
     }
-    let Some(calendar) = calendar.filter(|_| !mark.paused) else { return Step::Wait(None) };
+    let Some(calendar) = calendar.filter(|_| !mark.paused) else { return Step::Wait };
+    if mark.calendar != calendar.text() {
+        return Step::Store(mark.with(calendar, now), Why::First);
+    }
     let until = UnixMs(mark.until_ms);
     match calendar.newest(until, now) {
         Some(at) if goes_on => {
@@ -139,7 +135,7 @@ pub fn step(mark: Option<&Mark>, calendar: Option<&Calendar>, seen: Seen<'_>, no
             Step::Store(Mark { until_ms: at.0, passed_over, ..mark.clone() }, Why::PassedOver)
         }
         Some(at) => Step::Store(mark.begun(at, false), Why::Due),
-        None => Step::Wait(calendar.next_after(until.max(now))),
+        None => Step::Wait,
     }
 }
 
@@ -148,6 +144,12 @@ impl Mark {
     #[must_use]
     pub fn first(now: UnixMs) -> Self {
         Self { since_ms: now.0, until_ms: now.0, ..Self::default() }
+    }
+
+    /// With a calendar whose times count from now on.
+    fn with(&self, calendar: &Calendar, now: UnixMs) -> Self {
+        let until_ms = self.until_ms.max(now.0);
+        Self { since_ms: now.0, until_ms, calendar: calendar.text().to_owned(), ..self.clone() }
     }
 
     /// Whether a run has not ended.

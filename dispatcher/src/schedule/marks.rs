@@ -18,7 +18,7 @@ use crate::queue::{QueueClock, QueueError, UnixMs, redis::RedisQueue};
 pub struct Kept {
     /// The mark.
     pub mark: Mark,
-    /// Changes with every write.
+    /// From 1, one more with every write.
     pub revision: u64,
 }
 
@@ -31,8 +31,8 @@ pub trait Marks: Send + Sync + fmt::Debug + 'static {
     /// [`QueueError::Unavailable`].
     async fn load(&self) -> Result<(UnixMs, BTreeMap<String, Kept>), QueueError>;
 
-    /// Keeps a mark in place of the one of that revision, `None` where there is to be none. False when another one is there: nothing was
-    /// changed.
+    /// Keeps a mark in place of the one of that revision, `None` where there is to be none; its own is the next one, from 1. False when
+    /// another one is there: nothing was changed.
     ///
     /// # Errors
     /// As a submit: what is not durable is to be repeated.

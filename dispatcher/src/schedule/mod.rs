@@ -23,7 +23,7 @@ use tracing::{info, warn};
 pub(crate) use self::scheduler::Scheduler;
 use self::{
     calendar::text,
-    mark::{Mark, Seen, Step, Why, step},
+    mark::{Mark, Step, Why, step},
     marks::{Kept, Marks},
 };
 use crate::{
@@ -116,19 +116,33 @@ impl Shown {
 }
 
 impl Runs {
-    /// All rules with what is known of them, and the store's time.
+    /// All rules with what is known of them.
     ///
     /// # Errors
     /// [`QueueError::Unavailable`].
-    pub async fn show(&self) -> Result<(UnixMs, Vec<Shown>), QueueError> {
+    pub async fn show(&self) -> Result<Vec<Shown>, QueueError> {
         let (now, mut kept) = self.marks.load().await?;
         let mut all = Vec::new();
         for rule in self.rules.now().iter() {
-            let mark = kept.remove(&rule.name).map(|kept| kept.mark);
-            let walk = self.walk_of(rule, mark.as_ref()).await?;
-            all.push(Shown { rule: Arc::clone(rule), mark, walk, now });
+            all.push(self.shown(rule, kept.remove(&rule.name), now).await?);
         }
-        Ok((now, all))
+        Ok(all)
+    }
+
+    /// One of them; `None` when there is no such rule.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`].
+    pub async fn show_one(&self, name: &str) -> Result<Option<Shown>, QueueError> {
+        let Some(rule) = self.rules.now().get(name).cloned() else { return Ok(None) };
+        let (now, kept) = self.kept(name).await?;
+        self.shown(&rule, kept, now).await.map(Some)
+    }
+
+    async fn shown(&self, rule: &Arc<Rule>, kept: Option<Kept>, now: UnixMs) -> Result<Shown, QueueError> {
+        let mark = kept.map(|kept| kept.mark);
+        let walk = self.walk_of(rule, mark.as_ref()).await?;
+        Ok(Shown { rule: Arc::clone(rule), mark, walk, now })
     }
 
     /// Begins a run now, whether or not one is due. False when one goes on already.
@@ -143,9 +157,8 @@ impl Runs {
             let mark = mark.unwrap_or_else(|| Mark::first(now));
             if mark.goes_on() {
                 // It may have ended without anybody having looked.
-                let walk = self.walk_of(&rule, Some(&mark)).await?;
-                let seen = walk.as_ref().map_or(Seen::Nothing, |stored| Seen::Walk(&stored.walk));
-                let Step::Store(ended, Why::Ended) = step(Some(&mark), None, seen, now) else {
+                let walk = self.walk_of(&rule, Some(&mark)).await?.map(|stored| stored.walk);
+                let Step::Store(ended, Why::Ended) = step(Some(&mark), None, walk.as_ref(), now) else {
                     return Ok(false);
                 };
                 self.marks.save(name, revision, &ended).await?;
@@ -154,7 +167,7 @@ impl Runs {
             let begun = mark.begun(now, true);
             if self.marks.save(name, revision, &begun).await? {
                 info!(rule = name, "a run was asked for");
-                self.make(&rule, &begun).await?;
+                self.make(&rule, &begun, now).await?;
                 self.changed.notify_one();
                 return Ok(true);
             }
@@ -186,30 +199,35 @@ impl Runs {
         let mut kept = kept;
         for _ in 0..TRIES {
             let (revision, mark) = parts(kept);
-            let stored = self.walk_of(rule, mark.as_ref()).await?;
-            let seen = stored.as_ref().map_or(Seen::Nothing, |stored| Seen::Walk(&stored.walk));
-            match step(mark.as_ref(), rule.calendar.as_ref(), seen, now) {
-                Step::Wait(_) => return Ok(Shown { rule: Arc::clone(rule), mark, walk: stored, now }),
+            let stored = match &mark {
+                Some(mark) if mark.goes_on() => self.walk_of(rule, Some(mark)).await?,
+                Some(_) | None => None,
+            };
+            let walk = stored.as_ref().map(|stored| &stored.walk);
+            match step(mark.as_ref(), rule.calendar.as_ref(), walk, now) {
+                Step::Wait => return Ok(Shown { rule: Arc::clone(rule), mark, walk: stored, now }),
                 Step::Make => {
-                    if let Some(mark) = &mark
-                        && !self.make(rule, mark).await?
+                    if let Some(made) = &mark
+                        && !self.make(rule, made, now).await?
                     {
                         // No room now: the next look tries again.
-                        return Ok(Shown {
-                            rule: Arc::clone(rule),
-                            mark: Some(mark.clone()),
-                            walk: None,
-                            now,
-                        });
+                        return Ok(Shown { rule: Arc::clone(rule), mark, walk: None, now });
                     }
+                    kept = self.kept(&rule.name).await?.1;
                 }
                 Step::Store(after, why) => {
                     if self.marks.save(&rule.name, revision, &after).await? {
                         say(rule, &after, why);
+                        kept = Some(Kept { mark: after, revision: revision.unwrap_or_default() + 1 });
+                        continue;
+                    }
+                    kept = self.kept(&rule.name).await?.1;
+                    if revision.is_none() && kept.is_none() {
+                        // What is there cannot be read, and is never written over.
+                        return Ok(Shown { rule: Arc::clone(rule), mark: None, walk: None, now });
                     }
                 }
             }
-            kept = self.kept(&rule.name).await?.1;
         }
         // Always another one was faster: it has done what was to be done.
         let mark = kept.map(|kept| kept.mark);
@@ -217,11 +235,11 @@ impl Runs {
     }
 
     /// Makes the newest run of a mark, unless it is there. False when there is no room for it.
-    async fn make(&self, rule: &Rule, mark: &Mark) -> Result<bool, QueueError> {
+    async fn make(&self, rule: &Rule, mark: &Mark, now: UnixMs) -> Result<bool, QueueError> {
         let Some(run) = &mark.run else { return Ok(true) };
         let spec = rule.run(&request_id(&rule.name, UnixMs(run.at_ms)));
         let id = self.walks.id(&spec.tenant, &spec.request_id);
-        let walk = Walk::new(spec, UnixMs(run.at_ms).max(self.marks.load().await?.0));
+        let walk = Walk::new(spec, UnixMs(run.at_ms).max(now));
         let change =
             Change { id, expected: None, walk, opened: Vec::new(), closed: Vec::new(), failures: Vec::new() };
         if self.walks.save(&change).await? == Saved::Full {

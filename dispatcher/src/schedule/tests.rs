@@ -170,6 +170,56 @@ async fn what_was_missed_is_caught_up_once_and_not_once_for_each_time() {
 }
 
 #[tokio::test]
+async fn another_calendar_begins_anew_and_owes_nothing_of_the_time_before() {
+    let rig = Rig::new(&RULE.replace("0 3 * * *", "0 0 1 1 *"), "2026-12-01T12:00:00Z");
+    rig.dispatcher().look().await.unwrap();
+    rig.at("2027-01-01T00:00:00Z");
+    rig.dispatcher().look().await.unwrap();
+    let yearly = rig.made().await;
+    assert_eq!(yearly, ["rule:users:2026-12-31T23:00:00Z"]);
+    rig.end(&yearly[0], WalkState::Done).await;
+    // Half a year later it is to be nightly.
+    rig.at("2027-07-05T10:00:00Z");
+    let nightly = Rig { rules: rules(RULE), ..rig };
+    let dispatcher = nightly.dispatcher();
+    for _ in 0..3 {
+        dispatcher.look().await.unwrap();
+    }
+    assert_eq!(nightly.made().await, yearly, "no run in the middle of the day");
+    let shown = dispatcher.runs.board.shown();
+    assert_eq!((shown[0].behind_since(), shown[0].next()), (None, instant("2027-07-06T01:00:00Z")));
+    nightly.at("2027-07-06T01:00:00Z");
+    dispatcher.look().await.unwrap();
+    assert_eq!(nightly.made().await.len(), 2);
+}
+
+/// Marks of which one cannot be read. Counts the attempts to write it.
+#[derive(Debug, Default)]
+struct Damaged(std::sync::atomic::AtomicUsize);
+
+#[async_trait::async_trait]
+impl Marks for Damaged {
+    async fn load(&self) -> Result<(UnixMs, std::collections::BTreeMap<String, Kept>), QueueError> {
+        Ok((instant("2027-01-10T12:00:00Z").unwrap(), std::collections::BTreeMap::new()))
+    }
+
+    async fn save(&self, _: &str, _: Option<u64>, _: &Mark) -> Result<bool, QueueError> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(false)
+    }
+}
+
+#[tokio::test]
+async fn a_mark_that_cannot_be_read_is_tried_once_a_look() {
+    let rig = Rig::new(RULE, "2027-01-10T12:00:00Z");
+    let marks = Arc::new(Damaged::default());
+    let Scheduler { runs, look_every } = rig.dispatcher();
+    let dispatcher = Scheduler { runs: Runs { marks: Arc::<Damaged>::clone(&marks), ..runs }, look_every };
+    dispatcher.look().await.unwrap();
+    assert_eq!(marks.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_time_that_comes_while_a_run_goes_on_is_passed_over_and_said() {
     let rig = Rig::new(RULE, "2027-01-10T12:00:00Z");
     let dispatcher = rig.dispatcher();

@@ -104,15 +104,25 @@ async fn show(args: EventArgs) -> anyhow::Result<Verdict> {
             async move { events.get_quarantined_event(request).await }
         })
         .await?;
+    let event = answer.event.unwrap_or_default();
+    let is_whole = event.size_bytes == answer.body.len() as u64;
     if args.client.json {
         let body = String::from_utf8_lossy(&answer.body);
-        let event = answer.event.unwrap_or_default();
-        let shown = serde_json::json!({ "event": event_view(&event), "body": body });
+        let shown = serde_json::json!({ "event": event_view(&event), "body": body, "is_whole": is_whole });
         Output::new(true).item(|| shown, String::new)?;
     } else {
         let mut out = std::io::stdout().lock();
         out.write_all(&answer.body)?;
         out.flush()?;
+        if !is_whole {
+            // Beside the body, not in it.
+            writeln!(
+                std::io::stderr(),
+                "\nonly the first {} of {} bytes",
+                answer.body.len(),
+                event.size_bytes
+            )?;
+        }
     }
     Ok(Verdict::Good)
 }

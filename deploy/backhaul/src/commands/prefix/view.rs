@@ -123,8 +123,11 @@ pub(super) fn line(one: &v1::PrefixBackup) -> String {
 pub(super) fn failed_line(failed: &v1::FailedObject) -> String {
     let why = failed.failure.as_ref().map(failure).unwrap_or_default();
     let task = if failed.task_id.is_empty() { "-" } else { &failed.task_id };
-    let version =
-        if failed.version.is_empty() { String::new() } else { format!(" (version {})", failed.version) };
+    let version = if failed.version.is_empty() {
+        String::new()
+    } else {
+        format!(" (version {})", failed.version.escape_debug())
+    };
     format!("{task}  {}{version}  {why}", failed.key.escape_debug())
 }
 

@@ -109,7 +109,7 @@ pub(super) fn line(rule: &v1::Rule) -> String {
         text.push_str(&format!("  ({})", backup.prefix_backup_id));
     }
     if rule.passed_over > 0 {
-        text.push_str(&format!("  {} times passed over, because it still goes on", rule.passed_over));
+        text.push_str(&format!("  {} times passed over while it went on", rule.passed_over));
     }
     text
 }
