@@ -77,6 +77,9 @@ const RULES: &str = "rules";
 const RUNS: &str = "runs of rules";
 const AUDIT: &str = "audit log";
 
+/// Time for the end of the audit log, whatever is left of that for the stop.
+const AUDIT_WITHIN: Duration = Duration::from_secs(3);
+
 /// How often the queue is asked whether it can be trusted.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 
@@ -211,12 +214,6 @@ impl<L: Listener> App<L> {
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
-    }
-
-    /// The address for operators, where one was asked for.
-    #[must_use]
-    pub fn ops_addr(&self) -> Option<SocketAddr> {
-        self.ops.as_ref().map(OpsPort::addr)
     }
 
     /// The address for events, where one was asked for.
@@ -383,7 +380,8 @@ impl<L: Listener> App<L> {
         end_ops.cancel();
         parts.wait_for(OPS, deadline).await;
         end_audit.cancel();
-        parts.wait_for(AUDIT, deadline).await;
+        // Its last lines are what one looks for after a stop that took too long.
+        parts.wait_for(AUDIT, deadline.max(Instant::now() + AUDIT_WITHIN)).await;
         // Last, because all others write through it: what it has taken, it finishes.
         if let Some(redis) = redis
             && tokio::time::timeout_at(deadline, redis.shutdown()).await.is_err()

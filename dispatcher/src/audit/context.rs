@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Audit, entry};
+use super::{Audit, Refusal, entry};
 use crate::{
     events::sources::EventSource,
     grpc::{access, identity::Principal},
@@ -28,6 +28,8 @@ const LINE_BYTES: usize = 64 * 1024;
 /// Most locations of a worker that are recorded by name, and as much of each.
 const MOST_LOCATIONS: usize = 100;
 const LOCATION_BYTES: usize = 63;
+/// Longest value that is said of a call: longer than any that is taken.
+const LONGEST_BYTES: usize = 2048;
 /// Longest part of a path or text of a stranger.
 const STRANGE_BYTES: usize = 200;
 
@@ -67,6 +69,8 @@ pub(crate) struct Call {
     who: Fields,
     collected: Arc<Mutex<Collected>>,
     started: Instant,
+    /// Who makes it has proved who they are.
+    is_known: bool,
     is_told: bool,
 }
 
@@ -112,11 +116,12 @@ impl Call {
             who.text("peer", &peer.to_string());
         }
         let (collected, started) = (Arc::default(), Instant::now());
-        Some(Self { audit: audit.clone(), event, who, collected, started, is_told: false })
+        Some(Self { audit: audit.clone(), event, who, collected, started, is_known: false, is_told: false })
     }
 
     /// Who makes the call `rpc`.
     pub(crate) fn made_by(&mut self, principal: &Principal, rpc: &str) {
+        self.is_known = true;
         self.who.all_of(&entry::who(principal, rpc == access::CONNECT));
     }
 
@@ -147,7 +152,13 @@ impl Call {
         let Collected { about, tasks, .. } = std::mem::take(&mut *lock(&self.collected));
         let mut head = self.audit.entry(self.event);
         head.all_of(&self.who);
-        let is_refusal = matches!(told, Some(Told::NotLetIn(_) | Told::Events { is_stranger: true, .. }));
+        let refusal = match told {
+            Some(Told::NotLetIn(_)) if self.is_known => Some(Refusal::OfKnown),
+            Some(Told::NotLetIn(_) | Told::Events { is_stranger: true, .. }) => Some(Refusal::OfStranger),
+            // Before it was looked at: a queue that is full says so of a task.
+            Some(Told::Answered(Code::ResourceExhausted, _)) if tasks.is_empty() => Some(Refusal::OverLimit),
+            Some(Told::Answered(..) | Told::Events { .. }) | None => None,
+        };
         match told {
             None => {
                 head.text("decision", "unknown").text("reason", "the caller went away");
@@ -160,10 +171,9 @@ impl Call {
         }
         head.number("ms", u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         head.all_of(&about);
-        if is_refusal {
-            self.audit.record_refusal(&head);
-        } else {
-            record(&self.audit, &head, &tasks);
+        match refusal {
+            Some(kind) => self.audit.record_refusal(kind, &head),
+            None => record(&self.audit, &head, &tasks),
         }
     }
 }
@@ -178,7 +188,8 @@ impl Drop for Call {
 pub(crate) fn about(name: &'static str, value: &str) {
     in_call(|call| {
         if call.is_new(name) {
-            call.about.text(name, value);
+            // It may be said of what nobody has checked yet.
+            call.about.text(name, entry::cut(value, LONGEST_BYTES));
         }
     });
 }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use crate::{
     grpc::{access::Role, identity::Principal},
     queue::{
-        CancelOutcome, FailureClass, LeasedTask, ObjectRef, Outcome, QueueError, RequeueOutcome,
+        CancelOutcome, FailureClass, LeasedTask, NewTask, ObjectRef, Outcome, QueueError, RequeueOutcome,
         SettleOutcome, SubmitOutcome, Submitted, TaskId, TaskState,
     },
 };
@@ -43,6 +43,13 @@ const fn role(role: Role) -> &'static str {
         Role::Worker => "worker",
         Role::EventSource => "event source",
     }
+}
+
+/// A task that is asked for, and whose it is to be: not all are asked for by a call of their tenant.
+pub(super) fn task(task: &NewTask) -> Fields {
+    let mut fields = object(&task.spec.object);
+    fields.text("tenant", &task.spec.tenant);
+    fields
 }
 
 /// An object.

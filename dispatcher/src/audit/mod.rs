@@ -36,9 +36,19 @@ use crate::{grpc::layers::rate::TokenBucket, queue::QueueClock};
 const MOST_WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// Longest entry: no line of a log may be longer than a MiB. None is: what holds many tasks becomes several.
 const MOST_ENTRY_BYTES: usize = 512 * 1024;
-/// Entries a second about calls and events that were refused at a door. Who is let in has limits of its own; who is not must not fill a
-/// disk.
+/// Entries a second about each kind of refusal. Nobody may fill a disk by being refused, nor hide those of another kind.
 const MOST_REFUSALS: u32 = 100;
+
+/// Refusals that cost whoever asks nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// Of somebody unknown.
+    OfStranger,
+    /// Of somebody known, who may not do that.
+    OfKnown,
+    /// Of more than a limit lets through.
+    OverLimit,
+}
 
 /// Where decisions are recorded. Clones are one; without a log nothing is recorded and nothing costs anything.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +85,8 @@ struct Waiting {
     bytes: usize,
     /// Entries without a place since this was last told.
     lost: u64,
-    refusals: TokenBucket,
+    /// For each kind.
+    refusals: [TokenBucket; 3],
     /// Refusals that were too many to be recorded one by one since this was last told.
     passed_over: u64,
 }
@@ -124,11 +135,11 @@ impl Audit {
         }
     }
 
-    /// Records that somebody was not let in, unless there are too many of those.
-    fn record_refusal(&self, entry: &Fields) {
+    /// Records a refusal, unless there are too many of its kind.
+    fn record_refusal(&self, kind: Refusal, entry: &Fields) {
         let Some(shared) = &self.0 else { return };
         let mut waiting = shared.waiting();
-        if waiting.refusals.take(Instant::now()).is_err() {
+        if waiting.refusals[kind as usize].take(Instant::now()).is_err() {
             waiting.passed_over += 1;
             return;
         }
@@ -143,7 +154,7 @@ impl Shared {
             bodies: VecDeque::new(),
             bytes: 0,
             lost: 0,
-            refusals: TokenBucket::new(MOST_REFUSALS, Instant::now()),
+            refusals: [(); 3].map(|()| TokenBucket::new(MOST_REFUSALS, Instant::now())),
             passed_over: 0,
         };
         let (waiting, counters) = (Mutex::new(waiting), Arc::default());

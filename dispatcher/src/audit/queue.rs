@@ -78,7 +78,7 @@ impl TaskQueue for Audited {
         let asked = Asked {
             audit: &self.audit,
             event: "submit",
-            tasks: tasks.iter().map(|task| entry::object(&task.spec.object)).collect(),
+            tasks: tasks.iter().map(entry::task).collect(),
             told: entry::submitted,
         };
         let answers = match self.recordable() {
@@ -105,6 +105,9 @@ impl TaskQueue for Audited {
     }
 
     async fn requeue(&self, tasks: Vec<Requeue>) -> Vec<Result<RequeueOutcome, QueueError>> {
+        if self.recordable().is_err() {
+            return tasks.iter().map(|_| Err(not_recorded())).collect();
+        }
         let ids: Vec<TaskId> = tasks.iter().map(|task| task.id.clone()).collect();
         let answers = self.queue.requeue(tasks).await;
         let told = ids.iter().zip(&answers).map(|(id, answer)| entry::requeued(id, answer));

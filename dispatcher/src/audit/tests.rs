@@ -187,14 +187,30 @@ async fn strangers_cannot_fill_the_log() {
     let log = Running::start(u64::MAX, false);
     let flood = 50 * u64::from(MOST_REFUSALS);
     for _ in 0..flood {
-        log.audit.record_refusal(&log.audit.entry("call"));
+        log.audit.record_refusal(Refusal::OfStranger, &log.audit.entry("call"));
     }
+    // Neither does it hide that somebody known was refused.
+    log.audit.record_refusal(Refusal::OfKnown, &log.audit.entry("known"));
     let (_, said) = log.ended().await;
     let recorded = events(&said).iter().filter(|event| **event == "call").count() as u64;
     let passed_over = said.iter().filter(|line| line["event"] == "refusals_passed_over");
     let passed_over: u64 = passed_over.map(|line| line["entries"].as_u64().unwrap()).sum();
     assert_eq!(recorded + passed_over, flood);
     assert!(passed_over > 0 && recorded >= u64::from(MOST_REFUSALS), "{recorded} recorded");
+    assert!(events(&said).contains(&"known"));
+}
+
+#[tokio::test]
+async fn who_is_over_a_limit_cannot_fill_the_log_either() {
+    let log = Running::start(u64::MAX, false);
+    let flood = 50 * u64::from(MOST_REFUSALS);
+    for _ in 0..flood {
+        let call = Call::begin(&log.audit, "/x", None).unwrap();
+        call.end(Told::Answered(tonic::Code::ResourceExhausted, None));
+    }
+    let (_, said) = log.ended().await;
+    let recorded = events(&said).iter().filter(|event| **event == "call").count() as u64;
+    assert!((u64::from(MOST_REFUSALS)..flood).contains(&recorded), "{recorded} recorded");
 }
 
 #[tokio::test]

@@ -138,7 +138,8 @@ impl AuditWriter {
 impl Writing {
     /// Waits until there is something to do.
     async fn pause(&self, shared: &Shared) {
-        if !self.bodies.is_empty() {
+        // Also when all is in the log's own buffer: what is there has to be tried again, whether or not anything more comes.
+        if shared.counters.failing.load(Ordering::Relaxed) {
             return sleep(self.wait).await;
         }
         if shared.waiting().is_empty() {
@@ -193,7 +194,7 @@ impl Writing {
 }
 
 impl Shared {
-    /// All that waits, and before it what has to be said of what is not there.
+    /// All that waits, and then what has to be said of what is not there.
     pub(super) fn take(&self, audit: &Audit) -> VecDeque<String> {
         let mut waiting = self.waiting();
         let mut bodies = std::mem::take(&mut waiting.bodies);
@@ -209,5 +210,37 @@ impl Shared {
             }
         }
         bodies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A disk that is full takes the bytes out of no buffer: nothing waits here then, and nobody has to come by.
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_it_tries_again_after_a_wait_whoever_comes_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = FileOptions { rotate_at: 1 << 20, keep: 0 };
+        let settings = AuditSettings {
+            path: folder.path().join("audit.jsonl"),
+            key_file: None,
+            file,
+            is_required: true,
+        };
+        let (audit, AuditWriter { log, shared, path, .. }) = AuditWriter::open(&settings).unwrap();
+        let wait = Duration::from_secs(3);
+        let mut writing = Writing { log, bodies: VecDeque::new(), taken: 0, sync_at: None, wait, path };
+        // What the start has said is taken.
+        drop(shared.take(&audit));
+        shared.counters.failing.store(true, Ordering::Relaxed);
+        for sync_at in [None, Some(Instant::now())] {
+            writing.sync_at = sync_at;
+            let begin = Instant::now();
+            tokio::time::timeout(Duration::from_secs(60), writing.pause(&shared)).await.unwrap();
+            assert_eq!(begin.elapsed(), wait, "{sync_at:?}");
+        }
     }
 }

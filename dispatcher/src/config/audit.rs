@@ -18,7 +18,7 @@ pub struct AuditFlags {
     /// `backhaul audit verify` tells whether they are as they were written. Of this dispatcher alone.
     #[arg(long, env = "BACKHAUL_AUDIT_LOG", value_name = "FILE")]
     pub audit_log: Option<PathBuf>,
-    /// File whose first line is a key that the lines are sealed with, 32 bytes or more: who can write the log and has no key cannot
+    /// File with the key that the lines are sealed with, 32 bytes or more: who can write the log and has no key cannot
     /// make one of their own.
     #[arg(long, env = "BACKHAUL_AUDIT_KEY_FILE", value_name = "FILE", requires = "audit_log")]
     pub audit_key_file: Option<PathBuf>,

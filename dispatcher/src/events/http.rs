@@ -76,6 +76,7 @@ enum Refused {
     Path,
     Unknown,
     Forbidden(&'static str),
+    Unsigned,
     TooLarge,
     Broken,
     Unavailable,
@@ -118,7 +119,14 @@ impl Endpoint {
         let answer = result.as_ref().map_or_else(|refused| refused.label(), |_| EventAnswer::Taken);
         self.intake.metrics.event_answer(form, answer);
         if let Some(mut record) = record {
-            let is_stranger = matches!(result, Err(Refused::Method | Refused::Path | Refused::Unknown));
+            // Whoever has to sign is nobody until the signature was looked at.
+            let is_unseen = source.is_some_and(|source| matches!(source.delivery, Delivery::Topic(_)))
+                && matches!(result, Err(Refused::Broken | Refused::TooLarge | Refused::Unavailable));
+            let is_stranger = is_unseen
+                || matches!(
+                    result,
+                    Err(Refused::Method | Refused::Path | Refused::Unknown | Refused::Unsigned)
+                );
             if let Some(source) = source.filter(|_| !is_stranger) {
                 record.of_source(source);
             }
@@ -207,7 +215,7 @@ fn refused_by_sns(source: &EventSource, error: &SnsError) -> Refused {
         SnsError::NotSns => Refused::Broken,
         SnsError::Fetch(_) => Refused::Unavailable,
         SnsError::OtherTopic | SnsError::OtherHost | SnsError::OldSignature | SnsError::WrongSignature => {
-            Refused::Forbidden("the message is not signed as the source's topic signs")
+            Refused::Unsigned
         }
     }
 }
@@ -242,7 +250,7 @@ impl Refused {
             Self::Method => EventAnswer::Method,
             Self::Path => EventAnswer::NoSource,
             Self::Unknown => EventAnswer::Unauthorized,
-            Self::Forbidden(_) => EventAnswer::Forbidden,
+            Self::Forbidden(_) | Self::Unsigned => EventAnswer::Forbidden,
             Self::TooLarge => EventAnswer::TooLarge,
             Self::Broken => EventAnswer::Broken,
             Self::Unavailable => EventAnswer::Unavailable,
@@ -263,6 +271,9 @@ impl IntoResponse for Refused {
                 "a bearer token of the source is needed",
             ),
             Self::Forbidden(what) => (StatusCode::FORBIDDEN, None, what),
+            Self::Unsigned => {
+                (StatusCode::FORBIDDEN, None, "the message is not signed as the source's topic signs")
+            }
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None, "the body is too large"),
             Self::Broken => {
                 (StatusCode::BAD_REQUEST, None, "the body did not arrive whole, or is none of this source")

@@ -1,6 +1,6 @@
 //! `BackupService`: what internal services call. Check, ask the queue, present.
 //!
-//! Every call acts for the tenant that [`super::layers`] put into the request; without one it is refused. A call owns no
+//! Every call acts for the tenant that [`super::gate`] put into the request; without one it is refused. A call owns no
 //! background work: when its deadline ends it or its caller goes away, the future is dropped and everything it was waiting for
 //! with it. All calls may be repeated.
 

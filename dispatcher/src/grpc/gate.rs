@@ -142,11 +142,19 @@ where
     }
 }
 
-/// When the answer to a call has to end.
+/// Answers that last. A worker's is none of them: its session moves the worker in order, and ends the stream itself.
+const STREAMS: [&str; 3] = [
+    "/backhaul.v1.BackupService/WatchBackups",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
+
+/// When the answer to a call has to end. One that is whole when its work is done is given, or the work would be done for nothing.
 fn ends(what: &str, principal: &Principal, peer: Option<&Peer>) -> Ends {
-    // Its session moves the worker in order, and ends the stream itself.
-    let has_session = what == access::CONNECT;
-    Ends { at: principal.until, when: peer.filter(|_| !has_session).map(|peer| peer.reauthenticate.clone()) }
+    if !STREAMS.contains(&what) {
+        return Ends::default();
+    }
+    Ends { at: principal.until, when: peer.map(|peer| peer.reauthenticate.clone()) }
 }
 
 /// Makes a call and records what came of it.
@@ -193,5 +201,23 @@ impl Shared {
         }
         warn!(peer, name = &*principal.name, what = ?what, "a call was not let in: its role does not allow it");
         Err(Denied::Role("this is not allowed to whom the certificate or token names"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_end_with_the_proof_of_who_called_and_what_was_done_is_answered() {
+        let until = Some(Instant::now());
+        let principal = Principal { name: "web".into(), caller: None, worker: None, until };
+        for stream in STREAMS {
+            assert!(access::who_may(stream).is_some(), "{stream} is no call");
+            assert_eq!(ends(stream, &principal, None).at, until);
+        }
+        for call in [access::CONNECT, "/backhaul.v1.BackupService/SubmitBackup"] {
+            assert!(access::who_may(call).is_some() && ends(call, &principal, None).at.is_none(), "{call}");
+        }
     }
 }

@@ -7,8 +7,7 @@
 //!
 //! `WatchBackups` is a call as long as it is being answered: then its stream begins, which has a bound of its own.
 //!
-//! Order, outermost first: span, panic guard, deadline, concurrency limit, rate limit, each limit of both for all calls and for those of
-//! one identity. What is cheap to refuse is refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
+//! Order, outermost first: span, panic guard, deadline, rate of one identity, calls in progress of all and of one identity, rate of all. What is cheap to refuse is refused before the message is read. Everything inside is one future, so that the deadline, or a caller who goes away,
 //! drops all work in progress.
 
 pub(crate) mod deadline;

@@ -61,12 +61,15 @@ impl PrefixService for Prefixes {
         if request.request_id.starts_with(MARK) {
             return Err(validate::invalid("request_id", "must not begin with `rule:`").into());
         }
+        // Also of what is refused.
+        if let Some(prefix) = &request.prefix {
+            audit::about("location", &prefix.location);
+            audit::about("bucket", &prefix.bucket);
+            audit::about("prefix", &prefix.prefix);
+        }
         let spec = prefix::spec(caller.tenant(), &self.locations, self.defaults, request)?;
         let id = self.walks.id(&spec.tenant, &spec.request_id);
         audit::about("prefix_backup", &id.to_string());
-        audit::about("location", &spec.location);
-        audit::about("bucket", &spec.bucket);
-        audit::about("prefix", &spec.prefix);
         let walk = Walk::new(spec, self.clock.local_now());
         let change = Change {
             id: id.clone(),
