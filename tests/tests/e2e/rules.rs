@@ -135,8 +135,10 @@ async fn what_events_have_missed_is_found_by_the_next_run_of_two_dispatchers() -
 }
 
 /// As if a rule had last been looked at several of its times ago.
-const YEARS_AGO: &str =
-    r#"7 {"since_ms":1,"until_ms":1600000000000,"paused":false,"passed_over":0,"run":null,"complete":null}"#;
+const YEARS_AGO: &str = concat!(
+    r#"7 {"since_ms":1,"until_ms":1600000000000,"calendar":"0 0 1 1 * UTC","#,
+    r#""paused":false,"passed_over":0,"run":null,"complete":null}"#
+);
 
 /// Replaces what is kept of a rule in Redis.
 async fn set_back(env: &mut TestEnv, rule: &str, mark: &str) -> anyhow::Result<()> {
@@ -177,7 +179,7 @@ async fn times_that_nobody_was_there_for_are_caught_up_once_whoever_dies() -> an
     env.dispatcher().kill()?;
     let at = time_of(&name)?;
     let decided = format!(
-        r#"9 {{"since_ms":1,"until_ms":{at},"paused":false,"passed_over":0,"run":{{"at_ms":{at},"asked":false,"made":false,"outcome":null}},"complete":null}}"#
+        r#"9 {{"since_ms":1,"until_ms":{at},"calendar":"0 0 1 1 * UTC","paused":false,"passed_over":0,"run":{{"at_ms":{at},"asked":false,"made":false,"outcome":null}},"complete":null}}"#
     );
     set_back(&mut env, "all", &decided).await?;
     env.restart_dispatcher().await?;
