@@ -165,7 +165,8 @@ fn created(response: &SubmitBackupResponse, repeated: bool) -> anyhow::Result<()
 }
 
 fn request(n: u64) -> SubmitBackupRequest {
-    let version = format!("{n:032x}");
+    // As unlike one another as a store's version ids are.
+    let version = format!("{:032x}", u128::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
     let end = format!("/{n:012}/original.jpeg");
     let used = LOCATION.len() + BUCKET.len() + version.len() + end.len();
     let key = format!("{:p<width$}{end}", "photos/2026/", width = SPEC_BYTES - used);
