@@ -11,13 +11,15 @@ use std::cmp::Reverse;
 use redis::{Cmd, Value};
 
 use self::cursor::Cursor;
-use super::{Shared, codec, counts::TenantCounts, error, failures::Failures, keys, scripts::BATCH, value};
+use super::{Shared, codec, counts::TenantCounts, error, failures::Failures, keys, value};
 use crate::queue::{ListPage, ListQuery, QueueError, TaskId, TaskRecord, TaskState, UnixMs};
 
 /// Most candidates of a state, over all shards, for a listing in exact order to begin.
 const ORDERED: u64 = 2_000;
 /// Most candidates for such a listing to go on.
 const STILL_ORDERED: u64 = 20_000;
+/// Entries of an index, and records, that one call reads.
+const PAGE: usize = 100;
 /// Records that a page reads along an index before it ends, full or not.
 const READS: usize = 1_000;
 
@@ -213,7 +215,7 @@ impl Shared {
             }
             // Of entries with the same score, those that come first have been shown: pass over them, however many.
             loop {
-                let mut page = range("ZREVRANGE", index.clone(), from, from + BATCH as i64 - 1);
+                let mut page = range("ZREVRANGE", index.clone(), from, from + PAGE as i64 - 1);
                 page.arg("WITHSCORES");
                 let page = places(self.ask(page).await?)?;
                 let read = page.len();
@@ -221,16 +223,16 @@ impl Shared {
                     .into_iter()
                     .filter(|place| after.is_none_or(|after| place.comes_after(after)))
                     .collect();
-                let go_on = fresh.is_empty() && read == BATCH;
+                let go_on = fresh.is_empty() && read == PAGE;
                 entries.extend(fresh);
                 if !go_on {
                     break;
                 }
-                from += BATCH as i64;
+                from += PAGE as i64;
             }
         }
         entries.sort_unstable_by(|a, b| (b.score, &b.hash).cmp(&(a.score, &a.hash)));
-        entries.truncate(BATCH);
+        entries.truncate(PAGE);
         Ok(entries)
     }
 
@@ -266,13 +268,13 @@ impl Shared {
         state: TaskState,
         ids: &[TaskId],
     ) -> Result<Vec<TaskRecord>, QueueError> {
-        let calls = ids.chunks(BATCH).map(|ids| {
+        let calls = ids.chunks(PAGE).map(|ids| {
             let mut command = redis::cmd("MGET");
             command.arg(ids.iter().map(keys::record).collect::<Vec<_>>());
             command
         });
         let mut found = Vec::new();
-        for (ids, answer) in ids.chunks(BATCH).zip(self.send(calls.collect()).await) {
+        for (ids, answer) in ids.chunks(PAGE).zip(self.send(calls.collect()).await) {
             let values = value::list(answer?).ok_or_else(|| error::unexpected("MGET gave no list"))?;
             for (id, value) in ids.iter().zip(values) {
                 let Some(raw) = value::bytes(value) else { continue };

@@ -12,10 +12,13 @@ use super::{
     Shared,
     clocks::Times,
     codec, error, keys, millis,
-    scripts::{Answer, BATCH, Call, Script},
+    scripts::{Answer, Call, Script},
     value,
 };
 use crate::queue::{Depths, QueueError, SweepReport, TaskId, TaskState};
+
+/// Most tasks of each list that one pass over a shard takes.
+pub(super) const PASS: usize = 100;
 
 /// What the gate of one shard said.
 #[derive(Debug)]
@@ -172,7 +175,7 @@ impl Shared {
                 .arg(self.retention_ms(TaskState::Done, hold))
                 .arg(self.retention_ms(TaskState::Cancelled, hold))
                 .arg(self.retention_ms(TaskState::Dead, hold))
-                .arg(BATCH)
+                .arg(PASS)
                 .arg(codec::exact(settings.retain_bytes))
                 .into_command()
         };

@@ -19,13 +19,15 @@ local INDEX = {'working:scheduled', false, 'working', 'delay', 'done', 'dead', '
 local ACCEPTED, DIRTY, CANCEL, LATEST = 1, 2, 4, 8
 -- How the newest lease ended (LAST): 0 not yet, a kind of report, or by running out.
 local OPEN, REPORTED_DONE, REPORTED_FAILED, HANDED_BACK, STOPPED, RAN_OUT = 0, 1, 2, 3, 4, 5
+local sub, byte, max = string.sub, string.byte, math.max
 local NO_TOKEN = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 
 -- Where the texts end that come before worker, session and receipt; false when `raw` is no record. The lengths are as in the front.
 local function body_end(raw, state, upload, worker, session, receipt)
-  if #raw < HEAD_BYTES or string.sub(raw, 1, 1) ~= VERSION or state < SCHEDULED or state > CANCELLED then return false end
-  local spec, failure, parent, band, tenant, location = struct.unpack('>I3I2BBBB', raw, LINE_AT - 6)
-  local at = HEAD_BYTES + tenant + location + spec + parent + failure + upload
+  if #raw < HEAD_BYTES or sub(raw, 1, 1) ~= VERSION or state < SCHEDULED or state > CANCELLED then return false end
+  local spec_high, spec, spec_low, failure, failure_low, parent, band, tenant, location = byte(raw, LINE_AT - 6, HEAD_BYTES)
+  local at = HEAD_BYTES + tenant + location + spec_high * 65536 + spec * 256 + spec_low + parent + failure * 256 + failure_low
+    + upload
   if band > 2 or at + worker + session + receipt ~= #raw then return false end
   return at
 end

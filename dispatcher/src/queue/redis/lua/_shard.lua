@@ -6,7 +6,7 @@
 --
 -- KEYS[1]  meta of the shard, for every script
 -- ARGV[1]  time in ms in tests, 0 for the server's, for every script
-local PREFIX = string.sub(KEYS[1], 1, -5)
+local PREFIX = sub(KEYS[1], 1, -5)
 -- While a cluster moves this slot to another node, key by key, a script here may fail at any key that is not here (any more, or at
 -- all), half-way. Asking for a key that never exists finds out before anything is written.
 local whole = redis.pcall('EXISTS', PREFIX .. 'none')
@@ -33,17 +33,18 @@ if now == 0 then
   local time = redis.call('TIME')
   server = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local gap = server + off - clk
-  if off > 0 and gap > GAP_MS then off = math.max(off - gap, 0) end
+  if off > 0 and gap > GAP_MS then off = max(off - gap, 0) end
   now = server + off
-  behind = math.max(clk - now, 0)
+  behind = max(clk - now, 0)
 end
-now = math.max(now, clk)
+now = max(now, clk)
 
 local sets, dels, adds, removals, stats, touched = {}, {}, {}, {}, {}, {}
+local written = 0
 local tenants, lines, formatted, announce = {}, {}, {}, false
 
 local function id_of(key)
-  return string.sub(key, -32)
+  return sub(key, -32)
 end
 
 -- All records of the call, in order; false where there is none.
@@ -52,13 +53,13 @@ local function records()
 end
 
 local function put_raw(key, raw)
-  sets[#sets + 1] = key
-  sets[#sets + 1] = raw
+  sets[written + 1], sets[written + 2] = key, raw
+  written = written + 2
 end
 
 -- Counts the record of a done or cancelled task, or counts it out.
 local function weigh(state, bytes)
-  if state == DONE or state == CANCELLED then finished = math.max(finished + bytes, 0) end
+  if state == DONE or state == CANCELLED then finished = max(finished + bytes, 0) end
 end
 
 local function put(key, r)
@@ -71,16 +72,17 @@ end
 -- Puts an entry into an index, or moves it there. Most entries of a call share a few times: each is formatted once.
 local function add(index, score, id)
   local list, text = adds[index], formatted[score]
-  if not list then list = {} adds[index] = list end
+  if not list then list = {n = 0} adds[index] = list end
   if not text then text = string.format('%.0f', score) formatted[score] = text end
-  local n = #list
-  list[n + 1], list[n + 2] = text, id
+  local n = list.n
+  list[n + 1], list[n + 2], list.n = text, id, n + 2
 end
 
 local function remove(index, id)
   local list = removals[index]
-  if not list then list = {} removals[index] = list end
-  list[#list + 1] = id
+  if not list then list = {n = 0} removals[index] = list end
+  local n = list.n + 1
+  list[n], list.n = id, n
 end
 
 local function count(field, by)
@@ -134,52 +136,59 @@ end
 local function queue(l, location)
   local q = l.queues[location]
   if not q then
-    q = {name = 'pending:' .. l.band .. ':' .. location .. ':' .. l.tenant.name, joined = {}, left = {}}
+    q = {name = 'pending:' .. l.band .. ':' .. location .. ':' .. l.tenant.name, joined = {n = 0}, left = {n = 0}}
     l.queues[location] = q
   end
   return q
 end
 
-local function join_queue(l, location, place, id)
-  local t, band, q = l.tenant, l.band, queue(l, location)
+local function join_queue(l, q, place, id)
+  local t, band = l.tenant, l.band
   if t[band] == 0 then
-    l.turn = math.max(turn_of(l), band_time[band])
+    l.turn = max(turn_of(l), band_time[band])
     l.begins = true
   end
   t[band] = t[band] + 1
   pending[band] = pending[band] + 1
-  q.joined[#q.joined + 1] = place
-  q.joined[#q.joined + 1] = id
+  local joined = q.joined
+  local n = joined.n
+  joined[n + 1], joined[n + 2], joined.n = place, id, n + 2
 end
 
-local function leave_queue(l, location, id)
-  local t, band, q = l.tenant, l.band, queue(l, location)
-  turn_of(l)
-  t[band] = math.max(t[band] - 1, 0)
-  pending[band] = math.max(pending[band] - 1, 0)
-  q.left[#q.left + 1] = id
+local function leave_queue(l, q, id)
+  local t, band, left = l.tenant, l.band, q.left
+  if not l.turn then turn_of(l) end
+  t[band] = max(t[band] - 1, 0)
+  pending[band] = max(pending[band] - 1, 0)
+  local n = left.n + 1
+  left[n], left.n = id, n
 end
 
 -- Counts a task of a tenant out of a state, or into one.
 local function count_state(t, state, by)
-  if state <= DELAYED then unfinished = math.max(unfinished + by, 0) end
-  if state <= DELAYED or state == DEAD then t.kept = math.max(t.kept + by, 0) end
+  if state <= DELAYED then unfinished = max(unfinished + by, 0) end
+  if state <= DELAYED or state == DEAD then t.kept = max(t.kept + by, 0) end
   if state == WORKING then
-    t.leases = math.max(t.leases + by, 0)
+    t.leases = max(t.leases + by, 0)
     t.freed = t.freed or by < 0
   elseif state == SCHEDULED then
-    t.scheduled = math.max(t.scheduled + by, 0)
+    t.scheduled = max(t.scheduled + by, 0)
   elseif state == DELAYED then
-    t.delayed = math.max(t.delayed + by, 0)
+    t.delayed = max(t.delayed + by, 0)
   elseif state == DEAD then
-    t.dead = math.max(t.dead + by, 0)
+    t.dead = max(t.dead + by, 0)
   end
 end
 
 -- Takes a task out of where its state says it is.
 local function take_out(r, id)
   local t, state = tenant(r[TENANT]), r[STATE]
-  if state == PENDING then leave_queue(line(t, r[BAND]), r[LOCATION], id) else remove(INDEX[state], id) end
+  if state == PENDING then
+    local l = line(t, r[BAND])
+    leave_queue(l, queue(l, r[LOCATION]), id)
+  else
+    remove(INDEX[state], id)
+  end
   count_state(t, state, -1)
 end
 
@@ -198,7 +207,8 @@ local function wait(r, id, at_end)
     seq = seq + 1
     r[SEQ] = seq
   end
-  join_queue(line(t, r[BAND]), r[LOCATION], r[SEQ], id)
+  local l = line(t, r[BAND])
+  join_queue(l, queue(l, r[LOCATION]), r[SEQ], id)
   count_state(t, PENDING, 1)
 end
 
@@ -222,9 +232,10 @@ local function fix(index, id, damaged)
   count('fixed', 1)
 end
 
--- Calls a command with a list of arguments, which may be pairs, at most 200 at a time.
+-- Calls a command with a list of arguments, which may be pairs, at most 500 at a time. A list knows how long it is, because Lua has to
+-- search for that.
 local function call_with(command, key, list)
-  for i = 1, #list, 200 do redis.call(command, key, unpack(list, i, math.min(i + 199, #list))) end
+  for i = 1, list.n, 500 do redis.call(command, key, unpack(list, i, math.min(i + 499, list.n))) end
 end
 
 local function commit_line(l)
@@ -245,7 +256,7 @@ local function commit_line(l)
     local length = redis.call('ZCARD', key)
     if length == 0 then
       redis.call('ZREM', ring, t.name)
-    elseif l.begins or l.served or length == #q.joined / 2 then
+    elseif l.begins or l.served or length == q.joined.n / 2 then
       local is_new = redis.call('ZADD', ring, turn_of(l), t.name)
       if is_new == 1 then
         redis.call('SADD', PREFIX .. 'locations', location)
@@ -291,7 +302,7 @@ end
 local LOG_ENTRIES = 4096
 
 local function log_changes()
-  if logged <= now or #sets + #touched == 0 then return end
+  if logged <= now or written + #touched == 0 then return end
   local groups, entry = {}, {}
   for _, list in ipairs({sets, touched}) do
     for i = 1, #list, 2 do
@@ -309,9 +320,9 @@ local function log_changes()
   redis.call('XADD', PREFIX .. 'events', 'MAXLEN', '~', LOG_ENTRIES, '*', unpack(entry))
 end
 
--- Writes everything. Returns how much is pending in each band, with which every answer begins.
-local function commit()
-  for i = 1, #sets, 200 do redis.call('MSET', unpack(sets, i, math.min(i + 199, #sets))) end
+-- Writes everything. Puts into the answer's first three places how much is pending in each band, with which every answer begins.
+local function commit(out)
+  for i = 1, written, 500 do redis.call('MSET', unpack(sets, i, math.min(i + 499, written))) end
   for _, key in ipairs(dels) do redis.call('DEL', key) end
   log_changes()
   for index, list in pairs(removals) do call_with('ZREM', PREFIX .. index, list) end
@@ -324,7 +335,8 @@ local function commit()
     local shard = string.sub(PREFIX, 5, 7)
     redis.call('PUBLISH', 'bh:ready', string.format('%s %.0f %.0f %.0f', shard, pending[0], pending[1], pending[2]))
   end
-  return {pending[0], pending[1], pending[2]}
+  out[1], out[2], out[3] = pending[0], pending[1], pending[2]
+  return out
 end
 
 -- Time until the next lease end (not in an amnesty), processing or retry time; negative when there is none.
@@ -333,7 +345,7 @@ local function until_next(in_amnesty)
   for _, index in ipairs({'working:scheduled', 'delay', not in_amnesty and 'working' or nil}) do
     local first = redis.call('ZRANGE', PREFIX .. index, 0, 0, 'WITHSCORES')
     if first[2] then
-      local left = math.max(tonumber(first[2]) - now, 0)
+      local left = max(tonumber(first[2]) - now, 0)
       if nearest < 0 or left < nearest then nearest = left end
     end
   end

@@ -2,7 +2,7 @@
 -- Cancels waiting tasks, and marks running ones so that their copies are stopped. Withdraws every request made before.
 --
 -- KEYS[1]   meta of the shard
--- KEYS[i+1] record of item i; at most 100, no task twice
+-- KEYS[i+1] record of item i; at most 250, no task twice
 -- ARGV[1]   time in ms in tests, 0 for the server's
 --
 -- Returns pending tasks by band, then for each item: what came of it, token, session. What came of it: 7 cancelled, 3 the copy has
@@ -37,6 +37,6 @@ for i = 1, #KEYS - 1 do
   answers[#answers + 1] = token
   answers[#answers + 1] = session
 end
-local out = commit()
+local out = commit({})
 for i, part in ipairs(answers) do out[i + 3] = part end
 return out

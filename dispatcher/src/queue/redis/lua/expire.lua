@@ -2,7 +2,7 @@
 -- Ends leases that ran out, as the caller decided, if they are still what it read and still over: a renewal may have won.
 --
 -- KEYS[1]   meta of the shard
--- KEYS[i+1] record of item i; at most 100, no task twice
+-- KEYS[i+1] record of item i; at most 250, no task twice
 -- ARGV[1]   time in ms in tests, 0 for the server's
 -- ARGV[i+1] verdict on item i, packed; empty when the caller could not read the record
 --
@@ -32,6 +32,6 @@ for i = 1, #KEYS - 1 do
   end
   answers[i] = code
 end
-local out = commit()
+local out = commit({})
 for i, code in ipairs(answers) do out[i + 3] = code end
 return out

@@ -3,7 +3,7 @@
 -- the record as it was read; it counts only if nothing that it was made on has changed.
 --
 -- KEYS[1]     meta of the shard
--- KEYS[i+1]   record of item i; at most 100, no task twice
+-- KEYS[i+1]   record of item i; at most 250, no task twice
 -- ARGV[1]     time in ms in tests, 0 for the server's
 -- ARGV[3*i-1] verdict on item i, packed
 -- ARGV[3*i]   failure of item i, encoded; empty leaves what is known
@@ -37,6 +37,6 @@ for i = 1, #KEYS - 1 do
   end
   answers[i] = code
 end
-local out = commit()
+local out = commit({})
 for i, code in ipairs(answers) do out[i + 3] = code end
 return out

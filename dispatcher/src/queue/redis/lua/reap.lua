@@ -2,7 +2,7 @@
 -- Forgets finished tasks whose retention is over, and done and cancelled ones while there are too many bytes of them.
 --
 -- KEYS[1]   meta of the shard
--- KEYS[i+1] record of item i; at most 100, no task twice
+-- KEYS[i+1] record of item i; at most 250, no task twice
 -- ARGV[1]   time in ms in tests, 0 for the server's
 -- ARGV[2]   state that the items were found in: 5 done, 6 dead, 7 cancelled
 -- ARGV[3]   how long such tasks stay (ms)
@@ -31,6 +31,6 @@ for i = 1, #KEYS - 1 do
     reaped = reaped + 1
   end
 end
-local out = commit()
+local out = commit({})
 out[4], out[5] = reaped, fixed
 return out

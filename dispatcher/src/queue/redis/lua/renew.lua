@@ -2,7 +2,7 @@
 -- Accepts leases, and keeps them while their copies make progress.
 --
 -- KEYS[1]     meta of the shard
--- KEYS[i+1]   record of item i; at most 100, no task twice
+-- KEYS[i+1]   record of item i; at most 250, no task twice
 -- ARGV[1]     time in ms in tests, 0 for the server's
 -- ARGV[2]     how long a lease lasts (ms)
 -- ARGV[4*i-1] token of item i
@@ -69,7 +69,7 @@ for i = 1, #KEYS - 1 do
   end
   answers[2 * i - 1], answers[2 * i] = code, left
 end
-local out = commit()
+local out = commit({})
 for _, f in ipairs(fronts) do redis.call('SETRANGE', f[1], 1, f[2]) end
 for i, n in ipairs(answers) do out[i + 3] = n end
 return out

@@ -2,7 +2,7 @@
 -- Runs dead tasks again: a new run of the spec that each has, at the end of its tenant's line.
 --
 -- KEYS[1]   meta of the shard
--- KEYS[i+1] record of item i; at most 100, no task twice
+-- KEYS[i+1] record of item i; at most 250, no task twice
 -- ARGV[1]   time in ms in tests, 0 for the server's
 -- ARGV[2]   most unfinished tasks of the shard
 -- ARGV[i+2] run of item i that died
@@ -36,6 +36,6 @@ for i = 1, #KEYS - 1 do
   local n = #answers
   answers[n + 1], answers[n + 2], answers[n + 3] = code, r and r[STATE] or 0, r and r[RUN] or 0
 end
-local out = commit()
+local out = commit({})
 for i, n in ipairs(answers) do out[i + 3] = n end
 return out

@@ -3,7 +3,7 @@
 -- that may fill it.
 --
 -- KEYS[1]     meta of the shard
--- KEYS[i+1]   record of item i; at most 100, no task twice
+-- KEYS[i+1]   record of item i; at most 250, no task twice
 -- ARGV[1]     time in ms in tests, 0 for the server's
 -- ARGV[2]     most unfinished tasks of the shard
 -- ARGV[3]     most unfinished and dead tasks of a tenant
@@ -18,11 +18,11 @@
 local shard_cap, tenant_cap, window = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 -- Where an item's record, as far as it is given, says band, tenant and location.
 local BODY_LINE_AT = 17
-local answers, groups = {}, {}
+local answers, said, created, groups, fronts = {0, 0, 0}, 3, 0, {}, {}
 
 local function answer(code, state, run)
-  local n = #answers
-  answers[n + 1], answers[n + 2], answers[n + 3] = code, state, run
+  answers[said + 1], answers[said + 2], answers[said + 3] = code, state, run
+  said = said + 3
 end
 
 -- What a task that is there makes of a request for `at`; nil when there has to be a new run.
@@ -55,23 +55,29 @@ local function recognise(key, id, r, at)
   return latest and 3 or 2
 end
 
--- Tenant and line of a body; most items of a call share a few.
+-- Tenant, line and queue of a body; most items of a call share a few.
 local function group_of(body)
-  local lengths = string.sub(body, BODY_LINE_AT, BODY_LINE_AT + 2)
-  local band, tenant_bytes, location_bytes = string.byte(lengths, 1, 3)
-  local name = string.sub(body, BODY_LINE_AT + 3, BODY_LINE_AT + 2 + tenant_bytes)
-  local location = string.sub(body, BODY_LINE_AT + 3 + tenant_bytes, BODY_LINE_AT + 2 + tenant_bytes + location_bytes)
-  local by_band = groups[name]
-  if not by_band then by_band = {} groups[name] = by_band end
-  local by_location = by_band[band]
-  if not by_location then by_location = {} by_band[band] = by_location end
-  local g = by_location[location]
+  local band, tenant_bytes, location_bytes = byte(body, BODY_LINE_AT, BODY_LINE_AT + 2)
+  local names = sub(body, BODY_LINE_AT, BODY_LINE_AT + 2 + tenant_bytes + location_bytes)
+  local g = groups[names]
   if not g then
-    local t = tenant(name)
-    g = {tenant = t, line = line(t, band), location = location}
-    by_location[location] = g
+    local t = tenant(sub(names, 4, 3 + tenant_bytes))
+    local l = line(t, band)
+    g = {tenant = t, line = l, queue = queue(l, sub(names, 4 + tenant_bytes))}
+    groups[names] = g
   end
   return g
+end
+
+-- A record up to its place in line, of the first run of a task that waits: but for the flags the same for all of a call.
+local function front_of(flags)
+  local front = fronts[flags]
+  if not front then
+    front = VERSION .. struct.pack(FRONT, PENDING, 0, flags, OPEN, 0, NO_TOKEN, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+      .. struct.pack('>I4I2I2I6', 1, 0, 0, now)
+    fronts[flags] = front
+  end
+  return front
 end
 
 local function create(key, id, flags, at, body, old)
@@ -80,6 +86,13 @@ local function create(key, id, flags, at, body, old)
   local more = old and old[STATE] == DEAD and 0 or 1
   if unfinished >= shard_cap then return answer(-1, 0, 0) end
   if t.kept + more > tenant_cap then return answer(-2, 0, 0) end
+  seq = seq + 1
+  if not old and at <= now then
+    join_queue(g.line, g.queue, seq, id)
+    unfinished, t.kept, created = unfinished + 1, t.kept + 1, created + 1
+    put_raw(key, front_of(flags) .. struct.pack('>I6', seq) .. body)
+    return answer(1, PENDING, 1)
+  end
   local run, upload, state = 1, '', PENDING
   if old then
     take_out(old, id)
@@ -87,13 +100,12 @@ local function create(key, id, flags, at, body, old)
     run, upload = old[RUN] + 1, old[UPLOAD]
     count_move('replaced', old.was)
   end
-  seq = seq + 1
   if at > now then
     state = SCHEDULED
     add(INDEX[SCHEDULED], at, id)
   else
     at = 0
-    join_queue(g.line, g.location, seq, id)
+    join_queue(g.line, g.queue, seq, id)
   end
   count_state(t, state, 1)
   local front = struct.pack(FRONT, state, 0, flags, OPEN, at, NO_TOKEN, 0, 0, 0, 0, 0, #upload, 0, 0, 0)
@@ -102,11 +114,15 @@ local function create(key, id, flags, at, body, old)
   answer(1, state, run)
 end
 
-local raws = records()
+local raws, start, flags, at = records(), '', 0, 0
 for i = 1, #KEYS - 1 do
   local key, raw = KEYS[i + 1], raws[i]
   local id = id_of(key)
-  local flags, at = struct.unpack('>BI6', ARGV[2 * i + 3])
+  -- Most begin alike.
+  if ARGV[2 * i + 3] ~= start then
+    start = ARGV[2 * i + 3]
+    flags, at = struct.unpack('>BI6', start)
+  end
   if not raw then
     create(key, id, flags, at, ARGV[2 * i + 4])
   else
@@ -119,6 +135,5 @@ for i = 1, #KEYS - 1 do
     end
   end
 end
-local out = commit()
-for i, n in ipairs(answers) do out[i + 3] = n end
-return out
+if created > 0 then count('created', created) end
+return commit(answers)

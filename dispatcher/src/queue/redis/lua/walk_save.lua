@@ -52,10 +52,12 @@ end
 for i = 1, #list, 200 do redis.call('ZADD', KEYS[3], 'NX', unpack(list, i, math.min(i + 199, #list))) end
 list = {}
 for i = FIRST + opened, FIRST + opened + closed - 1 do list[#list + 1] = ARGV[i] end
+list.n = #list
 call_with('ZREM', KEYS[3], list)
 local room = tonumber(ARGV[6]) - redis.call('LLEN', KEYS[4])
 list = {}
 for i = FIRST + opened + closed, math.min(#ARGV, FIRST + opened + closed + room - 1) do list[#list + 1] = ARGV[i] end
+list.n = #list
 call_with('RPUSH', KEYS[4], list)
 
 redis.call('ZREMRANGEBYSCORE', all, '-inf', now)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Server, done, queue, request, settings, task};
 use crate::queue::{
     ListQuery, QueueClock, QueueSettings, TaskQueue, TaskState, conformance::START, memory::MemoryQueue,
-    redis::scripts::BATCH,
+    redis::sweep::PASS,
 };
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_hundred_thousand_due_tasks_are_promoted_in_bounded_passes() {
     let mut promoted = 0;
     loop {
         let report = queue.sweep().await.unwrap();
-        assert!(report.promoted <= 4 * BATCH as u64, "{report:?}");
+        assert!(report.promoted <= 4 * PASS as u64, "{report:?}");
         promoted += report.promoted;
         if !report.more {
             break;

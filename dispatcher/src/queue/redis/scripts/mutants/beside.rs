@@ -75,7 +75,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(
         "jumps ahead when a clock that was behind is put right",
         "_shard.lua",
-        "if off > 0 and gap > GAP_MS then off = math.max(off - gap, 0) end",
+        "if off > 0 and gap > GAP_MS then off = max(off - gap, 0) end",
         "",
     ),
     mutant(
