@@ -81,9 +81,12 @@ impl Stores {
         Ok(cpu_s_of(self.origin.process().id())? + cpu_s_of(self.vault.process().id())?)
     }
 
-    /// Makes an empty bucket for the copies of a case.
+    /// Makes a bucket for the copies of a case, with nothing but one object in it: SeaweedFS gets room for a bucket when it is first
+    /// written to, which takes a second, and is nobody's copying.
     pub(crate) async fn empty_vault(&self, case: &Case) -> anyhow::Result<()> {
-        self.vault_of(case).client().create_bucket(VAULT_BUCKET).await
+        let client = self.vault_of(case).client();
+        client.create_bucket(VAULT_BUCKET).await?;
+        client.put(VAULT_BUCKET, WARM_KEY, "warm".into()).await.map(drop)
     }
 
     /// Takes the bucket away again, with all that is in it: SeaweedFS gives the room back only of whole buckets.

@@ -18,11 +18,12 @@ use crate::store::{Attributes, ObjectInfo, Tag};
 const METADATA_MAX_BYTES: usize = 2048;
 const HEADER_PREFIX_BYTES: usize = "x-amz-meta-".len();
 
-/// All our names begin with this.
-const OURS: &str = "backhaul-";
-const FORMAT: &str = "1";
-/// The value of `backhaul-format` where a manifest holds the rest.
-const FORMAT_MANIFEST: &str = "1-manifest";
+/// The name of the one entry that is ours: `format=2 location=photos bucket=uploads key=2026/a%20b.jpg ...`. One, because each costs a
+/// store more than what is in it.
+const OURS: &str = "backhaul";
+const FORMAT: &str = "2";
+/// The format where a manifest holds the rest.
+const FORMAT_MANIFEST: &str = "2-manifest";
 
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'"');
 
@@ -107,29 +108,18 @@ impl Record {
         let mut attributes = self.attributes.clone();
         attributes.content_encoding = without_aws_chunked(attributes.content_encoding.take());
         let foreign = std::mem::take(&mut attributes.metadata);
-        let mut metadata = self.own_metadata();
-        let mut encoded = Vec::new();
-        let mut manifest = need_manifest;
+        let (mut metadata, mut encoded) = (BTreeMap::new(), Vec::new());
+        let mut manifest = need_manifest || foreign.contains_key(OURS);
         for (name, value) in &foreign {
-            manifest |= name.starts_with(OURS);
             let (value, changed) = header_value(value);
             if changed {
                 encoded.push(name.as_str());
             }
             metadata.insert(name.clone(), value);
         }
-        if !encoded.is_empty() {
-            metadata.insert(format!("{OURS}encoded"), encoded.join(","));
-        }
+        metadata.insert(OURS.to_owned(), self.told(&encoded));
         if manifest || weight(&metadata) > METADATA_MAX_BYTES {
-            metadata = BTreeMap::from([(format!("{OURS}format"), FORMAT_MANIFEST.to_owned())]);
-            let etag = header_value(&self.etag).0;
-            if etag.len() <= 128 {
-                metadata.insert(format!("{OURS}etag"), etag);
-            }
-            if let Some(crc) = &self.crc64nvme {
-                metadata.insert(format!("{OURS}crc64nvme"), crc.clone());
-            }
+            metadata = BTreeMap::from([(OURS.to_owned(), self.told_beside_manifest())]);
             manifest = true;
         }
         attributes.metadata = metadata;
@@ -139,21 +129,18 @@ impl Record {
     /// Reads what [`Record::place`] put on an object; `None` when it carries nothing of ours or only points to a manifest.
     #[must_use]
     pub fn from_object(info: &ObjectInfo) -> Option<Self> {
-        let metadata = &info.attributes.metadata;
-        let own = |name: &str| metadata.get(&format!("{OURS}{name}"));
-        let text = |name: &str| {
-            let value = own(name)?;
-            percent_decode_str(value).decode_utf8().ok().map(std::borrow::Cow::into_owned)
-        };
-        if own("format")? != FORMAT {
+        let own = own(info);
+        let text = |name| own.get(name).cloned();
+        if own.get("format")? != FORMAT {
             return None;
         }
-        let modified = own("modified").and_then(|m| {
+        let modified = own.get("modified").and_then(|m| {
             let (seconds, nanos) = m.split_once('.')?;
             Some((seconds.parse().ok()?, nanos.parse().ok()?))
         });
-        let encoded: Vec<&str> = own("encoded").map(|e| e.split(',').collect()).unwrap_or_default();
-        let foreign = metadata.iter().filter(|(name, _)| !name.starts_with(OURS)).map(|(name, value)| {
+        let encoded: Vec<&str> = own.get("encoded").map(|e| e.split(',').collect()).unwrap_or_default();
+        let foreign = info.attributes.metadata.iter().filter(|(name, _)| *name != OURS);
+        let foreign = foreign.map(|(name, value)| {
             let plain = if encoded.contains(&name.as_str()) { decoded(value) } else { None };
             (name.clone(), plain.unwrap_or_else(|| value.clone()))
         });
@@ -165,9 +152,9 @@ impl Record {
             version: text("version"),
             etag: text("etag")?,
             modified,
-            size_bytes: own("size")?.parse().ok()?,
-            crc64nvme: own("crc64nvme").cloned(),
-            sha256: own("sha256").cloned(),
+            size_bytes: own.get("size")?.parse().ok()?,
+            crc64nvme: text("crc64nvme"),
+            sha256: text("sha256"),
             tenant: text("tenant")?,
             task_id: text("task")?,
             storage_class: text("storage-class"),
@@ -176,39 +163,60 @@ impl Record {
         })
     }
 
-    /// Whether an object says that its record is in a manifest.
+    /// What an object says of its source whose record is in a manifest: ETag and CRC-64/NVME, as far as it does; `None` for other objects.
     #[must_use]
-    pub fn is_in_manifest(info: &ObjectInfo) -> bool {
-        info.attributes.metadata.get(&format!("{OURS}format")).is_some_and(|f| f == FORMAT_MANIFEST)
+    pub fn beside_manifest(info: &ObjectInfo) -> Option<(Option<String>, Option<String>)> {
+        let mut own = own(info);
+        (own.get("format")? == FORMAT_MANIFEST).then(|| (own.remove("etag"), own.remove("crc64nvme")))
     }
 
-    fn own_metadata(&self) -> BTreeMap<String, String> {
+    /// The value of our entry. `encoded` are the names of others whose values are not as they were.
+    fn told(&self, encoded: &[&str]) -> String {
         let modified = self.modified.map(|(seconds, nanos)| format!("{seconds}.{nanos:09}"));
-        let fields = [
-            ("format", Some(FORMAT.to_owned())),
-            ("location", Some(escaped(&self.location))),
-            ("bucket", Some(escaped(&self.bucket))),
-            ("key", Some(escaped(&self.key))),
-            ("version", self.version.as_deref().map(escaped)),
-            ("etag", Some(escaped(&self.etag))),
-            ("modified", modified),
-            ("size", Some(self.size_bytes.to_string())),
-            ("crc64nvme", self.crc64nvme.clone()),
-            ("sha256", self.sha256.clone()),
-            ("tenant", Some(escaped(&self.tenant))),
-            ("task", Some(escaped(&self.task_id))),
-            ("storage-class", self.storage_class.as_deref().map(escaped)),
-        ];
-        fields.into_iter().filter_map(|(name, value)| Some((format!("{OURS}{name}"), value?))).collect()
+        told([
+            ("format", Some(FORMAT)),
+            ("location", Some(&self.location)),
+            ("bucket", Some(&self.bucket)),
+            ("key", Some(&self.key)),
+            ("version", self.version.as_deref()),
+            ("etag", Some(&self.etag)),
+            ("modified", modified.as_deref()),
+            ("size", Some(&self.size_bytes.to_string())),
+            ("crc64nvme", self.crc64nvme.as_deref()),
+            ("sha256", self.sha256.as_deref()),
+            ("tenant", Some(&self.tenant)),
+            ("task", Some(&self.task_id)),
+            ("storage-class", self.storage_class.as_deref()),
+            ("encoded", (!encoded.is_empty()).then(|| encoded.join(",")).as_deref()),
+        ])
     }
+
+    fn told_beside_manifest(&self) -> String {
+        let etag = (self.etag.len() <= 128).then_some(self.etag.as_str());
+        told([("format", Some(FORMAT_MANIFEST)), ("etag", etag), ("crc64nvme", self.crc64nvme.as_deref())])
+    }
+}
+
+/// Fields as the value of our entry.
+fn told<const N: usize>(fields: [(&str, Option<&str>); N]) -> String {
+    let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let fields: Vec<String> =
+        fields.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, ESCAPED))).collect();
+    fields.join(" ")
+}
+
+/// The fields in our entry of an object; those that cannot be read are left out.
+fn own(info: &ObjectInfo) -> BTreeMap<&str, String> {
+    let value = info.attributes.metadata.get(OURS).map(String::as_str).unwrap_or_default();
+    let field = |field| {
+        let (name, value): (&str, &str) = str::split_once(field, '=')?;
+        Some((name, percent_decode_str(value).decode_utf8().ok()?.into_owned()))
+    };
+    value.split(' ').filter_map(field).collect()
 }
 
 fn weight(metadata: &BTreeMap<String, String>) -> usize {
     metadata.iter().map(|(name, value)| HEADER_PREFIX_BYTES + name.len() + value.len()).sum()
-}
-
-fn escaped(text: &str) -> String {
-    utf8_percent_encode(text, ESCAPED).to_string()
 }
 
 /// A value as a header can carry it, and whether that differs from the value.

@@ -65,17 +65,17 @@ pub(super) fn claims_to_be(info: &ObjectInfo, source: &SourceName<'_>, crc: Opti
     if let Some(record) = Record::from_object(info) {
         return record.is_of(source) && agrees(record.crc());
     }
-    let own = |name: &str| info.attributes.metadata.get(name);
-    Record::is_in_manifest(info)
-        && own("backhaul-etag").is_some_and(|e| e == source.etag)
-        && own("backhaul-crc64nvme").is_none_or(|c| crc.is_none_or(|crc| *c == crc_text(crc)))
+    Record::beside_manifest(info).is_some_and(|(etag, claimed)| {
+        etag.is_some_and(|etag| etag == source.etag)
+            && claimed.is_none_or(|claimed| crc.is_none_or(|crc| claimed == crc_text(crc)))
+    })
 }
 
 /// The CRC-64/NVME that an object under a backup key carries with it: that of the bytes that were read when it was written.
 pub(super) fn claimed_crc(info: &ObjectInfo) -> Option<u64> {
     match Record::from_object(info) {
         Some(record) => record.crc(),
-        None => u64::from_str_radix(info.attributes.metadata.get("backhaul-crc64nvme")?, 16).ok(),
+        None => u64::from_str_radix(&Record::beside_manifest(info)?.1?, 16).ok(),
     }
 }
 

@@ -38,6 +38,13 @@ fn an_ordinary_record_travels_on_the_object() {
     let placement = record.place(false);
     assert!(!placement.manifest);
     assert!(placement.attributes.metadata.values().all(|v| v.is_ascii()));
+    assert_eq!(
+        placement.attributes.metadata["backhaul"],
+        "format=2 location=photos bucket=uploads key=2026/%C3%A9%20%221%22%25.jpg version=v%201 \
+         etag=5d41402abc4b2a76b9719d911017c592-3 modified=1795428930.000000005 size=5 \
+         crc64nvme=00000000000000ab tenant=tenant-1 task=00-abc storage-class=GLACIER_IR encoded=note,padded"
+    );
+    assert_eq!(Record::beside_manifest(&stored(&placement)), None);
     assert_eq!(placement.attributes.metadata["owner"], "me");
     assert_eq!(Record::from_object(&stored(&placement)), Some(record));
 }
@@ -49,7 +56,8 @@ fn metadata_at_the_limit_goes_to_the_manifest_and_the_object_says_so() {
         let placement = record.place(false);
         assert!(placement.manifest);
         assert!(weight(&placement.attributes.metadata) < 400);
-        assert!(Record::is_in_manifest(&stored(&placement)));
+        let beside = (Some(record.etag.clone()), record.crc64nvme.clone());
+        assert_eq!(Record::beside_manifest(&stored(&placement)), Some(beside));
         assert_eq!(Record::from_object(&stored(&placement)), None);
         let json = serde_json::to_vec(&record).expect("json");
         assert_eq!(serde_json::from_slice::<Record>(&json).expect("json"), record);
