@@ -299,7 +299,7 @@ impl TaskQueue for ScriptedQueue {
         Ok(Vec::new())
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         renewals.iter().map(|_| Ok(RenewOutcome::Lost)).collect()
     }
 
