@@ -88,8 +88,8 @@ async fn work(queue: Arc<RedisQueue>, caller: u64) -> anyhow::Result<()> {
         if leased.is_empty() {
             break;
         }
-        let accept = leased.iter().map(|task| renewal(task, &session)).collect();
-        for answer in queue.renew(accept).await {
+        let accept: Vec<_> = leased.iter().map(|task| renewal(task, &session)).collect();
+        for answer in queue.renew(&accept).await {
             answer?;
         }
         for answer in queue.settle(leased.into_iter().map(settlement).collect()).await {

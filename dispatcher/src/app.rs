@@ -68,7 +68,7 @@ const STREAMS: &str = "streams";
 const READINESS: &str = "readiness";
 const SERVER: &str = "server";
 const CERTIFICATES: &str = "certificates";
-const TOKENS: &str = "keys of token issuers";
+const TOKENS: &str = "token issuers";
 const EVENTS: &str = "events";
 const WATCHES: &str = "watches";
 const OPS: &str = "port for operators";
@@ -134,7 +134,7 @@ impl App {
         let locations = Arc::new(Locations::load(&config.locations)?);
         // Before Redis is waited for: what is wrong with a file is told at once.
         drop(config.tls.clone().map(Tls::open).transpose()?);
-        drop(Tokens::load(config.token_issuers.as_deref())?);
+        drop(Tokens::load(config.token_issuers.clone())?);
         Ruling::open(&config, &locations)?;
         let redis = connect::connect(&config).await?;
         let queue: Arc<dyn TaskQueue> = Arc::<RedisQueue>::clone(&redis);
@@ -180,7 +180,7 @@ impl<L: Listener> App<L> {
         let addr =
             listener.local_addr().map_err(|source| AppError::Listen { addr: config.listen, source })?;
         let tls = config.tls.clone().map(Tls::open).transpose()?;
-        let tokens = Tokens::load(config.token_issuers.as_deref())?;
+        let tokens = Tokens::load(config.token_issuers.clone())?;
         let observe = Arc::new(DepthsOnly(Arc::clone(&queue)));
         let (events, rules, auditing) = (Events::none(), Ruling::default(), Auditing::default());
         let (walks, redis, ops) = (None, None, None);
@@ -276,11 +276,16 @@ impl<L: Listener> App<L> {
         let barriers = redis.as_ref().map(|redis| redis.barriers()).unwrap_or_default();
         let clocks = redis.as_ref().map(|redis| redis.clocks()).unwrap_or_default();
         let connections = Arc::clone(metrics.connections());
-        let gate =
-            GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics)).recording(audit.clone());
+        let gate = GateLayer::new(tokens.identify(&config, &metrics), Arc::clone(&metrics))
+            .recording(audit.clone())
+            .bounding_openings(config.max_streams_per_identity);
         let walked = prefixes.as_ref().map(|(prefixes, _)| prefixes.counters()).unwrap_or_default();
         let runs = prefixes.as_ref().map(|(_, runs)| runs.board()).unwrap_or_default();
-        let trust = Trust { tls: tls.as_ref().map(|(tls, _)| tls.clone()), issuers: tokens.issuers() };
+        let trust = Trust {
+            tls: tls.as_ref().map(|(tls, _)| tls.clone()),
+            issuers: tokens.issuers(),
+            issuers_refused: tokens.refused(),
+        };
         let exposed = Exposed {
             metrics,
             ready,
@@ -300,7 +305,9 @@ impl<L: Listener> App<L> {
             .build_v1()?;
         let routes = Routes::new(guard.layer(backups))
             .add_service(guard.layer(operators))
-            .add_service(WorkerService::new(streams.clone(), locations).recording(audit).into_server())
+            .add_service(
+                WorkerService::new(streams.clone(), locations).recording(audit.clone()).into_server(),
+            )
             .add_service(health.clone())
             .add_service(reflection);
         let (routes, walker, scheduler) = match prefixes {
@@ -341,9 +348,9 @@ impl<L: Listener> App<L> {
                 None
             }
         };
-        parts.start(TOKENS, tokens.run(end_server.clone()));
+        parts.start(TOKENS, tokens.run(config.tls_reload_every, end_server.clone()));
         parts.start(EVENTS, events.run(end_events.clone(), config.drain_within / 2));
-        let server = Server::new(listener, routes, connection_limits(&config), tls, connections);
+        let server = Server::new(listener, routes, connection_limits(&config), tls, connections, audit);
         parts.start(SERVER, serve(server, end_server.clone()));
         parts.start(OPS, ops::serve(ops, exposed, health, scaler, end_ops.clone()));
         info!(%addr, version = build::text(), shards = config.queue.shards, durability = ?config.durability, "serving");

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use backhaul_dispatcher::{
     app::{self, AppError},
     config::{Config, ConfigError},
-    fsck::{self, FsckFlags},
+    fsck::{self, CommandError, FsckFlags},
     queue::redis::{ConnectError, fsck::FsckError},
 };
 use backhaul_runtime::program::{Failure, Program};
@@ -66,9 +66,10 @@ fn audit() -> ExitCode {
             }
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Ok(Err(error @ (FsckError::Url(_) | FsckError::NotOurs(_)))) => {
+        Ok(Err(CommandError::Fsck(error @ (FsckError::Url(_) | FsckError::NotOurs(_))))) => {
             PROGRAM.usage(format_args!("--redis-url: {error}"))
         }
+        Ok(Err(error @ CommandError::Audit(_))) => PROGRAM.usage(error),
         Ok(Err(error)) => PROGRAM.failed(&error.into()),
         Err(error) => PROGRAM.failed(&error),
     }

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -12,6 +13,8 @@ use std::{
 use backhaul_proto::v1::{
     ObjectRef, SubmitBackupRequest, TaskState, backup_service_client::BackupServiceClient,
 };
+use backhaul_runtime::audit::{FileOptions, LogFile, Seal, Verification};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const LOCATIONS: &str = r#"
@@ -148,6 +151,40 @@ fn audit(url: &str, flags: &[&str]) -> (Option<i32>, String) {
     (code, stdout + &stderr)
 }
 
+/// One counter is wrong, and one key is a stranger's.
+fn a_repair_is_on_record_or_not_done(dir: &TempDir, url: &str) {
+    let log = dir.path().join("repairs.jsonl");
+    let flags = ["--repair", "--json", "--audit-log", log.to_str().unwrap()];
+    {
+        // As a dispatcher has its own.
+        let options = FileOptions { rotate_at: u64::MAX, keep: 0 };
+        let _open = LogFile::open(&log, options, Seal::Plain, 0).unwrap();
+        let (code, text) = audit(url, &flags);
+        assert!(code == Some(64) && text.contains("another process writes this log"), "{text}");
+    }
+    assert!(audit(url, &[]).1.contains("wrong-counter"), "nothing was repaired");
+    let (code, text) = audit(url, &flags);
+    assert_eq!(code, Some(1), "{text}");
+    let report = Verification { files: vec![log.clone()], ..Verification::default() }.run().unwrap();
+    assert!(report.flaw.is_none() && !report.is_cut_off, "{report:?}");
+    let lines = fs::read_to_string(&log).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let uid = fs::metadata("/proc/self").unwrap().uid();
+    let [begin, end] = lines.as_slice() else { panic!("{lines:?}") };
+    for (line, event) in [(begin, "repair"), (end, "repaired")] {
+        assert_eq!((&line["event"], &line["uid"]), (&event.into(), &uid.into()));
+        assert!(!line["host"].as_str().unwrap().is_empty());
+    }
+    assert_eq!(end["outcome"], "problems left");
+    let repaired = |problem: &str| {
+        let problems = end["problems"].as_array().unwrap();
+        problems.iter().find(|found| found["problem"] == problem).unwrap()["repaired"].as_u64()
+    };
+    assert_eq!((repaired("wrong-counter"), repaired("unknown-key")), (Some(1), Some(0)));
+    assert!(!audit(url, &[]).1.contains("wrong-counter"));
+    assert_eq!(audit(url, &["--audit-log", "x"]).0, Some(64), "without --repair nothing is changed");
+}
+
 #[tokio::test]
 async fn it_waits_for_redis_serves_and_stops_in_order_at_sigterm_and_leaves_a_clean_queue() {
     let dir = tempfile::tempdir().unwrap();
@@ -187,6 +224,9 @@ async fn it_waits_for_redis_serves_and_stops_in_order_at_sigterm_and_leaves_a_cl
     let (code, text) = audit(&url, &["--repair"]);
     assert_eq!(code, Some(1), "what nobody knows is told and left: {text}");
     assert!(text.contains("{bh:000}:stranger"), "{text}");
+    let wrong = ["-s", "redis.sock", "hset", "{bh:000}:tenants", "nobody", "000"];
+    assert!(Command::new("redis-cli").args(wrong).current_dir(dir.path()).status().unwrap().success());
+    a_repair_is_on_record_or_not_done(&dir, &url);
     let (code, text) = audit(&format!("{url}?db=3"), &[]);
     assert_eq!(code, Some(64), "there is no queue: {text}");
     assert_eq!(audit(&url, &["--mend"]).0, Some(64));

@@ -53,6 +53,19 @@ pub struct Problem {
 #[derive(Debug, Default)]
 pub struct Problems(Vec<Problem>);
 
+/// A file that is followed: looked at every now and then instead of being told about, because what a cluster mounts is replaced by renaming
+/// folders that no watch sees. What two looks in a row have found alike counts: half of a file, or none of it yet, is a file as well.
+#[derive(Debug)]
+pub struct Followed {
+    kind: &'static str,
+    path: PathBuf,
+    max_bytes: u64,
+    /// What was taken last, whether it was of use or not.
+    seen: Option<Result<String, String>>,
+    /// What the last look found, where that was something else.
+    coming: Option<Result<String, String>>,
+}
+
 /// The text of a file that is called `kind`, of at most `max_bytes`.
 ///
 /// # Errors
@@ -72,6 +85,47 @@ pub fn read(kind: &'static str, path: &Path, max_bytes: u64) -> Result<String, F
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, FileError> {
     toml::from_str(text)
         .map_err(|source| FileError::Syntax { path: path.to_owned(), source: Box::new(source) })
+}
+
+impl Followed {
+    /// A file that is called `kind`, of at most `max_bytes`, and what it says now.
+    ///
+    /// # Errors
+    /// [`FileError::Read`].
+    pub fn open(kind: &'static str, path: PathBuf, max_bytes: u64) -> Result<(Self, String), FileError> {
+        let text = read(kind, &path, max_bytes)?;
+        let seen = Some(Ok(text.clone()));
+        Ok((Self { kind, path, max_bytes, seen, coming: None }, text))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks at the file once. What it says, or why it cannot be read, if that is something new. A small file on a local disk: not worth a
+    /// thread.
+    pub fn look(&mut self) -> Option<Result<String, FileError>> {
+        let text = read(self.kind, &self.path, self.max_bytes);
+        let found = Some(text.as_ref().map(Clone::clone).map_err(ToString::to_string));
+        if found == self.seen {
+            self.coming = None;
+            return None;
+        }
+        if found != self.coming {
+            self.coming = found;
+            return None;
+        }
+        self.coming = None;
+        self.seen = found;
+        Some(text)
+    }
+
+    /// Takes what it says for new again: because it could not be used for a reason that may pass.
+    pub fn forget(&mut self) {
+        self.seen = None;
+    }
 }
 
 impl Problems {
@@ -109,5 +163,40 @@ impl Problems {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.setting, self.what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_looks_find_alike_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.toml");
+        fs::write(&path, "a").unwrap();
+        let (mut file, text) = Followed::open("test", path.clone(), 10).unwrap();
+        assert_eq!(text, "a");
+        let looks = |file: &mut Followed, count: usize| {
+            let told = (0..count).filter_map(|_| file.look());
+            told.map(|told| told.map_err(|error| error.to_string())).collect::<Vec<_>>()
+        };
+        assert_eq!(looks(&mut file, 3), []);
+        // Half of it, and then all.
+        fs::write(&path, "b").unwrap();
+        assert_eq!(looks(&mut file, 1), []);
+        fs::write(&path, "bc").unwrap();
+        assert_eq!(looks(&mut file, 1), []);
+        assert_eq!(looks(&mut file, 3), [Ok("bc".to_owned())]);
+        // Gone and back between two looks, or for good.
+        fs::remove_file(&path).unwrap();
+        assert_eq!(looks(&mut file, 1), []);
+        fs::write(&path, "bc").unwrap();
+        assert_eq!(looks(&mut file, 3), []);
+        fs::write(&path, "far too long").unwrap();
+        let told = looks(&mut file, 3);
+        assert!(matches!(&told[..], [Err(why)] if why.contains("the test file")), "{told:?}");
+        file.forget();
+        assert_eq!(looks(&mut file, 3).len(), 1, "it is told anew");
     }
 }

@@ -153,6 +153,9 @@ impl Call {
         let mut head = self.audit.entry(self.event);
         head.all_of(&self.who);
         let refusal = match told {
+            Some(Told::NotLetIn(status)) if status.code() == Code::ResourceExhausted => {
+                Some(Refusal::OverLimit)
+            }
             Some(Told::NotLetIn(_)) if self.is_known => Some(Refusal::OfKnown),
             Some(Told::NotLetIn(_) | Told::Events { is_stranger: true, .. }) => Some(Refusal::OfStranger),
             // Before it was looked at: a queue that is full says so of a task.
@@ -172,8 +175,8 @@ impl Call {
         head.number("ms", u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         head.all_of(&about);
         match refusal {
-            Some(kind) => self.audit.record_refusal(kind, &head),
-            None => record(&self.audit, &head, &tasks),
+            Some(kind) => self.audit.record_refusal(kind, head),
+            None => record(&self.audit, head, &tasks),
         }
     }
 }
@@ -285,7 +288,7 @@ pub(crate) fn message_refused(message: &'static str) {
 pub(super) fn leased(audit: &Audit, request: &LeaseRequest, tasks: &[Fields]) {
     let mut head = audit.entry("lease");
     head.text("role", "dispatcher").text("session", &request.session).text("worker", &request.worker);
-    record(audit, &head, tasks);
+    record(audit, head, tasks);
 }
 
 /// Records what was decided of tasks: as part of the present call, of the present stream, or of what the dispatcher does by itself.
@@ -301,7 +304,7 @@ pub(super) fn tasks(audit: &Audit, event: &'static str, tasks: Vec<Fields>) {
         Err(_) => {
             let mut head = audit.entry(event);
             head.text("role", "dispatcher");
-            record(audit, &head, &tasks);
+            record(audit, head, &tasks);
         }
     }
 }
@@ -330,12 +333,12 @@ impl Stream {
     fn tell(&self, event: &'static str, said: &Fields, tasks: &[Fields]) {
         let mut head = self.audit.entry(event);
         head.all_of(&self.who).all_of(said);
-        record(&self.audit, &head, tasks);
+        record(&self.audit, head, tasks);
     }
 }
 
 /// Records an entry with its tasks, on as many lines as they take.
-fn record(audit: &Audit, head: &Fields, tasks: &[Fields]) {
+fn record(audit: &Audit, mut head: Fields, tasks: &[Fields]) {
     if tasks.is_empty() {
         return audit.record(head);
     }
@@ -350,12 +353,12 @@ fn record(audit: &Audit, head: &Fields, tasks: &[Fields]) {
         let (now, later) = rest.split_at(fits.count().max(1));
         rest = later;
         part += 1;
-        let mut line = head.clone();
+        let mut line = if rest.is_empty() { std::mem::take(&mut head) } else { head.clone() };
         if part > 1 || !rest.is_empty() {
             line.number("part", part).flag("more", !rest.is_empty());
         }
         line.objects("tasks", now);
-        audit.record(&line);
+        audit.record(line);
     }
 }
 

@@ -14,6 +14,7 @@ mod writer;
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -39,6 +40,9 @@ const MOST_ENTRY_BYTES: usize = 512 * 1024;
 /// Entries a second about each kind of refusal. Nobody may fill a disk by being refused, nor hide those of another kind.
 const MOST_REFUSALS: u32 = 100;
 
+/// Longest reason that a handshake was refused for.
+const MOST_REASON_BYTES: usize = 200;
+
 /// Refusals that cost whoever asks nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
@@ -48,6 +52,8 @@ enum Refusal {
     OfKnown,
     /// Of more than a limit lets through.
     OverLimit,
+    /// Of a connection, before there was a call. It costs less than any other, and so must not hide them.
+    OfConnection,
 }
 
 /// Where decisions are recorded. Clones are one; without a log nothing is recorded and nothing costs anything.
@@ -86,7 +92,7 @@ struct Waiting {
     /// Entries without a place since this was last told.
     lost: u64,
     /// For each kind.
-    refusals: [TokenBucket; 3],
+    refusals: [TokenBucket; 4],
     /// Refusals that were too many to be recorded one by one since this was last told.
     passed_over: u64,
 }
@@ -128,15 +134,15 @@ impl Audit {
     }
 
     /// Records an entry.
-    fn record(&self, entry: &Fields) {
+    fn record(&self, entry: Fields) {
         if let Some(shared) = &self.0 {
-            shared.waiting().push(entry.as_str().to_owned(), &shared.counters);
+            shared.waiting().push(entry.into_text(), &shared.counters);
             shared.wake.notify_one();
         }
     }
 
     /// Records a refusal, unless there are too many of its kind.
-    fn record_refusal(&self, kind: Refusal, entry: &Fields) {
+    fn record_refusal(&self, kind: Refusal, entry: Fields) {
         let Some(shared) = &self.0 else { return };
         let mut waiting = shared.waiting();
         if waiting.refusals[kind as usize].take(Instant::now()).is_err() {
@@ -146,6 +152,17 @@ impl Audit {
         drop(waiting);
         self.record(entry);
     }
+
+    /// Records that somebody who has connected could not prove who they are, so that there was no call.
+    pub(crate) fn handshake_refused(&self, peer: SocketAddr, why: &str) {
+        if self.is_on() {
+            let mut entry = self.entry("handshake");
+            entry.text("peer", &peer.to_string()).text("decision", "refused");
+            // It may quote what was sent.
+            entry.text("reason", entry::cut(why, MOST_REASON_BYTES));
+            self.record_refusal(Refusal::OfConnection, entry);
+        }
+    }
 }
 
 impl Shared {
@@ -154,7 +171,7 @@ impl Shared {
             bodies: VecDeque::new(),
             bytes: 0,
             lost: 0,
-            refusals: [(); 3].map(|()| TokenBucket::new(MOST_REFUSALS, Instant::now())),
+            refusals: [(); 4].map(|()| TokenBucket::new(MOST_REFUSALS, Instant::now())),
             passed_over: 0,
         };
         let (waiting, counters) = (Mutex::new(waiting), Arc::default());

@@ -125,11 +125,11 @@ impl TaskQueue for Audited {
         Ok(leased)
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
-        let ids: Vec<TaskId> = renewals.iter().map(|renewal| renewal.id.clone()).collect();
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         let answers = self.queue.renew(renewals).await;
-        let lost = ids.iter().zip(&answers).filter(|(_, answer)| matches!(answer, Ok(RenewOutcome::Lost)));
-        context::tasks(&self.audit, "renew", lost.map(|(id, _)| entry::lost(id)).collect());
+        let answered = renewals.iter().zip(&answers);
+        let lost = answered.filter(|(_, answer)| matches!(answer, Ok(RenewOutcome::Lost)));
+        context::tasks(&self.audit, "renew", lost.map(|(renewal, _)| entry::lost(&renewal.id)).collect());
         answers
     }
 

@@ -50,7 +50,7 @@ impl Running {
     }
 
     fn say(&self, event: &'static str) {
-        self.audit.record(&self.audit.entry(event));
+        self.audit.record(self.audit.entry(event));
     }
 
     async fn until(&self, mut holds: impl FnMut(&AuditCounters) -> bool) {
@@ -174,7 +174,7 @@ async fn entries_without_a_place_are_counted_and_the_log_says_how_many() {
     fill();
     assert_eq!(audit.counters().lost.get(), 0);
     for _ in 0..3 {
-        audit.record(&audit.entry("call"));
+        audit.record(audit.entry("call"));
     }
     assert_eq!(audit.counters().lost.get(), 3);
     let told = shared.take(&audit).pop_back().unwrap();
@@ -187,10 +187,10 @@ async fn strangers_cannot_fill_the_log() {
     let log = Running::start(u64::MAX, false);
     let flood = 50 * u64::from(MOST_REFUSALS);
     for _ in 0..flood {
-        log.audit.record_refusal(Refusal::OfStranger, &log.audit.entry("call"));
+        log.audit.record_refusal(Refusal::OfStranger, log.audit.entry("call"));
     }
     // Neither does it hide that somebody known was refused.
-    log.audit.record_refusal(Refusal::OfKnown, &log.audit.entry("known"));
+    log.audit.record_refusal(Refusal::OfKnown, log.audit.entry("known"));
     let (_, said) = log.ended().await;
     let recorded = events(&said).iter().filter(|event| **event == "call").count() as u64;
     let passed_over = said.iter().filter(|line| line["event"] == "refusals_passed_over");
@@ -201,12 +201,31 @@ async fn strangers_cannot_fill_the_log() {
 }
 
 #[tokio::test]
+async fn connections_that_come_to_nothing_cannot_fill_the_log_or_hide_calls() {
+    let log = Running::start(u64::MAX, false);
+    let flood = 50 * u64::from(MOST_REFUSALS);
+    for _ in 0..flood {
+        log.audit.handshake_refused(([127, 0, 0, 1], 9).into(), "no\n\u{1b}[31m certificate");
+    }
+    let call = Call::begin(&log.audit, "/x", None).unwrap();
+    call.end(Told::NotLetIn(&tonic::Status::unauthenticated("")));
+    let (_, said) = log.ended().await;
+    let recorded: Vec<_> = said.iter().filter(|line| line["event"] == "handshake").collect();
+    assert!((u64::from(MOST_REFUSALS)..flood).contains(&(recorded.len() as u64)));
+    assert_eq!((&recorded[0]["peer"], &recorded[0]["decision"]), (&"127.0.0.1:9".into(), &"refused".into()));
+    assert_eq!(recorded[0]["reason"], "no\n\u{1b}[31m certificate");
+    assert!(events(&said).contains(&"call"));
+}
+
+#[tokio::test]
 async fn who_is_over_a_limit_cannot_fill_the_log_either() {
     let log = Running::start(u64::MAX, false);
     let flood = 50 * u64::from(MOST_REFUSALS);
     for _ in 0..flood {
         let call = Call::begin(&log.audit, "/x", None).unwrap();
         call.end(Told::Answered(tonic::Code::ResourceExhausted, None));
+        let opening = Call::begin(&log.audit, "/y", None).unwrap();
+        opening.end(Told::NotLetIn(&tonic::Status::resource_exhausted("")));
     }
     let (_, said) = log.ended().await;
     let recorded = events(&said).iter().filter(|event| **event == "call").count() as u64;

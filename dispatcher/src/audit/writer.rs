@@ -99,7 +99,7 @@ impl AuditWriter {
         let mut start = audit.entry("start");
         start.text("program", "backhaul-dispatcher").text("version", build::text());
         start.number("pid", std::process::id().into()).flag("required", shared.is_required);
-        audit.record(&start);
+        audit.record(start);
         Ok((audit, Self { log, found, shared, path: settings.path.clone() }))
     }
 
@@ -120,7 +120,7 @@ impl AuditWriter {
         while stop.run_until_cancelled(writing.pause(&shared)).await.is_some() {
             writing = writing.turn(&audit, &shared, false).await?;
         }
-        audit.record(&audit.entry("stop"));
+        audit.record(audit.entry("stop"));
         let deadline = Instant::now() + END_WITHIN;
         loop {
             writing = writing.turn(&audit, &shared, true).await?;
@@ -206,7 +206,7 @@ impl Shared {
             if count > 0 {
                 let mut told = audit.entry(event);
                 told.number("entries", count);
-                bodies.push_back(told.as_str().to_owned());
+                bodies.push_back(told.into_text());
             }
         }
         bodies

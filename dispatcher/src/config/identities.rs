@@ -8,7 +8,8 @@ use super::Problems;
 #[derive(Debug, Clone, Args)]
 pub struct IdentityFlags {
     /// Most workers connected with one name in their certificates, and most watches of one caller; more are refused with
-    /// RESOURCE_EXHAUSTED. As many as `--max-streams` unless given: all workers of a deployment have one name.
+    /// RESOURCE_EXHAUSTED, and so is who opens more than ten times as many a second. As many as `--max-streams` unless given: all workers of
+    /// a deployment have one name.
     #[arg(long, env = "BACKHAUL_MAX_STREAMS_PER_IDENTITY", value_name = "COUNT")]
     pub max_streams_per_identity: Option<u32>,
     /// Most calls of one caller in progress; more are refused with RESOURCE_EXHAUSTED. With `--insecure` all callers are one.

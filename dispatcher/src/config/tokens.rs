@@ -10,7 +10,8 @@ use super::Problems;
 #[derive(Debug, Clone, Args)]
 pub struct TokenFlags {
     /// Token issuers file: whose bearer tokens (JWT) are taken from callers that have no certificate, with which keys they are checked, and
-    /// which tenant and role their subjects have. Service accounts of Kubernetes are one such issuer. Workers need certificates.
+    /// which tenant and role their subjects have. Service accounts of Kubernetes are one such issuer. Workers need certificates. The file is
+    /// followed: a new one is used within seconds, one that cannot be used changes nothing.
     #[arg(long, env = "BACKHAUL_TOKEN_ISSUERS", value_name = "FILE")]
     pub token_issuers: Option<PathBuf>,
 }

@@ -224,7 +224,7 @@ impl TaskQueue for Probe {
         leased
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         self.maybe_hang().await;
         if self.is_down.load(Ordering::SeqCst) {
             return renewals.iter().filter_map(|_| self.down()).collect();

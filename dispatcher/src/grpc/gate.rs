@@ -24,7 +24,8 @@ use super::{
     ending::{Ending, Ends},
     identity::{Denied, Identify, Principal},
     layers::rpc_of,
-    status::ApiError,
+    openings::Openings,
+    status::{ApiError, Whose},
 };
 use crate::{
     audit::{Audit, Call, Told},
@@ -50,25 +51,32 @@ pub struct Gate<S> {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Shared {
     identify: Arc<dyn Identify>,
     metrics: Arc<Metrics>,
     audit: Audit,
+    openings: Option<Arc<Openings>>,
 }
 
 impl GateLayer {
     /// A door where `identify` says who calls.
     #[must_use]
     pub fn new(identify: Arc<dyn Identify>, metrics: Arc<Metrics>) -> Self {
-        Self { shared: Arc::new(Shared { identify, metrics, audit: Audit::off() }) }
+        Self { shared: Arc::new(Shared { identify, metrics, audit: Audit::off(), openings: None }) }
     }
 
     /// The same, where every call is recorded.
     #[must_use]
     pub fn recording(self, audit: Audit) -> Self {
-        let (identify, metrics) = (Arc::clone(&self.shared.identify), Arc::clone(&self.shared.metrics));
-        Self { shared: Arc::new(Shared { identify, metrics, audit }) }
+        Self { shared: Arc::new(Shared { audit, ..(*self.shared).clone() }) }
+    }
+
+    /// The same, where an identity that may have so many streams open opens no more of them a second than befits that.
+    #[must_use]
+    pub fn bounding_openings(self, most_open: usize) -> Self {
+        let openings = Some(Arc::new(Openings::new(most_open, Instant::now())));
+        Self { shared: Arc::new(Shared { openings, ..(*self.shared).clone() }) }
     }
 }
 
@@ -129,8 +137,8 @@ where
                     };
                     Ok(answer.map(|body| Ending::new(body, ends)))
                 }
-                Err(denied) => {
-                    let status: Status = ApiError::Denied(denied).into_status();
+                Err(refused) => {
+                    let status: Status = refused.into_status();
                     shared.metrics.call(rpc_of(path), status.code(), started.elapsed());
                     if let Some(record) = record {
                         record.end(Told::NotLetIn(&status));
@@ -154,7 +162,9 @@ fn ends(what: &str, principal: &Principal, peer: Option<&Peer>) -> Ends {
     if !STREAMS.contains(&what) {
         return Ends::default();
     }
-    Ends { at: principal.until, when: peer.map(|peer| peer.reauthenticate.clone()) }
+    // A proof is a call's or its connection's.
+    let Ends { at, when } = principal.ends.clone();
+    Ends { at, when: when.or_else(|| peer.map(|peer| peer.reauthenticate.clone())) }
 }
 
 /// Makes a call and records what came of it.
@@ -178,9 +188,9 @@ impl Shared {
         headers: &http::HeaderMap,
         extensions: &http::Extensions,
         record: Option<&mut Call>,
-    ) -> Result<Principal, Denied> {
+    ) -> Result<Principal, ApiError> {
         if !self.audit.may_go_on() && !what.starts_with(TOLD_TO_ALL) {
-            return Err(Denied::NotRecorded);
+            return Err(ApiError::Denied(Denied::NotRecorded));
         }
         let peer = extensions.get::<Peer>().map(|peer| tracing::field::display(peer.address));
         let identified = timeout(IDENTIFY_WITHIN, self.identify.identify(headers, extensions)).await;
@@ -189,29 +199,50 @@ impl Shared {
                 Ok(principal) => principal,
                 Err(denied) => {
                     debug!(peer, reason = %denied, "a call was not let in");
-                    return Err(denied);
+                    return Err(ApiError::Denied(denied));
                 }
             };
         if let Some(record) = record {
             record.made_by(&principal, what);
         }
-        let Some(who) = access::who_may(what) else { return Err(Denied::NoSuchCall) };
-        if who.includes(&principal) {
-            return Ok(principal);
+        let Some(who) = access::who_may(what) else { return Err(ApiError::Denied(Denied::NoSuchCall)) };
+        if !who.includes(&principal) {
+            warn!(peer, name = &*principal.name, what = ?what, "a call was not let in: its role does not allow it");
+            let denied = Denied::Role("this is not allowed to whom the certificate or token names");
+            return Err(ApiError::Denied(denied));
         }
-        warn!(peer, name = &*principal.name, what = ?what, "a call was not let in: its role does not allow it");
-        Err(Denied::Role("this is not allowed to whom the certificate or token names"))
+        self.may_open(what, &principal)?;
+        Ok(principal)
+    }
+
+    /// Whether that call is not one too many of those that last.
+    fn may_open(&self, what: &str, principal: &Principal) -> Result<(), ApiError> {
+        let Some(openings) = &self.openings else { return Ok(()) };
+        if what != access::CONNECT && !STREAMS.contains(&what) {
+            return Ok(());
+        }
+        openings
+            .take(what, &principal.name, Instant::now())
+            .map_err(|retry_after| ApiError::RateLimited { retry_after, whose: Whose::Identity })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tonic::body::Body;
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::grpc::{
+        identity::{Caller, ConfiguredTenant},
+        testing::told,
+    };
 
     #[test]
     fn streams_end_with_the_proof_of_who_called_and_what_was_done_is_answered() {
         let until = Some(Instant::now());
-        let principal = Principal { name: "web".into(), caller: None, worker: None, until };
+        let of_token = Ends { at: until, when: None };
+        let principal = Principal { name: "web".into(), caller: None, worker: None, ends: of_token };
         for stream in STREAMS {
             assert!(access::who_may(stream).is_some(), "{stream} is no call");
             assert_eq!(ends(stream, &principal, None).at, until);
@@ -219,5 +250,34 @@ mod tests {
         for call in [access::CONNECT, "/backhaul.v1.BackupService/SubmitBackup"] {
             assert!(access::who_may(call).is_some() && ends(call, &principal, None).at.is_none(), "{call}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_opens_streams_too_often_is_told_when_to_come_back() {
+        let identify = Arc::new(ConfiguredTenant::new(Caller::new("web").unwrap()));
+        let layer = GateLayer::new(identify, Arc::default()).bounding_openings(1);
+        let gate = layer.layer(tower::service_fn(|_: Request<()>| async {
+            Ok::<_, Infallible>(Response::new(Body::empty()))
+        }));
+        let knock = async |path: &str| {
+            let request = Request::builder().uri(path).body(()).unwrap();
+            let answer = gate.clone().oneshot(request).await.unwrap();
+            Status::from_header_map(answer.headers()).map(|status| told(&status))
+        };
+        let refused = Some((Code::ResourceExhausted, "RATE_LIMITED".to_owned()));
+        // Others of the same identity cost a worker nothing, nor do calls that do not last.
+        for _ in 0..10 {
+            assert_eq!(knock(STREAMS[0]).await, None);
+        }
+        assert_eq!(knock(STREAMS[1]).await, refused);
+        for _ in 0..100 {
+            assert_eq!(knock("/backhaul.v1.BackupService/GetBackup").await, None);
+        }
+        for _ in 0..10 {
+            assert_eq!(knock(access::CONNECT).await, None);
+        }
+        assert_eq!(knock(access::CONNECT).await, refused);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        assert_eq!((knock(access::CONNECT).await, knock(STREAMS[0]).await), (None, None));
     }
 }

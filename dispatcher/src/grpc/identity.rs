@@ -8,9 +8,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use backhaul_runtime::locations::is_tenant_name;
 use http::{Extensions, HeaderMap};
-use tokio::time::Instant;
 
-use super::{access::Role, roles::Roles};
+use super::{access::Role, ending::Ends, roles::Roles};
 use crate::transport::Peer;
 
 /// Finds out who makes a call.
@@ -25,7 +24,7 @@ pub trait Identify: fmt::Debug + Send + Sync + 'static {
 }
 
 /// Somebody who has proved who they are, and what that makes them. Whoever is neither worker nor caller may do nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Principal {
     /// The name that was proved.
     pub name: Arc<str>,
@@ -35,7 +34,7 @@ pub struct Principal {
     pub worker: Option<WorkerName>,
     /// When streams that it opens must have ended, if its proof is this call's alone. A certificate is its connection's, which ends in
     /// time by itself.
-    pub until: Option<Instant>,
+    pub ends: Ends,
 }
 
 /// What is known of a worker.
@@ -82,7 +81,7 @@ pub struct InvalidTenant;
 /// Everybody is a worker, and a caller of the same tenant, named in the configuration: for deployments where the network decides who
 /// may call.
 #[derive(Debug, Clone)]
-pub struct ConfiguredTenant(Caller);
+pub struct ConfiguredTenant(Principal);
 
 /// Principals are the programs that their certificates name; the tenant is a part of the name.
 #[derive(Debug, Clone)]
@@ -145,16 +144,16 @@ impl Caller {
 impl ConfiguredTenant {
     /// Takes everybody for `caller`.
     #[must_use]
-    pub const fn new(caller: Caller) -> Self {
-        Self(caller)
+    pub fn new(caller: Caller) -> Self {
+        let (caller, worker) = (Some(caller), Some(WorkerName::Unproved));
+        Self(Principal { name: "anybody".into(), caller, worker, ends: Ends::default() })
     }
 }
 
 #[async_trait]
 impl Identify for ConfiguredTenant {
     async fn identify(&self, _: &HeaderMap, _: &Extensions) -> Result<Principal, Denied> {
-        let (caller, worker) = (Some(self.0.clone()), Some(WorkerName::Unproved));
-        Ok(Principal { name: "anybody".into(), caller, worker, until: None })
+        Ok(self.0.clone())
     }
 }
 

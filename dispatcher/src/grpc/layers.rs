@@ -12,7 +12,7 @@
 
 pub(crate) mod deadline;
 pub(crate) mod rate;
-mod shares;
+pub(crate) mod shares;
 
 use std::{
     convert::Infallible,

@@ -16,6 +16,7 @@ pub mod health;
 pub mod identity;
 pub mod layers;
 pub mod name_path;
+mod openings;
 pub(crate) mod page_token;
 pub mod prefix_service;
 pub(crate) mod present;

@@ -4,6 +4,7 @@
 //! [`super::access`]. Pure.
 
 use super::{
+    ending::Ends,
     identity::{Caller, Principal, WorkerName},
     name_path::{CallerPath, ProgramPath},
 };
@@ -30,7 +31,7 @@ impl Roles {
             name: name.into(),
             caller: if is_worker { None } else { self.caller(path) },
             worker: is_worker.then(|| WorkerName::Path(path.into())),
-            until: None,
+            ends: Ends::default(),
         }
     }
 

@@ -23,6 +23,7 @@ use tower::Layer as _;
 
 use super::{
     backup_service::{Backups, MAX_MESSAGE_BYTES, StopCopies, SubmitDefaults},
+    ending::Ends,
     gate::{Gate, GateLayer},
     identity::{Caller, Denied, Identify, Principal},
     layers::{CallLimits, Guard, GuardLayer},
@@ -242,7 +243,7 @@ impl Identify for TenantFromHeader {
             return Err(Denied::Unidentified("no credentials"));
         }
         let caller = Some(Caller::new(tenant).unwrap());
-        Ok(Principal { name: tenant.into(), caller, worker: None, until: None })
+        Ok(Principal { name: tenant.into(), caller, worker: None, ends: Ends::default() })
     }
 }
 
@@ -299,7 +300,7 @@ impl TaskQueue for ScriptedQueue {
         Ok(Vec::new())
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         renewals.iter().map(|_| Ok(RenewOutcome::Lost)).collect()
     }
 

@@ -136,13 +136,14 @@ mod tests {
     use backhaul_proto::v1::{Credit, Hello};
 
     use super::*;
+    use crate::grpc::ending::Ends;
 
     fn worker(path: &str) -> Principal {
         Principal {
             name: path.into(),
             caller: None,
             worker: Some(WorkerName::Path(path.into())),
-            until: None,
+            ends: Ends::default(),
         }
     }
 

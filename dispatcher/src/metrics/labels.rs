@@ -129,7 +129,9 @@ labels! {
         NoCaller => "no_caller",
         /// It is not good.
         Refused => "refused",
-        /// Nobody could say: keys or the review cannot be had.
+        /// There is another one beside it, or a certificate.
+        Ambiguous => "ambiguous",
+        /// Nobody could say: keys or the review cannot be had, or not in time.
         Unavailable => "unavailable",
     }
 }

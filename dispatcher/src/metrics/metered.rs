@@ -108,7 +108,7 @@ impl TaskQueue for Metered {
         Ok(leased)
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         let answers = self.timed(Operation::Renew, self.queue.renew(renewals)).await;
         for answer in &answers {
             self.metrics.renewals.of(RenewVerdict::of(answer)).inc();

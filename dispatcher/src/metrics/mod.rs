@@ -46,7 +46,7 @@ use crate::{
 pub struct Metrics {
     calls: Table<Rpc, Code>,
     call_time: Histograms<Rpc>,
-    tokens: Counters<TokenOutcome>,
+    pub(crate) tokens: Counters<TokenOutcome>,
     submits: Counters<SubmitVerdict>,
     leases: Counter,
     renewals: Counters<RenewVerdict>,
@@ -67,6 +67,7 @@ pub struct Metrics {
 pub struct Connections {
     open: AtomicUsize,
     accepted: Counter,
+    refused: Counter,
 }
 
 /// One open connection; counted until it is dropped.
@@ -140,6 +141,11 @@ impl Connections {
         self.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection(Arc::clone(self))
     }
+
+    /// One of them came to nothing before its first call.
+    pub fn handshake_refused(&self) {
+        self.refused.inc();
+    }
 }
 
 impl Drop for OpenConnection {
@@ -195,6 +201,7 @@ impl Exposed {
         }
         page.value(&names::CONNECTIONS, metrics.connections.open.load(Ordering::Relaxed));
         page.value(&names::ACCEPTED, metrics.connections.accepted.get());
+        page.value(&names::HANDSHAKES_REFUSED, metrics.connections.refused.get());
         page.table(&names::CALLS, &metrics.calls);
         page.histograms(&names::CALL_TIME, &metrics.call_time);
         page.counters(&names::TOKENS, &metrics.tokens);

@@ -27,9 +27,11 @@ families! {
     CHECK = gauge("backhaul_dispatcher_redis_check", ["state"], "1 for the outcome of the last look at Redis: safe, unsafe, unreachable.");
     CONNECTIONS = gauge("backhaul_dispatcher_connections", [], "Connections of callers and workers that are open.");
     ACCEPTED = counter("backhaul_dispatcher_connections_total", [], "Connections of callers and workers that were accepted.");
+    HANDSHAKES_REFUSED = counter("backhaul_dispatcher_handshakes_refused_total", [], "Connections that were closed before their first call because the peer did not prove who it is, did not speak the protocol, or took too long. Whoever only looks whether the port is open is not counted.");
     CALLS = counter("backhaul_dispatcher_calls_total", ["rpc", "code"], "Calls of internal services that were answered, by gRPC status code.");
     CALL_TIME = histogram("backhaul_dispatcher_call_duration_seconds", ["rpc"], "Time to answer calls of internal services.");
-    TOKENS = counter("backhaul_dispatcher_token_checks_total", ["outcome"], "Bearer tokens that were looked at: accepted, no_caller (good, and no rule of the issuers file is about its subject), refused, unavailable (keys or review cannot be had).");
+    TOKENS = counter("backhaul_dispatcher_token_checks_total", ["outcome"], "Bearer tokens that were looked at: accepted, no_caller (good, and no rule of the issuers file is about its subject), refused, ambiguous (a second one, or a certificate beside it), unavailable (keys or review cannot be had, or not in time).");
+    ISSUERS_REFUSED = gauge("backhaul_dispatcher_token_issuers_refused", [], "1 while the token issuers file cannot be used, so that older issuers are in force.");
     ISSUER_KEYS = gauge("backhaul_dispatcher_issuer_keys_age_seconds", ["issuer"], "Time since the keys of a token issuer were read; used for an hour.");
     TLS_FILES = gauge("backhaul_dispatcher_tls_files_current", [], "1 while certificate, key, bundle and revocation lists are used as they are in the files, 0 while new ones cannot be used; not shown in plaintext.");
     CRL_LEFT = gauge("backhaul_dispatcher_crl_remaining_seconds", [], "Time until a revocation list should have been replaced by a newer one, negative when it is overdue; not shown without any.");

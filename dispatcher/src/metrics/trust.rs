@@ -1,7 +1,10 @@
 //! What is shown of who is trusted: token issuers' keys, revocation lists, and whether the files of TLS are the ones in use.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +14,7 @@ use backhaul_runtime::{
 };
 
 use super::names;
-use crate::grpc::tokens::issuers::Issuers;
+use crate::grpc::tokens::follow::LiveIssuers;
 
 /// Who is trusted, to be looked at; nobody by default.
 #[derive(Debug, Default)]
@@ -19,7 +22,9 @@ pub struct Trust {
     /// Certificates.
     pub tls: Option<Tls>,
     /// Tokens.
-    pub issuers: Option<Arc<Issuers>>,
+    pub issuers: Option<LiveIssuers>,
+    /// Whether the newest file of token issuers is not in force.
+    pub issuers_refused: Arc<AtomicBool>,
 }
 
 impl Trust {
@@ -34,8 +39,10 @@ impl Trust {
         if let Some(until) = files.and_then(|files| files.crl_until) {
             left.value(&[], seconds_until(until, now));
         }
+        page.value(&names::ISSUERS_REFUSED, u8::from(self.issuers_refused.load(Ordering::Relaxed)));
         let mut ages = page.family(&names::ISSUER_KEYS);
-        for (issuer, age) in self.issuers.iter().flat_map(|issuers| issuers.key_ages()) {
+        let issuers = self.issuers.as_ref().map(LiveIssuers::now).unwrap_or_default();
+        for (issuer, age) in issuers.key_ages() {
             ages.value(&[issuer], age.as_secs_f64());
         }
     }

@@ -139,7 +139,7 @@ pub trait TaskQueue: Send + Sync + std::fmt::Debug + 'static {
     /// timeout anew; real growth also sets `returns` to zero. The lease lasts [`QueueSettings::lease`], at most to the end of that
     /// timeout, and is [`RenewOutcome::Lost`] after it. A lease that ran out but has not been swept is kept. [`RenewOutcome::Cancel`]
     /// changes nothing but the session. An empty `upload_id` leaves what is known.
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>>;
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>>;
 
     /// Ends leases with what came of them. The lease that reports is, in this order:
     /// - the one whose report started the present run: [`SettleOutcome::RunsAgain`] for the same kind of outcome, else `Fenced`;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Largest rules file, in bytes.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+pub(super) const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// Most rules: each is compared with every object.
 const MAX_RULES: usize = 500;
 /// As long as the name of a run can be.
@@ -71,11 +71,6 @@ impl Rules {
         }
         problems.unless_any(path, Self::new(rules))
     }
-}
-
-/// The text of a rules file.
-pub(super) fn read(path: &Path) -> Result<String, FileError> {
-    settings_file::read("rules", path, MAX_FILE_BYTES)
 }
 
 #[derive(Deserialize)]

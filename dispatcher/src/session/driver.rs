@@ -375,7 +375,7 @@ fn renew(seat: &Seat, what: RenewFor, renewals: Vec<Renewal>) -> Call {
     // A heartbeat is answered before the next one is due, so that an outage of the queue is told in time to be waited out.
     let limit = seat.settings.queue_timeout.min(seat.settings.heartbeat_every / 2);
     let call = async move {
-        let (answers, fault) = answers(timeout(limit, queue.renew(renewals)).await);
+        let (answers, fault) = answers(timeout(limit, queue.renew(&renewals)).await);
         (Event::Renewed(what, answers), fault)
     };
     Call(call.boxed())

@@ -30,7 +30,11 @@ use super::{
     preface::Prefaced,
     server::Refusals,
 };
-use crate::{census::Place, metrics::OpenConnection};
+use crate::{
+    audit::Audit,
+    census::Place,
+    metrics::{Connections, OpenConnection},
+};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -41,6 +45,8 @@ pub(super) struct Host {
     http2: http2::Builder<TokioExecutor>,
     tls: Option<Tls>,
     refusals: Mutex<Refusals>,
+    gauge: Arc<Connections>,
+    audit: Audit,
 }
 
 /// Why a connection is ended from here.
@@ -55,10 +61,21 @@ enum Ending {
 }
 
 impl Host {
-    pub(super) fn new(routes: Routes, limits: ConnectionLimits, tls: Option<Tls>) -> Self {
+    pub(super) fn new(
+        routes: Routes,
+        limits: ConnectionLimits,
+        tls: Option<Tls>,
+        gauge: Arc<Connections>,
+        audit: Audit,
+    ) -> Self {
         let handshakes = Semaphore::new(limits.max_handshakes.min(Semaphore::MAX_PERMITS));
-        let refusals = Mutex::default();
-        Self { routes: routes.prepare(), limits, handshakes, http2: http2(&limits), tls, refusals }
+        let (routes, http2, refusals) = (routes.prepare(), http2(&limits), Mutex::default());
+        Self { routes, limits, handshakes, http2, tls, refusals, gauge, audit }
+    }
+
+    /// Counts one connection, until what is given is dropped.
+    pub(super) fn opened(&self) -> OpenConnection {
+        self.gauge.opened()
     }
 
     /// Serves one connection until it ends; from `end` on, only what is in progress.
@@ -106,6 +123,11 @@ impl Host {
     }
 
     fn refuse(&self, peer: &Peer, why: &dyn std::fmt::Display) {
+        self.gauge.handshake_refused();
+        // In plaintext nobody proves anything, so nobody fails to.
+        if self.tls.is_some() {
+            self.audit.handshake_refused(peer.address, &why.to_string());
+        }
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         refusals.note(why, peer.address, Instant::now());
     }

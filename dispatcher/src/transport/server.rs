@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{ConnectionLimits, Listener, accept::Acceptor, connection::Host, peer::Peer};
 use crate::{
+    audit::Audit,
     census::{Census, origin_of},
     metrics::Connections,
 };
@@ -31,24 +32,23 @@ pub(crate) struct Server<L> {
     acceptor: Acceptor<L>,
     host: Arc<Host>,
     census: Arc<Census<IpAddr>>,
-    gauge: Arc<Connections>,
     refusals: Refusals,
 }
 
 impl<L: Listener> Server<L> {
-    /// A server that accepts nothing yet. With `tls`, only from peers that prove who they are.
+    /// A server that accepts nothing yet. With `tls`, only from peers that prove who they are; who does not is recorded.
     pub(crate) fn new(
         listener: L,
         routes: Routes,
         limits: ConnectionLimits,
         tls: Option<Tls>,
         gauge: Arc<Connections>,
+        audit: Audit,
     ) -> Self {
         Self {
             acceptor: Acceptor::new(listener),
-            host: Arc::new(Host::new(routes, limits, tls)),
+            host: Arc::new(Host::new(routes, limits, tls, gauge, audit)),
             census: Census::new(limits.max_connections, limits.max_connections_per_address),
-            gauge,
             refusals: Refusals::default(),
         }
     }
@@ -65,7 +65,7 @@ impl<L: Listener> Server<L> {
                     match self.census.enter(origin_of(address.ip())) {
                         Ok(place) => {
                             let host = Arc::clone(&self.host);
-                            let place = (place, self.gauge.opened());
+                            let place = (place, host.opened());
                             connections.spawn(host.serve(io, Peer::at(address), place, end.clone()));
                         }
                         Err(full) => self.refusals.note(&full, address, Instant::now()),

@@ -24,6 +24,7 @@ use tonic::service::Routes;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::{testing::Pipes, *};
+use crate::audit::Audit;
 
 /// Time for what must happen; long, because only failures wait for its end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ impl Served {
         let (_reporter, health) = tonic_health::server::health_reporter();
         let end = CancellationToken::new();
         let mut running = JoinSet::new();
-        let server = Server::new(listener, Routes::new(health), limits, None, Arc::default());
+        let server = Server::new(listener, Routes::new(health), limits, None, Arc::default(), Audit::off());
         running.spawn(server.run(end.clone()));
         Self { address, end, running }
     }

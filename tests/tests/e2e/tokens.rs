@@ -124,6 +124,17 @@ async fn a_caller_shows_a_token_that_is_replaced_and_written_down_nowhere() -> a
         ensure!(output.status.code() == Some(2) && text.contains(code), "{output:?}");
         said += &text;
     }
+    // A good one, until its issuer is taken out of the file.
+    fs::write(path("token"), &second)?;
+    let output = run(&["list", "--json"]).await?;
+    ensure!(output.status.success(), "{output:?}");
+    fs::write(path("issuers.toml"), "issuer = []")?;
+    eventually("nobody's tokens are taken any more", async || {
+        let output = run(&["list", "--json"]).await?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        Ok(())
+    })
+    .await?;
     said += &env.dispatcher().log()?;
     for token in [&first, &second, &stranger] {
         let parts: Vec<_> = token.split('.').collect();

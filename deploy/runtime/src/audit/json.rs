@@ -114,6 +114,12 @@ impl Fields {
         &self.text
     }
 
+    /// The same, without a copy.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
     fn name(&mut self, name: &'static str) {
         if !self.text.is_empty() {
             self.text.push(',');

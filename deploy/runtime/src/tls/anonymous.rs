@@ -9,8 +9,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     ClientStream, SpiffeError, SpiffeId, TlsError, TrustDomain,
-    material::{client_config, content, read, roots},
-    revocation::Revocations,
+    material::{client_config, content, read, read_if_any, revocations, roots},
     verify::ProgramNamed,
 };
 
@@ -36,10 +35,8 @@ impl Anonymous {
     /// [`TlsError`].
     pub fn open(settings: &TrustSettings, expected: &SpiffeId) -> Result<Self, TlsError> {
         let roots = roots(&settings.bundle, &read(&settings.bundle)?)?;
-        let revocations = match &settings.crl {
-            Some(path) => Revocations::read(&read(path)?).map_err(|error| content(path, error))?,
-            None => Revocations::default(),
-        };
+        let crl = settings.crl.as_deref();
+        let revocations = revocations(crl, &read_if_any(crl)?)?;
         let verifier = ProgramNamed {
             roots: Arc::new(roots),
             revocations: Arc::new(revocations),

@@ -58,7 +58,7 @@ impl Texts {
             certificate: read(&settings.certificate)?,
             key: read(&settings.key)?,
             bundle: read(&settings.bundle)?,
-            crl: settings.crl.as_deref().map_or(Ok(Vec::new()), read)?,
+            crl: read_if_any(settings.crl.as_deref())?,
         })
     }
 }
@@ -71,10 +71,7 @@ impl Material {
         let key = PrivateKeyDer::from_pem_slice(&texts.key)
             .map_err(|error| content(&settings.key, format!("no private key: {error}")))?;
         let roots = Arc::new(roots(&settings.bundle, &texts.bundle)?);
-        let revocations = Arc::new(match &settings.crl {
-            Some(path) => Revocations::read(&texts.crl).map_err(|error| content(path, error))?,
-            None => Revocations::default(),
-        });
+        let revocations = Arc::new(revocations(settings.crl.as_deref(), &texts.crl)?);
         let first = chain.first().ok_or_else(|| content(&settings.certificate, "no certificate"))?;
         let id = identity_of(first).map_err(|error| content(&settings.certificate, error))?.id;
         let mut verifier =
@@ -142,6 +139,17 @@ pub(super) fn roots(path: &Path, text: &[u8]) -> Result<RootCertStore, TlsError>
         roots.add(authority).map_err(|error| content(path, error))?;
     }
     Ok(roots)
+}
+
+/// What a file of lists has revoked, if there is one.
+pub(super) fn revocations(path: Option<&Path>, text: &[u8]) -> Result<Revocations, TlsError> {
+    let Some(path) = path else { return Ok(Revocations::default()) };
+    Revocations::read(text).map_err(|error| content(path, error))
+}
+
+/// The text of a file that need not be; empty where there is none.
+pub(super) fn read_if_any(path: Option<&Path>) -> Result<Vec<u8>, TlsError> {
+    path.map_or(Ok(Vec::new()), read)
 }
 
 impl fmt::Debug for Material {

@@ -3,11 +3,13 @@
 use std::{fs, path::Path, sync::Mutex};
 
 use backhaul_proto::v1::task_result::Outcome;
-use backhaul_runtime::audit::Verification;
+use backhaul_runtime::{audit::Verification, tls::TlsSettings};
 use serde_json::Value;
 
 use super::{
     journey::{Worker, receipt},
+    security::{Authority, CALLER, DAY, WORKER, connect},
+    tokens::{Scene, with_token},
     *,
 };
 use crate::{grpc::testing::record, queue::memory::MemoryQueue};
@@ -150,6 +152,82 @@ async fn what_a_worker_is_given_and_reports_is_recorded_without_its_leases() {
     assert_eq!(reports[1]["tasks"][0]["receipt"]["backup"]["key"], receipt().backup.unwrap().key);
     assert_eq!((&reports[1]["role"], &reports[1]["session"]), (&"worker".into(), &lease["session"]));
     assert_eq!(of("stream_end")[0]["session"], lease["session"]);
+}
+
+/// Who has proved a name, by certificate or token, is on record with it, whatever it says of itself and whatever comes of it.
+#[tokio::test]
+async fn entries_name_who_has_proved_a_name_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let scene = Scene::start_with(&["--audit-log", path.to_str().unwrap()]).await;
+    let (app, viewer) = (scene.token("web-app", 600), scene.token("viewer", 600));
+    let forged = scene.token("web-app", 600) + "A";
+    let mut anonymous = BackupServiceClient::new(scene.anonymous().await);
+    let program = |file: &str, id: &str| connect(&scene.served, scene.authority.program(file, id, DAY));
+    let mut certified = BackupServiceClient::new(program("caller", CALLER).await.unwrap());
+    // Calls.
+    let mut posing = with_token(submit("users/1"), &app);
+    posing.metadata_mut().insert("x-tenant", tonic::metadata::MetadataValue::from_static("other"));
+    anonymous.submit_backup(posing).await.unwrap();
+    certified.submit_backup(submit("users/2")).await.unwrap();
+    // Streams.
+    let watching = || pb::WatchBackupsRequest { task_ids: Vec::new(), ..Default::default() };
+    anonymous.watch_backups(with_token(watching(), &viewer)).await.ok();
+    let (open, messages) = tokio::sync::mpsc::channel(1);
+    let messages = tokio_stream::wrappers::ReceiverStream::new(messages);
+    let mut worker = WorkerServiceClient::new(program("worker", WORKER).await.unwrap());
+    let mut stream = worker.connect(messages).await.unwrap().into_inner();
+    drop(open);
+    stream.message().await.ok();
+    // Refusals: of a role, of a token that is none, of nobody, and of a connection.
+    anonymous.submit_backup(with_token(submit("users/3"), &viewer)).await.unwrap_err();
+    anonymous.submit_backup(with_token(submit("users/4"), &forged)).await.unwrap_err();
+    anonymous.submit_backup(submit("users/5")).await.unwrap_err();
+    // Of an authority that nobody here trusts, which its name does not help.
+    let other = Authority::new();
+    let bundle = scene.authority.folder.path().join("bundle.pem");
+    let stranger = TlsSettings { bundle, ..other.program("stranger", CALLER, DAY) };
+    let answer = match connect(&scene.served, stranger).await {
+        Ok(channel) => BackupServiceClient::new(channel).submit_backup(submit("users/6")).await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!answer);
+
+    scene.served.stop.cancel();
+    scene.served.ended().await.unwrap();
+    let said = lines(&path);
+    let who = |line: &Value| {
+        let text = |field: &str| line[field].as_str().unwrap_or("-").to_owned();
+        assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        [text("name"), text("role"), text("tenant"), text("decision")]
+    };
+    let submits: Vec<_> = calls(&said, "SubmitBackup").into_iter().map(who).collect();
+    assert_eq!(
+        submits,
+        [
+            ["token:test:web-app", "submitter", "web", "allowed"],
+            [CALLER, "submitter", "web", "allowed"],
+            ["token:test:viewer", "reader", "web", "refused"],
+            // What nobody has proved is not written down, as if it were a name.
+            ["-", "-", "-", "refused"],
+            ["-", "-", "-", "refused"],
+        ]
+    );
+    let watch = who(calls(&said, "WatchBackups")[0]);
+    assert_eq!(watch[..3], ["token:test:viewer", "reader", "web"]);
+    let event = |name: &str| said.iter().find(|line| line["event"] == name).unwrap();
+    let connects = said.iter().find(|line| line["rpc"] == crate::grpc::access::CONNECT).unwrap();
+    let end = event("stream_end");
+    assert_eq!((&end["name"], &end["role"]), (&WORKER.into(), &"worker".into()));
+    assert_eq!((&connects["name"], &connects["session"]), (&WORKER.into(), &end["session"]));
+    let handshake = event("handshake");
+    assert_eq!(who(handshake), ["-", "-", "-", "refused"]);
+    assert!(handshake["reason"].as_str().unwrap().contains("certificate"), "{handshake}");
+    let text = fs::read_to_string(&path).unwrap();
+    for token in [&app, &viewer, &forged] {
+        let parts: Vec<_> = token.split('.').collect();
+        assert!(!text.contains(parts[1]) && !text.contains(parts[2]), "a token was written down");
+    }
 }
 
 #[tokio::test]

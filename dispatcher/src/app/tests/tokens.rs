@@ -22,15 +22,19 @@ use crate::grpc::{testing::record, tokens::tests::Signer};
 
 const ISSUER: &str = "https://issuer.test";
 
-struct Scene {
-    authority: Authority,
+pub(super) struct Scene {
+    pub(super) authority: Authority,
     signer: Signer,
-    served: Served,
+    pub(super) served: Served,
     queue: Arc<ScriptedQueue>,
 }
 
 impl Scene {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(super) async fn start_with(flags: &[&str]) -> Self {
         let (authority, signer) = (Authority::new(), Signer::new());
         let file = |name: &str| authority.folder.path().join(name);
         let (keys, issuers) = (file("keys.json"), file("issuers.toml"));
@@ -50,7 +54,8 @@ impl Scene {
         let config = Config {
             tls: Some(TlsSettings { anonymous_peers: true, ..own }),
             token_issuers: Some(issuers),
-            ..config(&[])
+            tls_reload_every: Duration::from_millis(10),
+            ..config(flags)
         };
         let app =
             App::bind_with(config, Arc::<ScriptedQueue>::clone(&queue) as _, locations()).await.unwrap();
@@ -61,7 +66,7 @@ impl Scene {
     }
 
     /// A token of that subject, for so many seconds.
-    fn token(&self, subject: &str, lasts: u64) -> String {
+    pub(super) fn token(&self, subject: &str, lasts: u64) -> String {
         #[expect(clippy::disallowed_methods, reason = "the edge: tokens end by the calendar")]
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let claims: Value = json!({ "iss": ISSUER, "aud": "backhaul", "sub": subject, "exp": now + lasts });
@@ -69,7 +74,7 @@ impl Scene {
     }
 
     /// A connection of somebody without a certificate.
-    async fn anonymous(&self) -> Channel {
+    pub(super) async fn anonymous(&self) -> Channel {
         let trust = TrustSettings {
             bundle: self.authority.folder.path().join("bundle.pem"),
             crl: None,
@@ -85,7 +90,7 @@ impl Scene {
     }
 }
 
-fn with_token<T>(message: T, token: &str) -> tonic::Request<T> {
+pub(super) fn with_token<T>(message: T, token: &str) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     let value = MetadataValue::try_from(format!("Bearer {token}")).unwrap();
     request.metadata_mut().insert("authorization", value);
@@ -181,6 +186,27 @@ async fn a_stream_ends_when_the_token_that_opened_it_does() {
     let ended = short.message().await.unwrap_err();
     assert_eq!(told(&ended), (Code::Unavailable, "REAUTHENTICATE".into()));
     assert!(long.message().now_or_never().is_none(), "the other goes on");
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_removed_is_believed_no_more_and_what_it_let_in_ends() {
+    let scene = Scene::start().await;
+    let token = scene.token("viewer", 600);
+    let request = || HealthCheckRequest { service: String::new() };
+    let channel = scene.anonymous().await;
+    let mut watch =
+        HealthClient::new(channel.clone()).watch(with_token(request(), &token)).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let certified = connect(&scene.served, scene.authority.program("caller", CALLER, DAY)).await.unwrap();
+    let mut kept = HealthClient::new(certified).watch(request()).await.unwrap().into_inner();
+    assert!(kept.message().await.unwrap().is_some());
+
+    fs::write(scene.authority.folder.path().join("issuers.toml"), "issuer = []").unwrap();
+    let ended = watch.message().await.unwrap_err();
+    assert_eq!(told(&ended), (Code::Unavailable, "REAUTHENTICATE".into()));
+    let again = HealthClient::new(channel).watch(with_token(request(), &token)).await.unwrap_err();
+    assert_eq!(told(&again), (Code::Unauthenticated, "UNAUTHENTICATED".into()));
+    assert!(kept.message().now_or_never().is_none(), "certificates have nothing to do with it");
 }
 
 #[tokio::test]

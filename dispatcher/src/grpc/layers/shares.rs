@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The buckets of all identities.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub(crate) struct Shares {
     per_second: u32,
     buckets: Mutex<Buckets>,
 }
@@ -35,7 +35,7 @@ struct Buckets {
 
 impl Shares {
     /// Nobody has called yet.
-    pub(super) fn new(per_second: u32, now: Instant) -> Self {
+    pub(crate) fn new(per_second: u32, now: Instant) -> Self {
         let others = TokenBucket::new(per_second, now);
         Self { per_second, buckets: Mutex::new(Buckets { own: HashMap::new(), others, looked_at: now }) }
     }
@@ -44,7 +44,7 @@ impl Shares {
     ///
     /// # Errors
     /// The time until there is one.
-    pub(super) fn take(&self, name: &Arc<str>, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&self, name: &Arc<str>, now: Instant) -> Result<(), Duration> {
         // Only this short section holds the lock, and it cannot leave the buckets half changed.
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = buckets.own.get_mut(name) {

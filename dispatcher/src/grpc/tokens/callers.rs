@@ -58,7 +58,7 @@ pub(super) enum CallerRole {
 }
 
 /// A rule as the file has it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRule {
     subject: Option<String>,

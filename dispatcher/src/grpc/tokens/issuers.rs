@@ -1,9 +1,11 @@
 //! The file of token issuers: whose tokens are taken, for which audience, with which keys, and who their callers are.
 //!
 //! TOML, with every problem named by its setting. Holds no secret: keys are public, and credentials for reading them are in files.
+//! What a new file says as the old one did is kept as it is, with the keys and reviews that are known.
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +14,7 @@ use backhaul_runtime::{
     units::parse_duration,
 };
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 pub use super::keys::KeyKeeper;
 use super::{
@@ -23,42 +26,39 @@ use super::{
 use crate::https::{Https, HttpsOptions, is_https};
 
 /// Largest file, in bytes.
-const MAX_FILE_BYTES: u64 = 256 * 1024;
+pub(super) const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// Longest time that a token may last.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Below this, whoever renews tokens does nothing else.
 const SHORTEST: Duration = Duration::from_secs(60);
 
-/// All issuers.
-#[derive(Debug)]
-pub struct Issuers(Vec<Issuer>);
+/// All issuers; none by default.
+#[derive(Debug, Default)]
+pub struct Issuers(Vec<Arc<Issuer>>);
 
 /// Somebody whose tokens are taken.
 #[derive(Debug)]
 pub(super) struct Issuer {
-    /// What it is called here, in logs and metrics.
-    pub(super) name: String,
-    /// What it is called in its tokens.
-    issuer: String,
-    /// What its tokens must be meant for.
-    pub(super) audience: String,
+    /// As the file has it.
+    said: RawIssuer,
     /// How they may be signed.
     pub(super) algorithms: Vec<Algorithm>,
     /// How much longer than now a token may be good.
     pub(super) max_lifetime: Duration,
     pub(super) keys: Keys,
-    pub(super) reviews: Option<Reviews>,
+    pub(super) reviews: Option<Arc<Reviews>>,
     pub(super) callers: Callers,
+    /// Cancelled when the file says so no more, of it or of its callers.
+    pub(super) withdrawn: CancellationToken,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
-    #[serde(default)]
-    issuer: Vec<RawIssuer>,
+    issuer: Option<Vec<RawIssuer>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawIssuer {
     name: String,
@@ -75,7 +75,7 @@ struct RawIssuer {
     caller: Vec<RawRule>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawReview {
     url: String,
@@ -84,65 +84,100 @@ struct RawReview {
 }
 
 impl Issuers {
-    /// Reads and checks a file, and the keys that it names as files. Others are read by their keepers, which somebody has to run.
-    ///
-    /// # Errors
-    /// [`FileError`], naming each setting that is wrong.
-    pub fn load(path: &Path) -> Result<(Self, Vec<KeyKeeper>), FileError> {
-        Self::parse(&settings_file::read("token issuers", path, MAX_FILE_BYTES)?, path)
-    }
-
-    /// The same for the text of a file; `path` is only for errors.
+    /// Reads and checks the text of a file, and the keys that it names as files; `path` is only for errors. Others are read by their
+    /// keepers, which somebody has to run.
     ///
     /// # Errors
     /// [`FileError`], naming each setting that is wrong.
     pub fn parse(text: &str, path: &Path) -> Result<(Self, Vec<KeyKeeper>), FileError> {
+        Self::default().replaced(text, path)
+    }
+
+    /// The same for the text that is there now instead of that of these issuers, with the keepers of keys that are new.
+    pub(super) fn replaced(&self, text: &str, path: &Path) -> Result<(Self, Vec<KeyKeeper>), FileError> {
         let file: RawFile = settings_file::parse(text, path)?;
         let mut problems = Problems::default();
-        let (mut issuers, mut keepers) = (Vec::<Issuer>::new(), Vec::new());
-        for (number, raw) in file.issuer.into_iter().enumerate() {
+        let (mut issuers, mut keepers) = (Vec::<Arc<Issuer>>::new(), Vec::new());
+        if file.issuer.is_none() {
+            // Who means nobody has to say so: a file that is being written has none either.
+            problems.add("issuer", "the file names none; `issuer = []` is how to say that");
+        }
+        for (number, raw) in file.issuer.into_iter().flatten().enumerate() {
             let mut add =
                 |setting: String, what: &str| problems.add(format!("issuer[{number}].{setting}"), what);
-            if issuers.iter().any(|other| other.name == raw.name) {
+            if issuers.iter().any(|other| other.said.name == raw.name) {
                 add("name".to_owned(), "is there twice");
             }
-            if issuers.iter().any(|other| other.issuer == raw.issuer) {
+            if issuers.iter().any(|other| other.said.issuer == raw.issuer) {
                 add("issuer".to_owned(), "is there twice");
             }
-            if let Some((issuer, keeper)) = Issuer::read(raw, &mut add) {
-                issuers.push(issuer);
-                keepers.push(keeper);
+            if let Some(same) = self.0.iter().find(|known| known.said == raw) {
+                issuers.push(Arc::clone(same));
+            } else if let Some((issuer, keeper)) = Issuer::read(raw, &self.0, &mut add) {
+                issuers.push(Arc::new(issuer));
+                keepers.extend(keeper);
             }
-        }
-        if issuers.is_empty() && problems.is_empty() {
-            problems.add("issuer", "the file names none");
         }
         problems.unless_any(path, (Self(issuers), keepers))
     }
 
     /// The issuer that its tokens call so.
     pub(super) fn of(&self, issuer: &str) -> Option<&Issuer> {
-        self.0.iter().find(|known| known.issuer == issuer)
+        self.0.iter().find(|known| known.said.issuer == issuer).map(Arc::as_ref)
+    }
+
+    /// How many there are.
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Waits until the keys of all of them have been read, or could not be.
+    pub(super) async fn tried(&self) {
+        for issuer in &self.0 {
+            issuer.keys.tried().await;
+        }
+    }
+
+    /// Ends what was let in by issuers that are not among `others` as they are here; tells how many those are.
+    pub(super) fn withdraw_but(&self, others: &Self) -> usize {
+        let is_kept = |issuer: &Arc<Issuer>| others.0.iter().any(|other| Arc::ptr_eq(other, issuer));
+        let withdrawn = self.0.iter().filter(|issuer| !is_kept(issuer));
+        withdrawn.map(|issuer| issuer.withdrawn.cancel()).count()
     }
 
     /// How long ago the keys of each issuer were read, or somebody began to try.
     pub fn key_ages(&self) -> impl Iterator<Item = (&str, Duration)> {
-        self.0.iter().map(|issuer| (issuer.name.as_str(), issuer.keys.age()))
+        self.0.iter().map(|issuer| (issuer.name(), issuer.keys.age()))
     }
 }
 
 impl Issuer {
-    fn read(raw: RawIssuer, add: &mut impl FnMut(String, &str)) -> Option<(Self, KeyKeeper)> {
+    /// What it is called here, in logs and metrics.
+    pub(super) fn name(&self) -> &str {
+        &self.said.name
+    }
+
+    /// What its tokens must be meant for.
+    pub(super) fn audience(&self) -> &str {
+        &self.said.audience
+    }
+
+    /// Checks what a file says. Keys and reviews of `before` are gone on with where they are the same.
+    fn read(
+        said: RawIssuer,
+        before: &[Arc<Self>],
+        add: &mut impl FnMut(String, &str),
+    ) -> Option<(Self, Option<KeyKeeper>)> {
         let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if !((1..=63).contains(&raw.name.len()) && raw.name.bytes().all(is_plain)) {
+        if !((1..=63).contains(&said.name.len()) && said.name.bytes().all(is_plain)) {
             add("name".to_owned(), "must be 1 to 63 of a-z, 0-9 and -");
         }
-        for (setting, text) in [("issuer", &raw.issuer), ("audience", &raw.audience)] {
+        for (setting, text) in [("issuer", &said.issuer), ("audience", &said.audience)] {
             if text.is_empty() {
                 add(setting.to_owned(), "must not be empty");
             }
         }
-        let algorithms = match raw.algorithms {
+        let algorithms = match &said.algorithms {
             None => Some(Algorithm::ALL.to_vec()),
             Some(names) => names.iter().map(|name| Algorithm::named(name)).collect(),
         };
@@ -150,7 +185,7 @@ impl Issuer {
         if algorithms.is_none() {
             add("algorithms".to_owned(), "must name RS256, ES256, or both");
         }
-        let max_lifetime = match raw.max_lifetime.as_deref().map(parse_duration) {
+        let max_lifetime = match said.max_lifetime.as_deref().map(parse_duration) {
             None => Some(LONGEST),
             Some(Ok(time)) if (SHORTEST..=LONGEST).contains(&time) => Some(time),
             Some(_) => None,
@@ -158,70 +193,71 @@ impl Issuer {
         if max_lifetime.is_none() {
             add("max_lifetime".to_owned(), "must be 1m to 1h");
         }
-        let options = HttpsOptions { ca_file: raw.keys_ca_file, token_file: raw.keys_token_file };
-        let keys = keys(&raw.name, raw.keys_file, raw.keys_url, options, add);
-        let reviews = match raw.review {
-            None => None,
-            Some(review) => {
-                if !is_https(&review.url) {
-                    add("review.url".to_owned(), "must be https://HOST[:PORT]");
-                }
-                let options = HttpsOptions { ca_file: review.ca_file, token_file: Some(review.token_file) };
-                Some(Reviews::new(
-                    &raw.name,
-                    &review.url,
-                    &raw.audience,
-                    https("review.ca_file", options, add),
-                ))
-            }
+        let keys = match before.iter().find(|known| known.said.has_keys_of(&said)) {
+            Some(known) => Some((known.keys.clone(), None)),
+            None => said.keys(add).map(|(keys, keeper)| (keys, Some(keeper))),
         };
-        let callers = Callers::read(raw.caller, add);
+        let reviews = match before.iter().find(|known| known.said.has_reviews_of(&said)) {
+            Some(known) => known.reviews.clone(),
+            None => said.reviews(add),
+        };
+        let callers = Callers::read(said.caller.clone(), add);
         let (keys, keeper) = keys?;
-        let issuer = Self {
-            name: raw.name,
-            issuer: raw.issuer,
-            audience: raw.audience,
-            algorithms: algorithms?,
-            max_lifetime: max_lifetime?,
-            keys,
-            reviews,
-            callers,
-        };
-        Some((issuer, keeper))
+        let (algorithms, max_lifetime) = (algorithms?, max_lifetime?);
+        let withdrawn = CancellationToken::new();
+        Some((Self { said, algorithms, max_lifetime, keys, reviews, callers, withdrawn }, keeper))
     }
 }
 
-fn keys(
-    issuer: &str,
-    file: Option<PathBuf>,
-    url: Option<String>,
-    options: HttpsOptions,
-    add: &mut impl FnMut(String, &str),
-) -> Option<(Keys, KeyKeeper)> {
-    match (file, url) {
-        (Some(path), None) => {
-            if options != HttpsOptions::default() {
-                add("keys_file".to_owned(), "is read without keys_ca_file and keys_token_file");
+impl RawIssuer {
+    fn has_keys_of(&self, other: &Self) -> bool {
+        let source =
+            |of: &Self| [&of.keys_file, &of.keys_ca_file, &of.keys_token_file].map(|path| path.clone());
+        self.name == other.name && self.keys_url == other.keys_url && source(self) == source(other)
+    }
+
+    fn has_reviews_of(&self, other: &Self) -> bool {
+        self.name == other.name && self.audience == other.audience && self.review == other.review
+    }
+
+    fn keys(&self, add: &mut impl FnMut(String, &str)) -> Option<(Keys, KeyKeeper)> {
+        let options =
+            HttpsOptions { ca_file: self.keys_ca_file.clone(), token_file: self.keys_token_file.clone() };
+        match (&self.keys_file, &self.keys_url) {
+            (Some(path), None) => {
+                if options != HttpsOptions::default() {
+                    add("keys_file".to_owned(), "is read without keys_ca_file and keys_token_file");
+                }
+                let first = KeyFile(path.clone()).read_now();
+                let (keys, mut keeper) = Keys::new(&self.name, Box::new(KeyFile(path.clone())));
+                if let Err(error) = keeper.take(first) {
+                    add("keys_file".to_owned(), &format!("{}: {error}", path.display()));
+                }
+                Some((keys, keeper))
             }
-            let first = KeyFile(path.clone()).read_now();
-            let (keys, mut keeper) = Keys::new(issuer, Box::new(KeyFile(path.clone())));
-            if let Err(error) = keeper.take(first) {
-                add("keys_file".to_owned(), &format!("{}: {error}", path.display()));
+            (None, Some(url)) => {
+                if !is_https(url) {
+                    add("keys_url".to_owned(), "must be https://HOST/PATH");
+                }
+                let https = https("keys_ca_file", options, add);
+                let source: Box<dyn KeySource> = Box::new(KeyAddress { url: url.clone(), https });
+                Some(Keys::new(&self.name, source))
             }
-            Some((keys, keeper))
-        }
-        (None, Some(url)) => {
-            if !is_https(&url) {
-                add("keys_url".to_owned(), "must be https://HOST/PATH");
+            (Some(_), Some(_)) | (None, None) => {
+                add("keys_file".to_owned(), "or keys_url is needed, and not both");
+                None
             }
-            let https = https("keys_ca_file", options, add);
-            let source: Box<dyn KeySource> = Box::new(KeyAddress { url, https });
-            Some(Keys::new(issuer, source))
         }
-        (Some(_), Some(_)) | (None, None) => {
-            add("keys_file".to_owned(), "or keys_url is needed, and not both");
-            None
+    }
+
+    fn reviews(&self, add: &mut impl FnMut(String, &str)) -> Option<Arc<Reviews>> {
+        let RawReview { url, ca_file, token_file } = self.review.as_ref()?;
+        if !is_https(url) {
+            add("review.url".to_owned(), "must be https://HOST[:PORT]");
         }
+        let options = HttpsOptions { ca_file: ca_file.clone(), token_file: Some(token_file.clone()) };
+        let https = https("review.ca_file", options, add);
+        Some(Arc::new(Reviews::new(&self.name, url, &self.audience, https)))
     }
 }
 

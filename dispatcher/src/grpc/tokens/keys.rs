@@ -123,6 +123,11 @@ impl Keys {
         }
     }
 
+    /// Waits until they have been read, or could not be; or until nobody tries.
+    pub(super) async fn tried(&self) {
+        self.current.clone().wait_for(|state| state.tries > 0).await.ok();
+    }
+
     /// Time since they were read, or since somebody began to try.
     pub(super) fn age(&self) -> Duration {
         self.current.borrow().read_at.elapsed()
@@ -166,7 +171,7 @@ impl KeyKeeper {
         answer
     }
 
-    /// Keeps the keys current until `stop`.
+    /// Keeps the keys current until `stop`, or until nobody has them any more.
     pub async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(async {
             loop {
@@ -174,8 +179,7 @@ impl KeyKeeper {
                 let tries = self.current.borrow().tries;
                 tokio::select! {
                     () = sleep_until(next) => {}
-                    // Without anybody who could want it, there is no second one either.
-                    Ok(_wanted) = self.wanted.wait_for(|wanted| *wanted > tries) => {}
+                    wanted = self.wanted.wait_for(|wanted| *wanted > tries) => if wanted.is_err() { return },
                 }
                 sleep_until(soonest).await;
                 let read = self.source.read().await;

@@ -1,11 +1,12 @@
 //! Callers without a certificate: bearer tokens (JWT) of the issuers that a file names, service accounts of Kubernetes among them.
 //!
-//! Reading order: [`issuers`] (whose tokens are taken, and who their callers are), `jwt` (what makes a token good), `keys` (whose
-//! signature counts), `review` (what only the API server of Kubernetes knows). A token makes somebody a caller of one tenant with
+//! Reading order: [`issuers`] (whose tokens are taken, and who their callers are), [`follow`] (how that changes), `jwt` (what makes a
+//! token good), `keys` (whose signature counts), `review` (what only the API server of Kubernetes knows). A token makes somebody a caller of one tenant with
 //! one role; what the role may do is in the same table as for certificates. Tokens are for callers: a worker needs a
 //! certificate. Nothing of a token is ever logged, told, or kept but its hash.
 
 mod callers;
+pub mod follow;
 pub mod issuers;
 mod jwks;
 mod jwt;
@@ -24,11 +25,15 @@ use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use tokio::time::Instant;
 
 use self::{
+    follow::LiveIssuers,
     issuers::{Issuer, Issuers},
     jwt::{Claims, Token},
     review::Verdict,
 };
-use super::identity::{Certified, Denied, Identify, Principal};
+use super::{
+    ending::Ends,
+    identity::{Certified, Denied, Identify, Principal},
+};
 use crate::{
     metrics::{Metrics, TokenOutcome},
     transport::Peer,
@@ -51,23 +56,35 @@ const NO_REVIEW: Denied = Denied::NotNow("the token cannot be reviewed now; safe
 #[derive(Debug)]
 pub struct CertificateOrToken {
     certified: Certified,
-    issuers: Arc<Issuers>,
+    issuers: LiveIssuers,
     metrics: Arc<Metrics>,
+}
+
+/// A token that is looked at: counted once, whatever comes of it.
+struct Counted<'a> {
+    metrics: &'a Metrics,
+    /// Until something else is known: whoever waits gives up before it is.
+    outcome: TokenOutcome,
 }
 
 impl CertificateOrToken {
     /// Takes tokens of `issuers` besides certificates, and counts what became of them.
     #[must_use]
-    pub const fn new(certified: Certified, issuers: Arc<Issuers>, metrics: Arc<Metrics>) -> Self {
+    pub const fn new(certified: Certified, issuers: LiveIssuers, metrics: Arc<Metrics>) -> Self {
         Self { certified, issuers, metrics }
     }
 
     async fn by_token(&self, text: &str) -> Result<Principal, Denied> {
         #[expect(clippy::disallowed_methods, reason = "the edge: tokens end by the calendar")]
         let now = SystemTime::now();
-        let proved = self.issuers.prove(text, now).await;
-        self.metrics.token(TokenOutcome::of(&proved));
-        proved
+        loop {
+            let issuers = self.issuers.now();
+            let proved = issuers.prove(text, now).await;
+            // What issuers have decided that are not in force any more is decided anew.
+            if self.issuers.are(&issuers) {
+                return proved;
+            }
+        }
     }
 }
 
@@ -75,14 +92,27 @@ impl CertificateOrToken {
 impl Identify for CertificateOrToken {
     async fn identify(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Principal, Denied> {
         let has_certificate = extensions.get::<Peer>().is_some_and(|peer| peer.identity.is_some());
-        match (bearer(headers), has_certificate) {
-            (Ok(None), true) => self.certified.identify(headers, extensions).await,
-            (Ok(Some(token)), false) => self.by_token(token).await,
+        let given = match (bearer(headers), has_certificate) {
+            (Ok(None), true) => return self.certified.identify(headers, extensions).await,
+            (Ok(None), false) => return Err(NOBODY),
+            (Ok(Some(token)), false) => Ok(token),
             // Whichever of the two were taken, somebody would have meant the other.
             (Ok(Some(_)) | Err(_), true) => Err(BOTH),
-            (Ok(None), false) => Err(NOBODY),
             (Err(denied), false) => Err(denied),
-        }
+        };
+        let mut counted = Counted { metrics: &self.metrics, outcome: TokenOutcome::Unavailable };
+        let proved = match given {
+            Ok(token) => self.by_token(token).await,
+            Err(denied) => Err(denied),
+        };
+        counted.outcome = TokenOutcome::of(&proved);
+        proved
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.token(self.outcome);
     }
 }
 
@@ -117,11 +147,12 @@ impl Issuers {
                 Verdict::Unknown => return Err(NO_REVIEW),
             }
         }
+        let withdrawn = issuer.withdrawn.clone();
         Ok(Principal {
-            name: format!("token:{}:{subject}", issuer.name).into(),
+            name: format!("token:{}:{subject}", issuer.name()).into(),
             caller: issuer.callers.caller(&claims),
             worker: None,
-            until: Some(Instant::now() + until),
+            ends: Ends { at: Some(Instant::now() + until), when: Some(withdrawn) },
         })
     }
 }
@@ -140,7 +171,7 @@ impl Issuer {
             Err(keys::Unavailable) => return Err(NO_KEYS),
         };
         let claims = token.verify(&key).ok_or(REFUSED)?;
-        let left = claims.hold(&self.audience, self.max_lifetime, now).ok_or(REFUSED)?;
+        let left = claims.hold(self.audience(), self.max_lifetime, now).ok_or(REFUSED)?;
         Ok((claims, left))
     }
 }
@@ -159,6 +190,7 @@ impl TokenOutcome {
         match proved {
             Ok(principal) if principal.caller.is_some() => Self::Accepted,
             Ok(_) => Self::NoCaller,
+            Err(denied) if [BOTH, TWICE].contains(denied) => Self::Ambiguous,
             Err(Denied::NotNow(_)) => Self::Unavailable,
             Err(Denied::Unidentified(_) | Denied::Role(_) | Denied::NoSuchCall | Denied::NotRecorded) => {
                 Self::Refused

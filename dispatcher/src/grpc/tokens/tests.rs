@@ -2,6 +2,7 @@
 
 mod checking;
 mod file;
+mod follow;
 mod keys;
 mod review;
 

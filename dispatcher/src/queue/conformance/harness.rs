@@ -278,7 +278,7 @@ impl Harness {
 
     /// Makes a renewal.
     pub async fn renew_as(&self, renewal: Renewal) -> RenewOutcome {
-        let mut answers = self.queue.renew(vec![renewal]).await;
+        let mut answers = self.queue.renew(&[renewal]).await;
         assert_eq!(answers.len(), 1, "one answer for one renewal");
         answers.remove(0).unwrap_or_else(|error| panic!("renew: {error}"))
     }

@@ -133,7 +133,7 @@ pub(super) async fn renewals_are_answered_one_by_one_in_order(make: Factory) {
     let mut unknown = h.renewal(&kept, 0);
     unknown.id = crate::queue::TaskId::derive("nobody", &kept.spec.object, h.settings.shards);
     let batch = vec![h.renewal(&lost, 0), h.renewal(&kept, 0), unknown];
-    let answers = h.queue.renew(batch).await;
+    let answers = h.queue.renew(&batch).await;
     use RenewOutcome::{Keep, Lost};
     assert!(matches!(&answers[..], [Ok(Lost), Ok(Keep(_)), Ok(Lost)]), "{answers:?}");
 }

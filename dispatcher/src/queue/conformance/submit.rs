@@ -202,7 +202,7 @@ pub(super) async fn a_repeat_within_one_batch_is_one_task(make: Factory) {
 pub(super) async fn an_empty_batch_has_an_empty_answer(make: Factory) {
     let h = make.start().await;
     assert!(h.queue.submit(Vec::new()).await.is_empty());
-    assert!(h.queue.renew(Vec::new()).await.is_empty());
+    assert!(h.queue.renew(&[]).await.is_empty());
     assert!(h.queue.settle(Vec::new()).await.is_empty());
 }
 

@@ -136,14 +136,14 @@ impl TaskQueue for MemoryQueue {
         self.lock().lease(&self.settings, request)
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         let mut state = self.lock();
         let now = state.now;
-        let renew = |renewal: Renewal| match state.shard(&renewal.id) {
-            Some(shard) => Ok(shard.renew(&self.settings, now, &renewal)),
+        let renew = |renewal: &Renewal| match state.shard(&renewal.id) {
+            Some(shard) => Ok(shard.renew(&self.settings, now, renewal)),
             None => Ok(RenewOutcome::Lost),
         };
-        renewals.into_iter().map(renew).collect()
+        renewals.iter().map(renew).collect()
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<SettleOutcome, QueueError>> {

@@ -113,7 +113,7 @@ async fn nothing_is_kept_of_tenants_without_tasks() {
             upload_id: String::new(),
             session: "s".into(),
         };
-        queue.renew(vec![renewal]).await;
+        queue.renew(&[renewal]).await;
         let outcome = Outcome::Done { receipt: Default::default() };
         queue.settle(vec![Settlement { id: leased.id, lease: leased.lease, outcome }]).await;
     }

@@ -345,8 +345,8 @@ impl TaskQueue for RedisQueue {
         self.shared.lease(&self.sessions, request).await
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
-        self.shared.renew(&renewals).await
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
+        self.shared.renew(renewals).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<SettleOutcome, QueueError>> {

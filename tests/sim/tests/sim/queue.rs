@@ -117,8 +117,8 @@ impl SharedQueue {
         Ok(leased)
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
-        let answers = self.inner.renew(renewals.clone()).await;
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
+        let answers = self.inner.renew(renewals).await;
         for (renewal, answer) in renewals.iter().zip(&answers) {
             if let Ok(answer) = answer {
                 self.ledger().renewed(renewal, *answer);
@@ -247,8 +247,8 @@ impl TaskQueue for QueueLine {
         self.call(|| self.shared.lease(request), || Err(unreachable_queue())).await
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
-        self.call_each(renewals.len(), || self.shared.renew(renewals.clone())).await
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
+        self.call_each(renewals.len(), || self.shared.renew(renewals)).await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<SettleOutcome, QueueError>> {

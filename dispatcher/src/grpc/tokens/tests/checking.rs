@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use backhaul_runtime::tls::PeerIdentity;
+use backhaul_runtime::{metrics::Label as _, tls::PeerIdentity};
 
 use super::*;
 use crate::grpc::access::Role;
@@ -168,7 +168,7 @@ async fn streams_of_a_token_end_before_it_does() {
     let start = Instant::now();
     for (left, stream) in [(3600, 3570), (600, 570), (100, 90), (0, 1)] {
         let token = signer.token(&claims_with(json!({ "exp": NOW + left })));
-        let until = prove(&issuers, &token).await.unwrap().until.unwrap();
+        let until = prove(&issuers, &token).await.unwrap().ends.at.unwrap();
         assert_eq!(until - start, Duration::from_secs(stream));
     }
 }
@@ -189,7 +189,7 @@ async fn a_call_has_one_certificate_or_one_token() {
     let signer = Signer::new();
     let (issuers, _folder) = issuers(&signer);
     let metrics = Arc::<Metrics>::default();
-    let door = CertificateOrToken::new(certified(), Arc::new(issuers), Arc::clone(&metrics));
+    let door = CertificateOrToken::new(certified(), LiveIssuers::fixed(issuers), Arc::clone(&metrics));
     #[expect(clippy::disallowed_methods, reason = "the edge: tokens end by the calendar")]
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let good = signer.token(&json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": "web-app", "exp": now + 600 }));
@@ -227,4 +227,34 @@ async fn a_call_has_one_certificate_or_one_token() {
     assert_eq!(knock(None, &[bearer(&"x".repeat(MOST_BYTES + 1))]).await, Err(MALFORMED));
     assert_eq!(knock(None, &[format!("{}, {}", bearer(&good), bearer(&good))]).await, Err(MALFORMED));
     assert!(!format!("{door:?}").contains(&good));
+    // Each token once, and what is no token not at all.
+    let counted = TokenOutcome::ALL.iter().map(|outcome| (*outcome, metrics.tokens.of(*outcome).get()));
+    let expected = [
+        (TokenOutcome::Accepted, 2),
+        (TokenOutcome::NoCaller, 0),
+        (TokenOutcome::Refused, 7),
+        (TokenOutcome::Ambiguous, 3),
+        (TokenOutcome::Unavailable, 0),
+    ];
+    assert_eq!(counted.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nobody_can_check_in_time_is_counted_too() {
+    let signer = Signer::new();
+    let text = format!(
+        "[[issuer]]\nname = 'test'\nissuer = '{ISSUER}'\naudience = '{AUDIENCE}'\nkeys_url = 'https://127.0.0.1:1/keys'\n\
+         [[issuer.caller]]\nsubject = 'web-app'\ntenant = 'web'\nrole = 'submitter'\n"
+    );
+    // Nobody runs the keepers, so no key ever comes.
+    let (issuers, _keepers) = Issuers::parse(&text, Path::new("issuers.toml")).unwrap();
+    let metrics = Arc::<Metrics>::default();
+    let door = CertificateOrToken::new(certified(), LiveIssuers::fixed(issuers), Arc::clone(&metrics));
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, format!("Bearer {}", signer.token(&claims())).parse().unwrap());
+    let extensions = Extensions::new();
+    let identified = door.identify(&headers, &extensions);
+    assert!(tokio::time::timeout(Duration::from_secs(5), identified).await.is_err());
+    let counted = TokenOutcome::ALL.iter().map(|outcome| metrics.tokens.of(*outcome).get());
+    assert_eq!((metrics.tokens.of(TokenOutcome::Unavailable).get(), counted.sum::<u64>()), (1, 1));
 }

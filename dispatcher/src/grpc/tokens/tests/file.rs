@@ -26,6 +26,7 @@ fn a_whole_file_is_taken() {
     let from_address =
         "keys_url = 'https://a/keys'\n[issuer.review]\nurl = 'https://api'\ntoken_file = '/t'\n";
     parse(&format!("{HEAD}{from_address}{CALLER}")).unwrap();
+    parse("issuer = []").unwrap();
 }
 
 #[test]

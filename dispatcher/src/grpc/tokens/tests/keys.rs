@@ -122,6 +122,20 @@ async fn a_caller_that_goes_away_takes_no_answer_from_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_that_nobody_has_any_more_are_read_no_more() {
+    let source = Scripted::with([set(&["a"])]);
+    let (keys, mut running) = source.kept();
+    let same = keys.clone();
+    assert_eq!(has(&keys, "a").await, Ok(true));
+    drop(keys);
+    tokio::time::sleep(EVERY).await;
+    assert!(running.try_join_next().is_none());
+    drop(same);
+    running.join_next().await.unwrap().unwrap();
+    assert_eq!(source.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_key_is_found_when_a_token_names_it_and_an_old_one_is_forgotten() {
     let source = Scripted::with([set(&["old"]), set(&["old", "new"]), set(&["new"])]);
     let (keys, _running) = source.kept();

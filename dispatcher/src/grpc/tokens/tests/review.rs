@@ -206,7 +206,7 @@ async fn a_service_accounts_token_is_taken_as_long_as_its_pod_is_there() {
     let token = signer.token(&claims_with(of_pod.clone()));
     let principal = load().prove(&token, at(NOW)).await.unwrap();
     assert_eq!(principal.caller.unwrap().tenant(), "web");
-    assert!(principal.until.unwrap() <= Instant::now() + REVIEWED_STREAM);
+    assert!(principal.ends.at.unwrap() <= Instant::now() + REVIEWED_STREAM);
     assert_eq!(api.server.asked().len(), 1);
 
     // What is refused here is not asked about: strangers cannot make anybody ask.
@@ -216,16 +216,16 @@ async fn a_service_accounts_token_is_taken_as_long_as_its_pod_is_there() {
         Signer::new().token(&claims_with(of_pod.clone())),
         signer.token(&claims_with(json!({ "sub": SUBJECT, "exp": NOW - 60 }))),
     ] {
-        assert_eq!(load().prove(&bad, at(NOW)).await, Err(REFUSED));
+        assert_eq!(load().prove(&bad, at(NOW)).await.unwrap_err(), REFUSED);
     }
     assert_eq!(api.server.asked().len(), 1);
 
     api.server.answers(|_| answer(201, with_status(json!({ "authenticated": false }))));
     assert_eq!(
-        load().prove(&token, at(NOW)).await,
-        Err(REFUSED),
+        load().prove(&token, at(NOW)).await.unwrap_err(),
+        REFUSED,
         "the pod is gone, and its token is as good as before"
     );
     api.server.answers(|_| answer(500, ""));
-    assert_eq!(load().prove(&token, at(NOW)).await, Err(NO_REVIEW));
+    assert_eq!(load().prove(&token, at(NOW)).await.unwrap_err(), NO_REVIEW);
 }

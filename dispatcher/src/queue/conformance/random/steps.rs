@@ -208,13 +208,13 @@ impl World {
             };
         self.note(format!("renew {:?}", batch.iter().map(|one| (&one.0.id, one.1)).collect::<Vec<_>>()));
         let of_subject: Vec<_> = batch.iter().map(|one| renewal(one, one.0.subject)).collect();
-        let of_model = batch.iter().map(|one| renewal(one, one.0.model)).collect();
-        let subject = self.subject.renew(of_subject.clone()).await;
+        let of_model: Vec<_> = batch.iter().map(|one| renewal(one, one.0.model)).collect();
+        let subject = self.subject.renew(&of_subject).await;
         if self.answer_is_lost() {
             self.note("renew sent twice".into());
-            self.subject.renew(of_subject).await;
+            self.subject.renew(&of_subject).await;
         }
-        let model = self.model.renew(of_model).await;
+        let model = self.model.renew(&of_model).await;
         let mut said = batch.into_iter();
         self.same_list("renew", subject, model, |world, subject, model| {
             let subject = told(subject);

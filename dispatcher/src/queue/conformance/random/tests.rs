@@ -110,7 +110,7 @@ impl TaskQueue for FaultyQueue {
         self.inner.lease(&request).await
     }
 
-    async fn renew(&self, renewals: Vec<Renewal>) -> Vec<Result<RenewOutcome, QueueError>> {
+    async fn renew(&self, renewals: &[Renewal]) -> Vec<Result<RenewOutcome, QueueError>> {
         let mut answers = self.inner.renew(renewals).await;
         if matches!(self.fault, Fault::KeepsLostLeases) {
             for answer in answers.iter_mut().filter(|answer| matches!(answer, Ok(RenewOutcome::Lost))) {

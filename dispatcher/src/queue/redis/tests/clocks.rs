@@ -88,7 +88,7 @@ impl Scene {
     async fn keep(&mut self) {
         self.copied += 1;
         let progress = Progress { bytes_done: self.copied, ..Progress::default() };
-        let kept = self.queue.renew(vec![Renewal { progress, ..renewal(&self.leased) }]).await.remove(0);
+        let kept = self.queue.renew(&[Renewal { progress, ..renewal(&self.leased) }]).await.remove(0);
         assert!(matches!(kept, Ok(RenewOutcome::Keep(_))), "{kept:?}");
     }
 

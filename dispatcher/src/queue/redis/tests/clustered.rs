@@ -141,7 +141,7 @@ async fn time_goes_on_and_leases_are_spared_after_a_failover_to_a_clock_that_is_
     queue.submit(vec![long]).await.remove(0).unwrap();
     let leased = queue.lease(&request("s", 1, 1)).await.unwrap();
     assert!(matches!(
-        queue.renew(leased.iter().map(renewal).collect()).await.remove(0),
+        queue.renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await.remove(0),
         Ok(RenewOutcome::Keep(_))
     ));
     queue.sweep().await.unwrap();
@@ -176,7 +176,7 @@ async fn time_goes_on_and_leases_are_spared_after_a_failover_to_a_clock_that_is_
     .await;
     let created_at = queue.get(&created.unwrap().id).await.unwrap().created_at;
     assert!(created_at.0 >= clock, "{} < {clock}", created_at.0);
-    let kept = queue.renew(leased.iter().map(renewal).collect()).await.remove(0);
+    let kept = queue.renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await.remove(0);
     assert!(matches!(kept, Ok(RenewOutcome::Keep(_))), "{kept:?}");
 }
 

@@ -50,7 +50,7 @@ async fn a_damaged_record_is_reported_by_every_call_and_holds_up_no_other_task()
     assert_eq!(aside, [keys::hash(&ids[0])], "put aside for somebody to look at");
 
     let (): () = client.set(keys::record(&ids[1]), b"garbage").await.unwrap();
-    assert!(is_corrupt(queue.renew(vec![renewal(&leased[0])]).await.remove(0)));
+    assert!(is_corrupt(queue.renew(&[renewal(&leased[0])]).await.remove(0)));
     assert!(is_corrupt(queue.settle(vec![done(&leased[0])]).await.remove(0)));
     let (): () = client.del(keys::record(&ids[2])).await.unwrap();
     queue.sweep().await.unwrap();

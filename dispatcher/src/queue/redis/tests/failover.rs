@@ -193,7 +193,7 @@ async fn sentinels_that_replace_a_dead_primary_under_load_lose_no_accepted_task(
     queues[0].submit(vec![task("leased", 1)]).await.remove(0).unwrap();
     let leased = queues[0].lease(&request("holder", 1, 1)).await.unwrap();
     assert_eq!(
-        queues[0].renew(leased.iter().map(renewal).collect()).await.remove(0).unwrap(),
+        queues[0].renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await.remove(0).unwrap(),
         RenewOutcome::Keep(settings().lease)
     );
     let load = Load::start(&queues);
@@ -218,7 +218,7 @@ async fn sentinels_that_replace_a_dead_primary_under_load_lose_no_accepted_task(
     let depths = queues[1].depths().await.unwrap();
     assert_eq!((depths.pending, depths.working), (accepted.len() as u64, 1));
     assert!(matches!(
-        queues[2].renew(leased.iter().map(renewal).collect()).await.remove(0).unwrap(),
+        queues[2].renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await.remove(0).unwrap(),
         RenewOutcome::Keep(_)
     ));
     assert_eq!(drain(&queues).await, accepted);
@@ -244,7 +244,7 @@ async fn a_slot_that_moves_under_load_takes_its_tasks_along_whole() {
                 }
                 let leased =
                     queue.lease(&request(&format!("mover-{n}"), number, 20)).await.unwrap_or_default();
-                for answer in queue.renew(leased.iter().map(renewal).collect()).await {
+                for answer in queue.renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await {
                     assert!(!matches!(answer, Ok(RenewOutcome::Lost)), "a missing record is no missing task");
                 }
                 let mut reports: Vec<_> = leased.iter().map(done).collect();

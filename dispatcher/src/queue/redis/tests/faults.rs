@@ -25,7 +25,7 @@ async fn forgotten_scripts_are_loaded_again_in_the_middle_of_a_pipeline() {
     let leased = queue.lease(&request("s", 1, 20)).await.unwrap();
     assert_eq!(leased.len(), 20);
     flush().await;
-    let kept = queue.renew(leased.iter().map(renewal).collect()).await;
+    let kept = queue.renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await;
     assert!(kept.iter().all(|kept| matches!(kept, Ok(RenewOutcome::Keep(_)))), "{kept:?}");
     flush().await;
     let stored = queue.settle(leased.iter().map(done).collect()).await;
@@ -48,7 +48,7 @@ async fn a_full_memory_refuses_submits_and_lets_everything_else_go_on() {
     assert!(matches!(refused, Err(QueueError::Unavailable(_))), "{refused:?}");
     let leased = queue.lease(&request("s", 1, 20)).await.unwrap();
     assert_eq!(leased.len(), 20);
-    assert!(queue.renew(leased.iter().map(renewal).collect()).await.iter().all(Result::is_ok));
+    assert!(queue.renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await.iter().all(Result::is_ok));
     queue.sweep().await.unwrap();
     queue.cancel(&leased[0].id).await.unwrap();
     let stored = queue.settle(leased.iter().map(done).collect()).await;

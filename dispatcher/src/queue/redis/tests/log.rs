@@ -25,7 +25,7 @@ async fn changes_are_logged_only_while_somebody_reads_and_the_log_goes_when_nobo
     // Read by one, changed through another, read on by a third that has only the cursor.
     let begin = there.events(None).await.unwrap().next;
     let leased = here.lease(&request("s", 1, 10)).await.unwrap();
-    here.renew(leased.iter().map(renewal).collect()).await;
+    here.renew(&leased.iter().map(renewal).collect::<Vec<_>>()).await;
     here.settle(leased.iter().map(done).collect()).await;
     let events = queue(&server, settings(), &clock).await.events(Some(&begin)).await.unwrap();
     assert_eq!((events.changed.len(), events.missed), (30, false), "ten tasks, three moves");

@@ -25,11 +25,11 @@ async fn a_renewal_that_comes_before_the_expiry_wins() {
     let queue = queue(&server, settings(), &clock).await;
     queue.submit(vec![task("t", 1)]).await.remove(0).unwrap();
     let leased = queue.lease(&request("s", 1, 1)).await.unwrap().remove(0);
-    queue.renew(vec![renewal(&leased)]).await.remove(0).unwrap();
+    queue.renew(&[renewal(&leased)]).await.remove(0).unwrap();
     clock.advance(settings().lease);
     let verdict = queue.shared.judge_expiry(&queue.get(&leased.id).await.unwrap());
     assert_eq!(
-        queue.renew(vec![renewal(&leased)]).await.remove(0).unwrap(),
+        queue.renew(&[renewal(&leased)]).await.remove(0).unwrap(),
         RenewOutcome::Keep(settings().lease)
     );
     let call = Call::about(Script::Expire, 0, [&leased.id].into_iter()).arg(queue.shared.now()).arg(verdict);
