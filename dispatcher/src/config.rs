@@ -60,7 +60,7 @@ use crate::{
     name = "backhaul-dispatcher",
     version = build::text(),
     max_term_width = 110,
-    after_help = "backhaul-dispatcher fsck audits the queue in Redis; see backhaul-dispatcher fsck --help."
+    after_help = "backhaul-dispatcher fsck audits the queue in Redis, backhaul-dispatcher reshard changes its number of shards; both have --help."
 )]
 pub struct Flags {
     /// Address to serve gRPC on: internal services, workers, health and reflection. Port 0 takes a free one.
@@ -99,7 +99,8 @@ pub struct Flags {
     )]
     pub operator: bool,
 
-    /// Shards of the queues, 1 to 1024. Fixed when the data is created; all dispatchers on one Redis must agree.
+    /// Shards of the queues, 1 to 1024. What the data was created with, or was given with `backhaul-dispatcher reshard`; all dispatchers on one
+    /// Redis must agree.
     #[arg(long, env = "BACKHAUL_SHARDS", default_value_t = 4, value_name = "COUNT")]
     pub shards: u16,
     /// What OK to a submit means: `none` (Redis has it in memory), `local` (on its disk: survives a crash of Redis or of its
@@ -452,7 +453,7 @@ fn is_wait(time: Duration) -> bool {
     (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&time)
 }
 
-fn parse_durability(text: &str) -> Result<Durability, &'static str> {
+pub(crate) fn parse_durability(text: &str) -> Result<Durability, &'static str> {
     match (text, text.strip_prefix("replicas=").map(u32::from_str)) {
         ("none", _) => Ok(Durability::None),
         ("local", _) => Ok(Durability::Local),

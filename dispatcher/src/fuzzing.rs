@@ -246,6 +246,6 @@ fn submitted(request: pb::SubmitBackupRequest) {
     assert!(spec.size_hint_bytes <= MAX_SIZE_HINT_BYTES);
     assert!((Duration::from_secs(1)..=MAX_PROCESSING_TIMEOUT).contains(&spec.processing_timeout));
     assert!(process_at.is_none_or(|at| at > NOW && at <= NOW.plus(AHEAD)));
-    let id = TaskId::derive(TENANT, object, 4);
+    let id = TaskId::derive(TENANT, object);
     assert_eq!(TaskId::parse(id.as_str()), Ok(id));
 }

@@ -15,6 +15,7 @@ mod https;
 pub mod metrics;
 pub mod prefix;
 pub mod queue;
+pub mod reshard;
 pub mod rules;
 pub mod schedule;
 pub mod session;

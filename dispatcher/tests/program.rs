@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper of a test fails the test")]
 
+#[path = "program/reshard.rs"]
+mod reshard;
+
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,

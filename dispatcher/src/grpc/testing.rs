@@ -193,7 +193,7 @@ pub(crate) fn record(key: &str) -> TaskRecord {
     let object =
         ObjectRef { location: "uploads".into(), bucket: "photos".into(), key: key.into(), version: None };
     TaskRecord {
-        id: TaskId::derive("web", &object, 16),
+        id: TaskId::derive("web", &object),
         run: 1,
         spec: TaskSpec {
             tenant: "web".into(),
@@ -268,7 +268,7 @@ impl TaskQueue for ScriptedQueue {
         let mut answers = Vec::new();
         for task in tasks {
             let created = Submitted {
-                id: TaskId::derive(&task.spec.tenant, &task.spec.object, 16),
+                id: TaskId::derive(&task.spec.tenant, &task.spec.object),
                 run: 1,
                 state: TaskState::Pending,
                 outcome: SubmitOutcome::Created,

@@ -211,7 +211,7 @@ fn a_walk_s_task_has_the_class_of_its_object_and_not_of_the_rule_that_listed_it(
     );
     let rules = parse(&text).unwrap();
     let spec = rules.get("all").unwrap().run("rule:all:x");
-    let id = WalkId::derive("web", "rule:all:x", 1);
+    let id = WalkId::derive("web", "rule:all:x");
     let task = |key: &str| {
         let found = FoundObject { key: key.into(), version: None, size_bytes: 1 };
         rules.task(&spec, &id, &found).spec

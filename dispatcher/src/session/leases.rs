@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     fn key(n: u8) -> LeaseKey {
-        let id = TaskId::parse(&format!("000-{n:032x}")).unwrap();
+        let id = TaskId::from_hash(&format!("{n:032x}")).unwrap();
         LeaseKey { id, lease: LeaseToken::from_bytes([n; 16]) }
     }
 

@@ -78,7 +78,7 @@ async fn dead_tasks_run_again_by_filter_and_by_id_and_never_twice() -> anyhow::R
     // By id, with a task that was submitted again meanwhile, one that is done, and one that nobody knows.
     let again = env.submit("c/1").await?;
     ensure!(again.task_id == four && again.run == 2, "{again:?}");
-    let unknown = format!("{}{}", &one[..4], "0".repeat(32));
+    let unknown = format!("000-{}", "0".repeat(32));
     let ids = vec![two.clone(), four.clone(), one.clone(), unknown.clone()];
     let by_id = pb::RetryBackupsRequest { task_ids: ids, ..Default::default() };
     let told = retry(&env, by_id).await?;

@@ -221,16 +221,20 @@ async fn a_full_queue_refuses_with_the_time_to_wait_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
-async fn an_id_that_no_shard_here_can_have_is_not_found() {
+async fn an_id_that_nobody_has_is_not_found_and_one_that_nobody_gives_is_invalid() {
     let served = serve_memory(&["--shards", "2"]).await;
     let mut backups = served.backups().await;
-    for shard in ["000", "001", "002", "3ff", "400", "fff"] {
-        let task_id = format!("{shard}-0123456789abcdef0123456789abcdef");
+    for group in ["def", "000", "001", "3ff", "fff"] {
+        let task_id = format!("{group}-0123456789abcdef0123456789abcdef");
+        let expected = match group {
+            "def" => (Code::NotFound, "TASK_NOT_FOUND".into()),
+            _ => (Code::InvalidArgument, "INVALID_FIELDS".into()),
+        };
         let get = pb::GetBackupRequest { task_id: task_id.clone() };
         let status = backups.get_backup(get).await.unwrap_err();
-        assert_eq!(told(&status), (Code::NotFound, "TASK_NOT_FOUND".into()), "{shard}");
+        assert_eq!(told(&status), expected, "{group}");
         let status = backups.cancel_backup(pb::CancelBackupRequest { task_id }).await.unwrap_err();
-        assert_eq!(told(&status), (Code::NotFound, "TASK_NOT_FOUND".into()), "{shard}");
+        assert_eq!(told(&status), expected, "{group}");
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::grpc::validate::invalid;
 
 fn task() -> TaskId {
-    TaskId::parse("00f-0123456789abcdef0123456789abcdef").unwrap()
+    TaskId::parse("def-0123456789abcdef0123456789abcdef").unwrap()
 }
 
 fn unfit() -> QueueError {

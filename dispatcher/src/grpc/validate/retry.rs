@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn every_bound_of_a_filter_is_kept() {
         let base = pb::RetryBackupsRequest::default;
-        let id = || "00f-0123456789abcdef0123456789abcdef".to_owned();
+        let id = || "def-0123456789abcdef0123456789abcdef".to_owned();
         for (bad, field) in [
             (pb::RetryBackupsRequest { task_ids: vec!["x".into()], ..base() }, "task_ids[0]"),
             (pb::RetryBackupsRequest { task_ids: vec![id(); 1001], ..base() }, "task_ids"),

@@ -50,7 +50,7 @@ mod tests {
             let Err(ApiError::Invalid(violations)) = filter("web", bad) else { panic!("{field} is taken") };
             assert_eq!(violations.into_iter().map(|v| v.field).collect::<Vec<_>>(), [field]);
         }
-        let id = "00f-0123456789abcdef0123456789abcdef".to_owned();
+        let id = "def-0123456789abcdef0123456789abcdef".to_owned();
         let twice = pb::WatchBackupsRequest { task_ids: vec![id; 2], cursor: "1-1".into(), ..base() };
         let (filter, cursor) = filter("web", twice).unwrap();
         assert_eq!((filter.tenant.as_str(), filter.ids.len()), ("web", 1));

@@ -162,7 +162,7 @@ pub(super) async fn tasks_spread_over_shards_and_all_of_them_are_found(make: Fac
         ids.push(h.submit(exact("t", &n.to_string())).await.id);
     }
     for shard in 0..4 {
-        assert!(ids.iter().any(|id| id.shard() == shard), "nothing on shard {shard}");
+        assert!(ids.iter().any(|id| id.shard(h.settings.shards) == shard), "nothing on shard {shard}");
     }
     assert_eq!(h.depths().await.pending, 40);
     let mut leased = Vec::new();

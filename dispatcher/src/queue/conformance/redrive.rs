@@ -148,9 +148,7 @@ pub(super) async fn requeues_are_answered_one_by_one_in_order(factory: Factory) 
         // Every third names a run that does not exist.
         wanted.push(Requeue { id, run: if n % 3 == 0 { 9 } else { 1 } });
     }
-    let unknown = h.submit(exact("t", "gone")).await.id;
-    let unknown = TaskId::parse(&format!("{}{}", &unknown.as_str()[..4], "0".repeat(32)))
-        .unwrap_or_else(|error| panic!("{error}"));
+    let unknown = TaskId::from_hash(&"0".repeat(32)).unwrap_or_else(|error| panic!("{error}"));
     wanted.insert(7, Requeue { id: unknown, run: 1 });
     let answers = h.queue.requeue(wanted.clone()).await;
     assert_eq!(answers.len(), wanted.len());

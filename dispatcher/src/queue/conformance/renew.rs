@@ -131,7 +131,7 @@ pub(super) async fn renewals_are_answered_one_by_one_in_order(make: Factory) {
     let lost = h.work_on(exact("t", "b")).await;
     h.settle(&lost, handed_back()).await;
     let mut unknown = h.renewal(&kept, 0);
-    unknown.id = crate::queue::TaskId::derive("nobody", &kept.spec.object, h.settings.shards);
+    unknown.id = crate::queue::TaskId::derive("nobody", &kept.spec.object);
     let batch = vec![h.renewal(&lost, 0), h.renewal(&kept, 0), unknown];
     let answers = h.queue.renew(&batch).await;
     use RenewOutcome::{Keep, Lost};

@@ -132,7 +132,7 @@ pub(super) async fn a_foreign_token_is_fenced_and_an_unknown_task_is_gone(make: 
         assert_eq!(h.settle(&crossed, done()).await, SettleOutcome::Fenced);
     }
     assert_eq!(h.get(&leased.id).await, record);
-    let id = TaskId::derive("nobody", &leased.spec.object, h.settings.shards);
+    let id = TaskId::derive("nobody", &leased.spec.object);
     assert_eq!(h.settle(&LeasedTask { id, ..leased }, done()).await, SettleOutcome::Gone);
 }
 
@@ -141,7 +141,7 @@ pub(super) async fn settlements_are_answered_one_by_one_in_order(make: Factory) 
     let (a, b) = (h.work_on(exact("t", "a")).await, h.work_on(exact("t", "b")).await);
     let settlement =
         |leased: &LeasedTask, outcome| Settlement { id: leased.id.clone(), lease: leased.lease, outcome };
-    let unknown = TaskId::derive("nobody", &a.spec.object, h.settings.shards);
+    let unknown = TaskId::derive("nobody", &a.spec.object);
     let batch = vec![
         settlement(&LeasedTask { lease: b.lease, ..a.clone() }, done()),
         settlement(&b, failed(FailureClass::Retry)),

@@ -10,7 +10,7 @@ pub(super) async fn a_task_that_is_due_is_pending_at_once(make: Factory) {
     let h = make.start().await;
     let task = exact("t", "a");
     let submitted = h.submit(task.clone()).await;
-    let id = TaskId::derive("t", &task.spec.object, h.settings.shards);
+    let id = TaskId::derive("t", &task.spec.object);
     let outcome = SubmitOutcome::Created;
     assert_eq!(submitted, Submitted { id: id.clone(), run: 1, state: TaskState::Pending, outcome });
     let record = h.get(&id).await;
@@ -259,7 +259,7 @@ pub(super) async fn every_field_comes_back_as_it_was_given(make: Factory) {
 
 pub(super) async fn an_unknown_task_is_not_found(make: Factory) {
     let h = make.start().await;
-    let id = TaskId::derive("t", &exact("t", "a").spec.object, h.settings.shards);
+    let id = TaskId::derive("t", &exact("t", "a").spec.object);
     assert!(matches!(h.queue.get(&id).await, Err(QueueError::NotFound(unknown)) if unknown == id));
     assert!(matches!(h.queue.cancel(&id).await, Err(QueueError::NotFound(unknown)) if unknown == id));
 }

@@ -65,7 +65,8 @@ impl State {
     /// Those of the remembered leases that still hold.
     fn replay(&self, memo: &Memo) -> Vec<LeasedTask> {
         let holds = |(id, lease): &(TaskId, LeaseToken)| {
-            let task = self.shards.get(usize::from(id.shard()))?.task(id)?;
+            let shards = u16::try_from(self.shards.len()).ok()?;
+            let task = self.shards.get(usize::from(id.shard(shards)))?.task(id)?;
             task.holds(*lease).then(|| task.as_leased(*lease, self.now))
         };
         memo.leases.iter().filter_map(holds).collect()

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn id(n: u64) -> TaskId {
-        TaskId::parse(&format!("000-{n:032x}")).unwrap()
+        TaskId::from_hash(&format!("{n:032x}")).unwrap()
     }
 
     fn serve_next(lines: &mut Lines, places: &BTreeMap<TaskId, (&'static str, u64)>) -> Option<&'static str> {

@@ -80,9 +80,10 @@ impl MemoryQueue {
 }
 
 impl State {
-    /// The shard that keeps `id`; `None` when there are fewer shards than that.
+    /// The shard that keeps `id`.
     fn shard(&mut self, id: &TaskId) -> Option<&mut Shard> {
-        self.shards.get_mut(usize::from(id.shard()))
+        let shards = u16::try_from(self.shards.len()).ok()?;
+        self.shards.get_mut(usize::from(id.shard(shards)))
     }
 }
 
@@ -94,7 +95,7 @@ impl TaskQueue for MemoryQueue {
         let answers: Vec<_> = tasks
             .into_iter()
             .map(|task| {
-                let id = TaskId::derive(&task.spec.tenant, &task.spec.object, self.settings.shards);
+                let id = TaskId::derive(&task.spec.tenant, &task.spec.object);
                 let shard = state.shard(&id).ok_or_else(|| QueueError::NotFound(id.clone()))?;
                 shard.submit(&self.settings, now, id, task)
             })

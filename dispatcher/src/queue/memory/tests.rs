@@ -74,7 +74,7 @@ async fn its_time_never_runs_backwards() {
     queue.submit(vec![task("a", None)]).await;
     clock.set(UnixMs(5));
     queue.submit(vec![task("b", Some(UnixMs(START.0 - 1)))]).await;
-    let id = TaskId::derive("t", &task("b", None).spec.object, 1);
+    let id = TaskId::derive("t", &task("b", None).spec.object);
     let record = queue.get(&id).await.unwrap();
     assert_eq!((record.state, record.created_at), (TaskState::Pending, START));
 }

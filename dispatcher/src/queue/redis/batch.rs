@@ -18,21 +18,25 @@ pub(super) struct Piece<K> {
     pub(super) items: Vec<usize>,
 }
 
-/// Cuts items, given with their position. What concerns one task stays in order.
-pub(super) fn cut<'a, K: Copy + Eq>(items: impl Iterator<Item = (usize, &'a TaskId, K)>) -> Vec<Piece<K>> {
+/// Cuts items, given with their position, for so many shards. What concerns one task stays in order.
+pub(super) fn cut<'a, K: Copy + Eq>(
+    shards: u16,
+    items: impl Iterator<Item = (usize, &'a TaskId, K)>,
+) -> Vec<Piece<K>> {
     let mut pieces: Vec<Piece<K>> = Vec::new();
     // By shard: the piece that is still open, and its tasks.
     let mut open: BTreeMap<u16, (usize, HashSet<&TaskId>)> = BTreeMap::new();
     for (at, id, kind) in items {
-        if let Some((piece, tasks)) = open.get_mut(&id.shard()) {
+        let shard = id.shard(shards);
+        if let Some((piece, tasks)) = open.get_mut(&shard) {
             let piece = &mut pieces[*piece];
             if piece.kind == kind && piece.items.len() < BATCH && tasks.insert(id) {
                 piece.items.push(at);
                 continue;
             }
         }
-        open.insert(id.shard(), (pieces.len(), HashSet::from([id])));
-        pieces.push(Piece { kind, shard: id.shard(), items: vec![at] });
+        open.insert(shard, (pieces.len(), HashSet::from([id])));
+        pieces.push(Piece { kind, shard, items: vec![at] });
     }
     pieces
 }
@@ -49,13 +53,13 @@ mod tests {
     use super::*;
 
     fn id(n: u64) -> TaskId {
-        TaskId::parse(&format!("{:03x}-{n:032x}", n % 4)).unwrap()
+        TaskId::from_hash(&format!("{n:032x}")).unwrap()
     }
 
     #[test]
     fn a_request_is_cut_into_bounded_calls_and_keeps_the_order_within_a_task() {
         let ids: Vec<TaskId> = (0..900).chain([4, 4, 4]).map(id).collect();
-        let pieces = cut(ids.iter().enumerate().map(|(at, id)| (at, id, at == 901)));
+        let pieces = cut(4, ids.iter().enumerate().map(|(at, id)| (at, id, at == 901)));
         assert!(pieces.iter().all(|piece| piece.items.len() <= BATCH));
         assert_eq!(pieces.iter().map(|piece| piece.items.len()).sum::<usize>(), ids.len());
         let of_task = pieces.iter().flat_map(|piece| &piece.items).filter(|&&at| ids[at] == id(4));
@@ -65,6 +69,6 @@ mod tests {
     #[test]
     fn a_task_that_comes_twice_is_never_twice_in_one_call() {
         let ids = [id(1), id(1)];
-        assert_eq!(cut(ids.iter().enumerate().map(|(at, id)| (at, id, ()))).len(), 2);
+        assert_eq!(cut(4, ids.iter().enumerate().map(|(at, id)| (at, id, ()))).len(), 2);
     }
 }

@@ -18,7 +18,10 @@ use super::{
 use crate::queue::QueueError;
 
 /// Version of the layout of keys and records.
-pub(super) const SCHEMA: &str = "3";
+pub(super) const SCHEMA: &str = "4";
+
+/// The field of `bh:config` that says which number of shards the data is being given, while it is.
+pub(super) const RESHARDING: &str = "resharding";
 
 /// Why a server must not be trusted with tasks, and what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,9 +69,18 @@ pub enum Unfit {
     /// Another version of this program laid out the data.
     #[error("its data has schema {0}, this program needs {SCHEMA}; use the program that matches the data")]
     OtherSchema(String),
+    /// A part of the tasks is where nobody looks for it.
+    #[error(
+        "a change to {to} shards was begun and not finished; run `backhaul-dispatcher reshard --shards {to}` again"
+    )]
+    Resharding {
+        /// The number that it is to have.
+        to: String,
+    },
     /// A changed count would split the tasks.
     #[error(
-        "its data has {found} shards, {wanted} are configured; the number is fixed when the data is created"
+        "its data has {found} shards, {wanted} are configured: use --shards {found}, or change the data with \
+         `backhaul-dispatcher reshard --shards {wanted}` while all dispatchers are stopped"
     )]
     OtherShards {
         /// As created.
@@ -97,6 +109,22 @@ pub(super) async fn inspect(
     opened: &Opened,
     settings: &WriterSettings,
 ) -> Result<Result<Barrier, Unfit>, QueueError> {
+    let found = fitness(link, opened, settings).await?;
+    if found.is_err() || settings.in_cluster {
+        return Ok(found);
+    }
+    let limit = settings.endpoint.timeouts.response;
+    let creation = pipeline(creation(settings.shards));
+    let answers = link.send_on(opened, &creation, None, limit).await.map_err(error::from_redis)?;
+    Ok(read_creation(answers, settings.shards)?.and(found))
+}
+
+/// Looks at the server alone, whatever data it has.
+pub(super) async fn fitness(
+    link: &Link,
+    opened: &Opened,
+    settings: &WriterSettings,
+) -> Result<Result<Barrier, Unfit>, QueueError> {
     let limit = settings.endpoint.timeouts.response;
     let mut config_get = redis::cmd("CONFIG");
     config_get.arg("GET").arg("appendfsync");
@@ -107,16 +135,7 @@ pub(super) async fn inspect(
     let info = parse(&text(&info));
     // Refused by servers that lock CONFIG away; needed only before 7.2.
     let fsync = fsync.ok().as_ref().and_then(config_value);
-    let barrier = match judge(&info, fsync.as_deref(), settings.durability, settings.in_cluster) {
-        Ok(barrier) => barrier,
-        Err(unfit) => return Ok(Err(unfit)),
-    };
-    if settings.in_cluster {
-        return Ok(Ok(barrier));
-    }
-    let creation = pipeline(creation(settings.shards));
-    let answers = link.send_on(opened, &creation, None, limit).await.map_err(error::from_redis)?;
-    Ok(read_creation(answers, settings.shards)?.map(|()| barrier))
+    Ok(judge(&info, fsync.as_deref(), settings.durability, settings.in_cluster))
 }
 
 /// Looks what the data was created as, and creates it if there is none.
@@ -131,13 +150,13 @@ fn creation(shards: u16) -> Vec<Cmd> {
         command
     };
     let mut read = redis::cmd("HMGET");
-    read.arg(keys::CONFIG).arg("schema").arg("shards");
+    read.arg(keys::CONFIG).arg("schema").arg("shards").arg(RESHARDING);
     vec![set("schema", SCHEMA.to_owned()), set("shards", shards.to_string()), read]
 }
 
 fn read_creation(mut answers: Answers, shards: u16) -> Result<Result<(), Unfit>, QueueError> {
     let config = answers.pop().ok_or_else(|| error::unexpected("no answer"))?.map_err(error::from_redis)?;
-    let [schema, found]: [String; 2] = list(config)
+    let [schema, found, resharding]: [String; 3] = list(config)
         .unwrap_or_default()
         .iter()
         .map(text)
@@ -146,6 +165,8 @@ fn read_creation(mut answers: Answers, shards: u16) -> Result<Result<(), Unfit>,
         .map_err(|_| error::unexpected("bh:config is not what it should be"))?;
     Ok(if schema != SCHEMA {
         Err(Unfit::OtherSchema(schema))
+    } else if let Some(to) = resharding.split_whitespace().next() {
+        Err(Unfit::Resharding { to: to.to_owned() })
     } else if found == shards.to_string() {
         Ok(())
     } else {

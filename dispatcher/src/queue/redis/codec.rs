@@ -300,6 +300,11 @@ pub(super) fn clock(mut meta: &[u8]) -> Option<(u64, u64)> {
     (meta.len() >= 2 * 6).then(|| (meta.get_uint(6), meta.get_uint(6)))
 }
 
+/// The newest place in line in a shard, from its `meta`.
+pub(super) fn newest_place(meta: &[u8]) -> Option<u64> {
+    meta.get(3 * 6..3 * 6 + 7).map(|mut place| place.get_uint(7))
+}
+
 /// When a task was asked for, from the bytes at [`CREATED_AT`]; `None` when they are not all there.
 pub(super) fn created_ms(mut bytes: &[u8]) -> Option<u64> {
     (bytes.len() == 6).then(|| bytes.get_uint(6))

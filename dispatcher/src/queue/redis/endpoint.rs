@@ -30,6 +30,9 @@ pub(super) struct Endpoint {
     /// Every pipeline is sent once more and the second answer dropped, as if the first had been lost.
     #[cfg(test)]
     pub(super) repeats: bool,
+    /// How many commands may still be sent.
+    #[cfg(test)]
+    pub(super) life: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>,
 }
 
 impl Endpoint {

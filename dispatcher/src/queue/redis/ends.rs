@@ -43,7 +43,7 @@ impl Shared {
             })
             .collect();
         let wanted = (0..renewals.len()).filter(|&at| answers[at].is_none()).collect::<Vec<_>>();
-        let pieces = cut(&wanted, &ids);
+        let pieces = cut(self.settings.shards, &wanted, &ids);
         let calls = pieces.iter().map(|piece| {
             let mut call = Call::about(Script::Renew, piece.shard, piece.ids(&ids).into_iter())
                 .arg(self.now())
@@ -137,7 +137,8 @@ impl Shared {
             }
         }
         let judged_at: Vec<usize> = judged.iter().map(|(at, _)| *at).collect();
-        let (done, ended) = (cut(&successes, &ids), cut(&judged_at, &ids));
+        let shards = self.settings.shards;
+        let (done, ended) = (cut(shards, &successes, &ids), cut(shards, &judged_at, &ids));
         let mut calls = Vec::with_capacity(done.len() + ended.len());
         for piece in &done {
             let mut call =
@@ -183,11 +184,11 @@ impl Shared {
         items: &[usize],
         ids: &[&TaskId],
     ) -> Vec<(usize, Result<Option<TaskRecord>, QueueError>)> {
-        let pieces = cut(items, ids);
+        let pieces = cut(self.settings.shards, items, ids);
         let calls = pieces.iter().map(|piece| {
             let mut command = redis::cmd("MGET");
             for id in piece.ids(ids) {
-                command.arg(keys::record(id));
+                command.arg(keys::record(piece.shard, id));
             }
             command
         });
@@ -353,6 +354,6 @@ const fn requests(record: &TaskRecord) -> Requests {
     Requests { cancel: record.cancel_requested, again: record.dirty }
 }
 
-fn cut(items: &[usize], ids: &[&TaskId]) -> Vec<Piece> {
-    batch::cut(items.iter().map(|&at| (at, ids[at], ())))
+fn cut(shards: u16, items: &[usize], ids: &[&TaskId]) -> Vec<Piece> {
+    batch::cut(shards, items.iter().map(|&at| (at, ids[at], ())))
 }

@@ -11,7 +11,7 @@ use super::{
     keys, millis,
     scripts::{Answer, Call, Script},
 };
-use crate::queue::{EventCursor, Events, QueueError, events::KEPT};
+use crate::queue::{EventCursor, Events, QueueError, events::KEPT, id::MAX_SHARDS};
 
 /// Entries that one reading takes of each log. An entry is what one script call has changed.
 const ENTRIES: usize = 20;
@@ -61,7 +61,7 @@ impl Shared {
         let mut failures = Failures::default();
         let next = EventCursor(String::new());
         let mut events = Events { changed: Vec::new(), next, missed: false, more: false, incomplete: false };
-        for ((shard, answer), at) in (0..).zip(answers).zip(places) {
+        for (answer, at) in answers.into_iter().zip(places) {
             let Some(answer) = failures.unless_away(answer)? else { continue };
             let mut answer = Answer::read_plain(answer)?;
             events.missed |= answer.integer()? == 0;
@@ -71,7 +71,7 @@ impl Shared {
             while !answer.is_over() {
                 let (tenant, tasks) = (answer.bytes()?, answer.bytes()?);
                 let tenant: Arc<str> = String::from_utf8_lossy(&tenant).into();
-                let tasks = tasks.chunks(TASK_DIGITS).filter_map(|hash| keys::id(shard, hash));
+                let tasks = tasks.chunks(TASK_DIGITS).filter_map(keys::id);
                 events.changed.extend(tasks.map(|task| (Arc::clone(&tenant), task)));
             }
         }
@@ -105,22 +105,36 @@ fn format(places: &[Place]) -> EventCursor {
 }
 
 fn parse(text: &str, shards: u16) -> Option<Vec<Place>> {
-    let places: Option<Vec<Place>> = text.split(',').map(|place| Place::parse(place, 16)).collect();
-    places.filter(|places| places.len() == usize::from(shards))
+    let places: Vec<Place> = text.split(',').map(|place| Place::parse(place, 16)).collect::<Option<_>>()?;
+    let shards = usize::from(shards);
+    match places.len() {
+        count if count == shards => Some(places),
+        // From when there was another number of shards: what has changed since cannot be told.
+        count if count <= usize::from(MAX_SHARDS) => Some(vec![Place::UNKNOWN; shards]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::{events::MAX_CURSOR_BYTES, id::MAX_SHARDS};
+    use crate::queue::events::MAX_CURSOR_BYTES;
 
     #[test]
     fn a_cursor_comes_back_as_it_was_given_and_nothing_else_is_one() {
         let places = [Place(1_800_000_000_000, 0), Place(7, 12)];
         let cursor = format(&places);
         assert_eq!(parse(&cursor.0, 2), Some(places.to_vec()));
-        for bad in ["", "1-1", "1-1,", "1-1,2", "1-1,2-x", "1-1,+2-1", "1-1,2-1,3-1", "1-1,2--1"] {
+        let too_many = vec!["1-1"; usize::from(MAX_SHARDS) + 1].join(",");
+        for bad in ["", "1-1,", "1-1,2", "1-1,2-x", "1-1,+2-1", "1-1,2--1", &too_many] {
             assert_eq!(parse(bad, 2), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_of_another_number_of_shards_is_one_from_which_everything_is_missed() {
+        for other in ["1-1", "1-1,2-1,3-1"] {
+            assert_eq!(parse(other, 2), Some(vec![Place::UNKNOWN; 2]));
         }
     }
 

@@ -7,7 +7,7 @@ const SHARDS: u16 = 16;
 
 /// A stored task. What can be read of it and has a place in a new record says the same there.
 pub fn record(bytes: &[u8]) {
-    let Ok(id) = TaskId::parse("00f-0123456789abcdef0123456789abcdef") else { return };
+    let Ok(id) = TaskId::parse("def-0123456789abcdef0123456789abcdef") else { return };
     let Ok(record) = codec::decode(&id, bytes) else { return };
     let again = NewTask { spec: record.spec.clone(), process_at: None };
     // Bounds of a submit are narrower than those of the form, and a head holds seven weeks.
@@ -24,7 +24,7 @@ pub fn record(bytes: &[u8]) {
 
 /// A stored listing of a prefix, and a failed object of one.
 pub fn walk(bytes: &[u8]) {
-    let id = WalkId::derive("web", "nightly", SHARDS);
+    let id = WalkId::derive("web", "nightly");
     if let Ok((revision, walk)) = walk_codec::decode(&id, bytes)
         && let Ok(stored) = walk_codec::encode(revision, &walk)
     {

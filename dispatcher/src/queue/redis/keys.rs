@@ -50,6 +50,9 @@ pub(crate) const RULES: &str = "{bh:aside}:rules";
 /// Channel on which a shard announces that a tenant waits anew; the message is the shard and what is pending there by band.
 pub(super) const READY_CHANNEL: &str = "bh:ready";
 
+/// Channel on which whoever changes the number of shards listens, so that there is one at a time. Nothing is said there.
+pub(super) const RESHARD_CHANNEL: &str = "bh:reshard";
+
 /// `{bh:NNN}:<name>`.
 pub(super) fn of_shard(shard: u16, name: &str) -> String {
     format!("{{bh:{shard:03x}}}:{name}")
@@ -61,25 +64,19 @@ pub(super) fn meta(shard: u16) -> String {
 }
 
 /// The record of a task.
-pub(super) fn record(id: &TaskId) -> String {
-    format!("{{bh:{}}}:t:{}", &id.as_str()[..3], hash(id))
+pub(super) fn record(shard: u16, id: &TaskId) -> String {
+    format!("{{bh:{shard:03x}}}:t:{}", id.hash())
 }
 
 /// The record of a walk, its open tasks and its failures.
-pub(super) fn walk(id: &WalkId) -> [String; 3] {
-    let key = |part: &str| of_shard(id.as_task().shard(), &format!("walk:{part}{}", hash(id.as_task())));
+pub(super) fn walk(shard: u16, id: &WalkId) -> [String; 3] {
+    let key = |part: &str| of_shard(shard, &format!("walk:{part}{}", id.as_task().hash()));
     [key(""), key("open:"), key("failed:")]
 }
 
-/// What the indexes of a shard call a task: its id without the shard.
-pub(super) fn hash(id: &TaskId) -> &str {
-    &id.as_str()[4..]
-}
-
-/// The id of the task that the indexes of `shard` call `hash`; `None` when that is no such name.
-pub(super) fn id(shard: u16, hash: &[u8]) -> Option<TaskId> {
-    let hash = std::str::from_utf8(hash).ok()?;
-    TaskId::parse(&format!("{shard:03x}-{hash}")).ok()
+/// The task that indexes call `hash`; `None` when that is no such name.
+pub(super) fn id(hash: &[u8]) -> Option<TaskId> {
+    TaskId::from_hash(std::str::from_utf8(hash).ok()?).ok()
 }
 
 /// The index of all tasks in `state`; `None` for pending tasks, which have one for each band, location and tenant.
@@ -144,19 +141,18 @@ mod tests {
 
     #[test]
     fn all_keys_of_a_shard_share_its_hash_tag() {
-        let id = TaskId::parse("00f-0123456789abcdef0123456789abcdef").unwrap();
-        let states = TaskState::ALL.into_iter().filter_map(index).map(|name| of_shard(id.shard(), name));
-        for key in states.chain([record(&id), meta(id.shard())]) {
+        let id = TaskId::parse("def-0123456789abcdef0123456789abcdef").unwrap();
+        let states = TaskState::ALL.into_iter().filter_map(index).map(|name| of_shard(15, name));
+        for key in states.chain([record(15, &id), meta(15)]) {
             assert!(key.starts_with("{bh:00f}:"), "{key}");
         }
     }
 
     #[test]
     fn an_index_entry_leads_back_to_its_task() {
-        let text = "00f-0123456789abcdef0123456789abcdef";
-        let task = TaskId::parse(text).unwrap();
-        assert_eq!(id(0xf, hash(&task).as_bytes()), Some(task));
-        assert_eq!(id(0xf, b"short"), None);
-        assert_eq!(id(0xf, &[0xff; 32]), None);
+        let hash = "0123456789abcdef0123456789abcdef";
+        assert_eq!(id(hash.as_bytes()).unwrap().hash(), hash);
+        assert_eq!(id(b"short"), None);
+        assert_eq!(id(&[0xff; 32]), None);
     }
 }

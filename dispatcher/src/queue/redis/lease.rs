@@ -130,7 +130,7 @@ impl Shared {
             // Leases that were given and not told run out by themselves; a repeat asks all shards again.
             return failures.unless_all_failed(round.leased);
         }
-        let mut shards: Vec<u16> = round.leased.iter().map(|task| task.id.shard()).collect();
+        let mut shards: Vec<u16> = round.leased.iter().map(|task| self.shard_of(&task.id)).collect();
         shards.sort_unstable();
         shards.dedup();
         if !shards.is_empty() {
@@ -273,8 +273,7 @@ impl Shared {
             let hash = answer.bytes()?;
             let left_ms = answer.unsigned()?;
             let raw = answer.bytes()?;
-            let id = keys::id(target.shard, &hash)
-                .ok_or_else(|| error::unexpected("lease.lua gave no task id"))?;
+            let id = keys::id(&hash).ok_or_else(|| error::unexpected("lease.lua gave no task id"))?;
             match leased_task(id, left_ms, &raw) {
                 Ok(task) => leased.push(task),
                 // The lease runs out and the task comes back, until somebody has looked; the others must not suffer.

@@ -131,6 +131,10 @@ impl Link {
         limit: Duration,
     ) -> RedisResult<Answers> {
         let mut connection = opened.connection.clone();
+        #[cfg(test)]
+        if let Some(life) = &self.wire.endpoint.life {
+            live_on(life, &mut connection, sent).await?;
+        }
         let result = within(limit, exchange(&mut connection, sent, barrier)).await;
         #[cfg(test)]
         if self.wire.endpoint.repeats {
@@ -246,6 +250,25 @@ pub(super) fn pipeline(calls: impl IntoIterator<Item = Cmd>) -> Pipeline {
     }
     pipeline.ignore_errors();
     pipeline
+}
+
+/// Takes the commands off a life that may end among them: what comes before its end is executed, and nobody learns the answer.
+#[cfg(test)]
+async fn live_on(
+    life: &std::sync::atomic::AtomicI64,
+    connection: &mut MultiplexedConnection,
+    sent: &Pipeline,
+) -> RedisResult<()> {
+    let count = i64::try_from(sent.len()).unwrap_or(i64::MAX);
+    let left = life.fetch_sub(count, std::sync::atomic::Ordering::Relaxed);
+    if left >= count {
+        return Ok(());
+    }
+    let last = pipeline(sent.cmd_iter().take(usize::try_from(left).unwrap_or(0)).cloned());
+    if !last.is_empty() {
+        exchange(connection, &last, None).await?;
+    }
+    Err((ErrorKind::Io, "killed").into())
 }
 
 async fn exchange(

@@ -146,7 +146,7 @@ impl Shared {
         let calls = indexes.into_iter().map(|index| range("ZRANGE", index, 0, -1));
         let mut ids = Vec::new();
         for answer in self.send(calls.collect()).await {
-            ids.extend(texts(answer?)?.iter().filter_map(|hash| keys::id(shard, hash)));
+            ids.extend(texts(answer?)?.iter().filter_map(|hash| keys::id(hash)));
         }
         self.matching(query, state, &ids).await
     }
@@ -163,26 +163,27 @@ impl Shared {
     ) -> Result<Option<Cursor>, QueueError> {
         let (first, mut after) = from;
         let mut reads = 0;
-        for shard in first..self.settings.shards {
+        let shards = self.settings.shards;
+        for shard in first..shards {
             loop {
                 let entries = self.entries(query, state, shard, after.as_ref()).await;
                 let Some(entries) = failures.unless_away(entries)? else { break };
                 let Some(last) = entries.last().cloned() else { break };
                 let ids: Vec<TaskId> =
-                    entries.iter().filter_map(|place| keys::id(shard, place.hash.as_bytes())).collect();
+                    entries.iter().filter_map(|place| keys::id(place.hash.as_bytes())).collect();
                 reads += entries.len();
                 let matching = self.matching(query, state, &ids).await;
                 let Some(matching) = failures.unless_away(matching)? else { break };
                 for record in matching {
                     tasks.push(record);
                     if tasks.len() == limit {
-                        let shown = tasks.last().map(|record| keys::hash(&record.id).to_owned());
+                        let shown = tasks.last().map(|record| record.id.hash().to_owned());
                         let place = entries.into_iter().find(|place| Some(&place.hash) == shown.as_ref());
-                        return Ok(place.map(|place| Cursor::Indexed { state, shard, place }));
+                        return Ok(place.map(|place| Cursor::Indexed { state, shard, shards, place }));
                     }
                 }
                 if reads >= READS {
-                    return Ok(Some(Cursor::Indexed { state, shard, place: last }));
+                    return Ok(Some(Cursor::Indexed { state, shard, shards, place: last }));
                 }
                 after = Some(last);
             }
@@ -270,7 +271,7 @@ impl Shared {
     ) -> Result<Vec<TaskRecord>, QueueError> {
         let calls = ids.chunks(PAGE).map(|ids| {
             let mut command = redis::cmd("MGET");
-            command.arg(ids.iter().map(keys::record).collect::<Vec<_>>());
+            command.arg(ids.iter().map(|id| self.record_of(id)).collect::<Vec<_>>());
             command
         });
         let mut found = Vec::new();

@@ -6,7 +6,7 @@
 //! - `keys` and `codec`: what lies where, and how a record is packed. `scripts`: how a script is called.
 //! - `routing`, `writer`: submits, cancels and requeues, behind a durability barrier. `lease`, `ends`, `sweep`, `list`, `stats`, `events`: the
 //!   other calls. `snapshot`: the look at all tasks together. `walks`: what is kept of backups of prefixes.
-//! - `fsck`: the audit of all that. `aside`: what is kept beside it.
+//! - `fsck`: the audit of all that. `reshard`: another number of shards. `aside`: what is kept beside it.
 //! - `hints`: where tasks are believed to be. `clocks`: whether the servers' clocks go as ours. `check`, `options`: may we use a server at all.
 //! - `scout` finds the servers (one, Sentinels, a cluster) and draws the `map`; `nodes` sends each call to the `primary` that has its
 //!   key; `link` keeps a connection, which `endpoint` makes and `access` logs in; `trouble` is what calls the scout.
@@ -39,6 +39,7 @@ mod options;
 mod primary;
 mod proof;
 mod redrive;
+pub mod reshard;
 mod routing;
 mod scout;
 mod scripts;
@@ -53,7 +54,12 @@ mod walk_codec;
 mod walks;
 mod writer;
 
-use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -97,6 +103,8 @@ pub struct RedisQueue {
     writing: WriterSettings,
     sessions: Sessions,
     aside: Aside,
+    /// Why nothing may be written, as the last check of a cluster found: its data was made for other dispatchers meanwhile.
+    outdated: Mutex<Option<Arc<Unfit>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -161,8 +169,8 @@ impl RedisQueue {
             async move { shared.hints.listen(&shared.nodes, &data, &stop).await }
         });
         guard.disarm();
-        let (sessions, aside) = (Sessions::default(), Aside::default());
-        Ok(Self { shared, writing, sessions, aside, stop, tasks })
+        let (sessions, aside, outdated) = (Sessions::default(), Aside::default(), Mutex::default());
+        Ok(Self { shared, writing, sessions, aside, outdated, stop, tasks })
     }
 
     /// Ends the queue's own tasks: writes that are waiting are finished, new ones answer [`QueueError::Unavailable`].
@@ -254,9 +262,14 @@ impl Deref for Shared {
 }
 
 impl Shared {
-    /// Whether the id names a shard of this queue; another deployment's may not.
-    fn has_shard_of(&self, shard: u16) -> bool {
-        shard < self.settings.shards
+    /// The shard that keeps a task.
+    fn shard_of(&self, id: &TaskId) -> u16 {
+        id.shard(self.settings.shards)
+    }
+
+    /// The key of its record.
+    fn record_of(&self, id: &TaskId) -> String {
+        keys::record(self.shard_of(id), id)
     }
 
     /// Sends calls, each to the primary that has its key, in one go for each; each has its own answer.
@@ -280,11 +293,10 @@ fn millis(duration: Duration) -> u64 {
 #[async_trait]
 impl TaskQueue for RedisQueue {
     async fn submit(&self, tasks: Vec<NewTask>) -> Vec<Result<Submitted, QueueError>> {
-        let shards = self.shared.settings.shards;
         let mut answers: Vec<Option<Result<Submitted, QueueError>>> = Vec::with_capacity(tasks.len());
         let (mut writes, mut positions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
         for task in &tasks {
-            let id = TaskId::derive(&task.spec.tenant, &task.spec.object, shards);
+            let id = TaskId::derive(&task.spec.tenant, &task.spec.object);
             match codec::encode_new(task) {
                 Ok(record) => {
                     positions.push((answers.len(), id.clone()));
@@ -306,7 +318,7 @@ impl TaskQueue for RedisQueue {
 
     async fn get(&self, id: &TaskId) -> Result<TaskRecord, QueueError> {
         let mut command = redis::cmd("GET");
-        command.arg(keys::record(id));
+        command.arg(self.shared.record_of(id));
         match self.shared.ask(command).await {
             Ok(answer) => {
                 let raw = value::bytes(answer).ok_or_else(|| QueueError::NotFound(id.clone()))?;
@@ -325,9 +337,6 @@ impl TaskQueue for RedisQueue {
     }
 
     async fn cancel(&self, id: &TaskId) -> Result<CancelOutcome, QueueError> {
-        if !self.shared.has_shard_of(id.shard()) {
-            return Err(QueueError::NotFound(id.clone()));
-        }
         let outcome = self.write(vec![Write::Cancel(id.clone())]).await.pop();
         match outcome.unwrap_or_else(|| Err(error::unexpected("no answer")))? {
             Written::Cancel(code, token, session) => cancelled(id, code, &token, session),
@@ -388,8 +397,12 @@ impl TaskQueue for RedisQueue {
         if self.writing.in_cluster {
             // Where the one server that could say is away, nothing is said.
             let created = check::created_as(&self.shared.nodes, self.writing.shards).await;
-            if let Ok(Err(unfit)) = created {
-                return Err(QueueError::Rejected(Box::new(unfit)));
+            if let Ok(created) = created {
+                let unfit = created.err();
+                *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = unfit.clone().map(Arc::new);
+                if let Some(unfit) = unfit {
+                    return Err(QueueError::Rejected(Box::new(unfit)));
+                }
             }
         }
         Ok(())

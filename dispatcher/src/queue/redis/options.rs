@@ -38,6 +38,9 @@ pub struct RedisOptions {
     /// Sends everything twice.
     #[cfg(test)]
     pub(super) repeats: bool,
+    /// How many commands may still be sent before everything fails, as if this process were killed.
+    #[cfg(test)]
+    pub(super) life: Option<std::sync::Arc<std::sync::atomic::AtomicI64>>,
 }
 
 /// How much an accepted submit or cancel has survived.
@@ -84,6 +87,8 @@ impl RedisOptions {
             writers: 4,
             #[cfg(test)]
             repeats: false,
+            #[cfg(test)]
+            life: None,
         }
     }
 
@@ -123,6 +128,8 @@ impl RedisOptions {
             timeouts: self.timeouts,
             #[cfg(test)]
             repeats: self.repeats,
+            #[cfg(test)]
+            life: self.life.clone(),
         }
     }
 }

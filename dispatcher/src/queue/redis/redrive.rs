@@ -11,13 +11,9 @@ pub(super) async fn requeue(
     queue: &RedisQueue,
     tasks: &[Requeue],
 ) -> Vec<Result<RequeueOutcome, QueueError>> {
-    let known = |task: &&Requeue| queue.shared.has_shard_of(task.id.shard());
-    let writes = tasks.iter().filter(known).map(|task| Write::Requeue(task.id.clone(), task.run)).collect();
+    let writes = tasks.iter().map(|task| Write::Requeue(task.id.clone(), task.run)).collect();
     let mut written = queue.write(writes).await.into_iter();
     let answer = |task: &Requeue| {
-        if !known(&task) {
-            return Err(QueueError::NotFound(task.id.clone()));
-        }
         let written = written.next().unwrap_or_else(|| Err(error::unexpected("no answer")))?;
         requeued(&task.id, &written)
     };

@@ -4,14 +4,18 @@
 //! right one is a look at the map away, most often right after the start or a failover. So the write waits for that look, as long as
 //! for an answer, instead of being refused though all is well, and the answers of the same submit wait with it. Nothing else is repeated here.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tokio::time::Instant;
 
 use super::{
-    RedisQueue, error, keys,
+    RedisQueue, Unfit, error, keys,
     primary::Primary,
     writer::{Ended, Outcomes, Refused, Retired, Write, Written},
 };
@@ -28,6 +32,11 @@ type Placed = Vec<(usize, Write)>;
 impl RedisQueue {
     /// Has the writes of each primary made by one of its writers, in their order, and gives each its own answer.
     pub(super) async fn write(&self, writes: Vec<Write>) -> Outcomes {
+        let outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(unfit) = outdated {
+            let refused = |_: &Write| Err(QueueError::Unfit(Arc::<Unfit>::clone(&unfit)));
+            return writes.iter().map(refused).collect();
+        }
         let mut outcomes: Vec<Option<Result<Written, QueueError>>> = writes.iter().map(|_| None).collect();
         let until = Instant::now() + self.writing.endpoint.timeouts.response;
         let mut left: Placed = writes.into_iter().enumerate().collect();
@@ -50,7 +59,7 @@ impl RedisQueue {
     ) -> Placed {
         let mut parts: BTreeMap<u16, Placed> = BTreeMap::new();
         for (at, write) in writes {
-            parts.entry(write.id().shard()).or_default().push((at, write));
+            parts.entry(self.shared.shard_of(write.id())).or_default().push((at, write));
         }
         let mut elsewhere = Vec::new();
         let mut jobs: Vec<(Arc<Primary>, Placed)> = Vec::new();

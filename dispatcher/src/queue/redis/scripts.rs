@@ -38,6 +38,9 @@ pub(super) enum Script {
     FsckFlows,
     WalkSave,
     WalkLook,
+    MoveIn,
+    MoveOut,
+    Fold,
 }
 
 /// A script with its keys and arguments, for one shard.
@@ -67,7 +70,7 @@ static LOADED: LazyLock<[Loaded; Script::ALL.len()]> = LazyLock::new(|| {
 });
 
 impl Script {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Submit,
         Self::Lease,
         Self::Renew,
@@ -87,6 +90,9 @@ impl Script {
         Self::FsckFlows,
         Self::WalkSave,
         Self::WalkLook,
+        Self::MoveIn,
+        Self::MoveOut,
+        Self::Fold,
     ];
 
     /// What the server is given.
@@ -116,6 +122,9 @@ impl Script {
             Self::FsckFlows => ("fsck_flows.lua", include_str!("lua/fsck_flows.lua")),
             Self::WalkSave => ("walk_save.lua", include_str!("lua/walk_save.lua")),
             Self::WalkLook => ("walk_look.lua", include_str!("lua/walk_look.lua")),
+            Self::MoveIn => ("move_in.lua", include_str!("lua/move_in.lua")),
+            Self::MoveOut => ("move_out.lua", include_str!("lua/move_out.lua")),
+            Self::Fold => ("fold.lua", include_str!("lua/fold.lua")),
         }
     }
 
@@ -137,7 +146,10 @@ impl Script {
             | Self::FsckCounters
             | Self::FsckFlows
             | Self::WalkSave
-            | Self::WalkLook => &SHARED[..2],
+            | Self::WalkLook
+            | Self::MoveIn
+            | Self::MoveOut
+            | Self::Fold => &SHARED[..2],
         };
         let source = loaded(self.file());
         let (flags, body) = source.split_once('\n').unwrap_or((&source, ""));
@@ -204,7 +216,7 @@ impl Call {
         tasks: impl ExactSizeIterator<Item = &'a TaskId>,
     ) -> Self {
         debug_assert!(tasks.len() <= 2 * BATCH, "unbounded script call");
-        Self::new(script, shard, tasks.map(keys::record))
+        Self::new(script, shard, tasks.map(move |task| keys::record(shard, task)))
     }
 
     /// The next argument.

@@ -112,7 +112,7 @@ impl Shared {
             let ago = Duration::from_millis(now_ms.saturating_sub(ms));
             snapshot.swept_ago = snapshot.swept_ago.max(Some(ago));
         }
-        let (working, delayed) = (tasks(shard, next()?)?, tasks(shard, next()?)?);
+        let (working, delayed) = (tasks(next()?)?, tasks(next()?)?);
         let pending = self.line_heads(shard, &texts(next()?)?).await?;
         Ok((now_ms, Heads { working, delayed, pending }))
     }
@@ -136,7 +136,7 @@ impl Shared {
         let heads = lines.into_iter().map(|line| first(line, 1)).collect();
         let mut found = Vec::new();
         for head in self.send(heads).await {
-            found.extend(tasks(shard, head?)?);
+            found.extend(tasks(head?)?);
         }
         Ok(found)
     }
@@ -144,7 +144,7 @@ impl Shared {
     /// When the first of these tasks was asked for (ms). Those that have gone meanwhile are passed over.
     async fn first_created(&self, ids: &[TaskId]) -> Result<Option<u64>, QueueError> {
         let calls = ids.iter().map(|id| {
-            let mut range = key("GETRANGE", keys::record(id));
+            let mut range = key("GETRANGE", self.record_of(id));
             let (from, to) = codec::CREATED_AT;
             range.arg(from).arg(to);
             range
@@ -199,6 +199,6 @@ fn texts(answer: Value) -> Result<Vec<String>, QueueError> {
     Ok(texts.into_iter().map(|text| String::from_utf8_lossy(&text).into_owned()).collect())
 }
 
-fn tasks(shard: u16, answer: Value) -> Result<Vec<TaskId>, QueueError> {
-    Ok(texts(answer)?.iter().filter_map(|hash| keys::id(shard, hash.as_bytes())).collect())
+fn tasks(answer: Value) -> Result<Vec<TaskId>, QueueError> {
+    Ok(texts(answer)?.iter().filter_map(|hash| keys::id(hash.as_bytes())).collect())
 }

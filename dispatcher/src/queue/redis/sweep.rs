@@ -159,7 +159,10 @@ impl Shared {
             | Script::FsckCounters
             | Script::FsckFlows
             | Script::WalkSave
-            | Script::WalkLook => {}
+            | Script::WalkLook
+            | Script::MoveIn
+            | Script::MoveOut
+            | Script::Fold => {}
         }
         Ok(-1)
     }
@@ -208,7 +211,7 @@ impl Shared {
         let (mut leases, mut strangers) = (Vec::new(), Vec::new());
         for _ in 0..answer.unsigned()? {
             let (hash, raw) = (answer.bytes()?, answer.bytes()?);
-            match keys::id(shard, &hash) {
+            match keys::id(&hash) {
                 Some(id) => leases.push((id, raw)),
                 None => strangers.push((TaskState::Working, hash)),
             }
@@ -217,7 +220,7 @@ impl Shared {
             let mut tasks = Vec::new();
             for _ in 0..answer.unsigned()? {
                 let hash = answer.bytes()?;
-                match keys::id(shard, &hash) {
+                match keys::id(&hash) {
                     Some(id) => tasks.push(id),
                     None => strangers.push((state, hash)),
                 }

@@ -12,6 +12,7 @@ mod flows;
 mod fsck;
 mod log;
 mod races;
+mod reshard;
 mod scale;
 mod secure;
 pub(crate) mod server;

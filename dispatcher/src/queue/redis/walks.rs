@@ -61,7 +61,7 @@ impl WalkChange {
 #[async_trait]
 impl WalkStore for RedisQueue {
     fn id(&self, tenant: &str, request_id: &str) -> WalkId {
-        WalkId::derive(tenant, request_id, self.shared.settings.shards)
+        WalkId::derive(tenant, request_id)
     }
 
     async fn look(&self, finished: bool) -> Result<Look, QueueError> {
@@ -76,13 +76,13 @@ impl WalkStore for RedisQueue {
         let answers = self.shared.send((0..shards).map(call).collect()).await;
         let mut failures = Failures::default();
         let (mut now, mut walks) = (UnixMs(0), Vec::new());
-        for (shard, answer) in (0..).zip(answers) {
+        for answer in answers {
             let Some(answer) = failures.unless_away(answer)? else { continue };
             let mut answer = Answer::read(answer)?;
             now = now.max(UnixMs(answer.unsigned()?));
             while !answer.is_over() {
                 let (hash, record, open) = (answer.bytes()?, answer.bytes()?, answer.unsigned()?);
-                let id = keys::id(shard, &hash).map(WalkId::from);
+                let id = keys::id(&hash).map(WalkId::from);
                 let id = id.ok_or_else(|| error::unexpected("an index of walks names something else"))?;
                 match walk_codec::decode(&id, &record) {
                     Ok((revision, walk)) => walks.push(Stored { id, walk, revision, open }),
@@ -96,10 +96,7 @@ impl WalkStore for RedisQueue {
     }
 
     async fn load(&self, id: &WalkId) -> Result<Option<Stored>, QueueError> {
-        if !self.shared.has_shard_of(id.as_task().shard()) {
-            return Ok(None);
-        }
-        let [record, open, _] = keys::walk(id);
+        let [record, open, _] = self.keys_of(id);
         let (mut get, mut count) = (redis::cmd("GET"), redis::cmd("ZCARD"));
         get.arg(record);
         count.arg(open);
@@ -113,14 +110,10 @@ impl WalkStore for RedisQueue {
     }
 
     async fn save(&self, change: &Change) -> Result<Saved, QueueError> {
-        let shard = change.id.as_task().shard();
-        if !self.shared.has_shard_of(shard) {
-            return Ok(Saved::Stale);
-        }
         let revision = change.expected.unwrap_or_default() + 1;
         let retain = self.shared.settings.retain_dead;
         let encoded = WalkChange {
-            keys: keys::walk(&change.id),
+            keys: self.keys_of(&change.id),
             expected: change.expected,
             record: walk_codec::encode(revision, &change.walk)?,
             retain_ms: if change.walk.state.is_finished() { millis(retain).max(1) } else { 0 },
@@ -143,30 +136,33 @@ impl WalkStore for RedisQueue {
     }
 
     async fn open_tasks(&self, id: &WalkId, from: u64, limit: u64) -> Result<Vec<TaskId>, QueueError> {
-        let [_, open, _] = keys::walk(id);
-        let ids = self.part("ZRANGE", id, open, from, limit).await?;
+        let [_, open, _] = self.keys_of(id);
+        let ids = self.part("ZRANGE", open, from, limit).await?;
         let parse = |id: Vec<u8>| std::str::from_utf8(&id).ok().and_then(|id| TaskId::parse(id).ok());
         Ok(ids.into_iter().filter_map(parse).collect())
     }
 
     async fn failures(&self, id: &WalkId, from: u64, limit: u64) -> Result<Vec<FailedObject>, QueueError> {
-        let [_, _, failed] = keys::walk(id);
-        let failures = self.part("LRANGE", id, failed, from, limit).await?;
+        let [_, _, failed] = self.keys_of(id);
+        let failures = self.part("LRANGE", failed, from, limit).await?;
         failures.iter().map(|failure| walk_codec::decode_failure(id, failure)).collect()
     }
 }
 
 impl RedisQueue {
+    fn keys_of(&self, id: &WalkId) -> [String; 3] {
+        keys::walk(self.shared.shard_of(id.as_task()), id)
+    }
+
     /// A part of a list or a set.
     async fn part(
         &self,
         command: &str,
-        id: &WalkId,
         key: String,
         from: u64,
         limit: u64,
     ) -> Result<Vec<Vec<u8>>, QueueError> {
-        if limit == 0 || !self.shared.has_shard_of(id.as_task().shard()) {
+        if limit == 0 {
             return Ok(Vec::new());
         }
         let mut command = redis::cmd(command);

@@ -242,7 +242,9 @@ impl WriterLoop {
             Ok(found) => found,
             Err(failure) => return refused(failure),
         };
-        let pieces = cut(writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.kind(at))));
+        let shards = self.context.settings.shards;
+        let pieces =
+            cut(shards, writes.iter().enumerate().map(|(at, write)| (at, write.id(), write.kind(at))));
         let calls = pipeline(pieces.iter().map(|piece| self.call(writes, piece)));
         let command = barrier_command(barrier, self.settings.patience);
         let limit = self.settings.endpoint.timeouts.response

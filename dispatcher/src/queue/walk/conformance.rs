@@ -14,6 +14,9 @@ use crate::queue::{
 /// How long the stores under test keep finished walks.
 pub const RETAIN: Duration = Duration::from_secs(3600);
 
+/// Shards of a store, as the cases see them.
+const SHARDS: u16 = 2;
+
 /// A walk that uses every field, with bytes that no text format likes.
 #[must_use]
 pub fn spec(request_id: &str) -> WalkSpec {
@@ -95,7 +98,7 @@ fn change(from: &Stored) -> Change {
 fn task(n: u64) -> TaskId {
     let object =
         ObjectRef { location: "uploads".into(), bucket: "photos".into(), key: n.to_string(), version: None };
-    TaskId::derive("web", &object, 2)
+    TaskId::derive("web", &object)
 }
 
 /// A failure, told apart by its number.
@@ -255,7 +258,7 @@ async fn there_is_room_for_so_many_unfinished_walks(s: &Subject) {
     let names = (0..).map(|n| n.to_string());
     let mut ids = names.filter_map(|name| {
         let id = s.store.id("web", &name);
-        (id.as_task().shard() == 0).then_some((id, name))
+        (id.as_task().shard(SHARDS) == 0).then_some((id, name))
     });
     let first = ids.next().expect("some are");
     for (id, name) in std::iter::once(first.clone())

@@ -47,7 +47,7 @@ impl MemoryWalks {
 #[async_trait]
 impl WalkStore for MemoryWalks {
     fn id(&self, tenant: &str, request_id: &str) -> WalkId {
-        WalkId::derive(tenant, request_id, self.shards)
+        WalkId::derive(tenant, request_id)
     }
 
     async fn look(&self, finished: bool) -> Result<Look, QueueError> {
@@ -72,10 +72,10 @@ impl WalkStore for MemoryWalks {
         if before.map(|entry| entry.revision) != change.expected {
             return Ok(Saved::Stale);
         }
-        let shard = change.id.as_task().shard();
+        let shard = change.id.as_task().shard(self.shards);
         let active = walks
             .iter()
-            .filter(|(id, e)| id.as_task().shard() == shard && !e.walk.state.is_finished())
+            .filter(|(id, e)| id.as_task().shard(self.shards) == shard && !e.walk.state.is_finished())
             .count();
         if before.is_none() && active as u64 >= MOST_ACTIVE {
             return Ok(Saved::Full);

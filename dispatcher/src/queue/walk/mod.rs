@@ -237,9 +237,9 @@ pub trait WalkStore: Send + Sync + fmt::Debug + 'static {
 }
 
 impl WalkId {
-    /// The id of what `tenant` calls `request_id`, on one of `shards` shards.
+    /// The id of what `tenant` calls `request_id`.
     #[must_use]
-    pub fn derive(tenant: &str, request_id: &str, shards: u16) -> Self {
+    pub fn derive(tenant: &str, request_id: &str) -> Self {
         // A bucket's name cannot be this long, so no task has the same identity.
         let digest = Sha256::digest(request_id);
         let object = ObjectRef {
@@ -248,7 +248,7 @@ impl WalkId {
             key: request_id.to_owned(),
             version: Some(hex::encode(digest)),
         };
-        Self(TaskId::derive(tenant, &object, shards))
+        Self(TaskId::derive(tenant, &object))
     }
 
     /// Reads an id.

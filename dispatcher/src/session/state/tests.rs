@@ -98,7 +98,7 @@ impl Rig {
         let (key, mib) = text.split_once(':').map_or((text, 0), |(key, mib)| (key, mib.parse().unwrap()));
         let object =
             ObjectRef { location: "uploads".into(), bucket: "b".into(), key: key.into(), version: None };
-        let id = TaskId::derive("t", &object, 1);
+        let id = TaskId::derive("t", &object);
         self.names.insert(id.clone(), key.to_owned());
         LeasedTask {
             id,

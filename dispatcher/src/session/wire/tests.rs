@@ -109,7 +109,7 @@ fn batches_have_their_bounds_and_tokens_their_length() {
 #[test]
 fn a_task_name_is_ours_or_foreign_or_none_at_all() {
     let name = |text: &str| task_name(text.to_owned());
-    let ours = "00f-0123456789abcdef0123456789abcdef";
+    let ours = "def-0123456789abcdef0123456789abcdef";
     assert_eq!(name(ours).unwrap(), TaskName::Known(TaskId::parse(ours).unwrap()));
     assert_eq!(name("v2-abc").unwrap(), TaskName::Foreign("v2-abc".into()));
     for text in ["", "A", "a b", "ü", &"a".repeat(65)] {
@@ -185,7 +185,7 @@ fn failures_are_cut_to_their_bounds() {
 #[test]
 fn an_assignment_carries_the_whole_task() {
     let task = LeasedTask {
-        id: TaskId::parse("00f-0123456789abcdef0123456789abcdef").unwrap(),
+        id: TaskId::parse("def-0123456789abcdef0123456789abcdef").unwrap(),
         lease: LeaseToken::from_bytes([3; 16]),
         spec: crate::dispatch::testing::new_task("k:3").spec,
         attempts: 2,

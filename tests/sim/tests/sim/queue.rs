@@ -97,7 +97,7 @@ impl SharedQueue {
     async fn submit(&self, tasks: Vec<NewTask>) -> Vec<Result<Submitted, QueueError>> {
         if self.sabotage == Some(Sabotage::ForgetSubmits) && self.ledger().every_nth(7) {
             let forgotten = |task: NewTask| {
-                let id = TaskId::derive(&task.spec.tenant, &task.spec.object, 2);
+                let id = TaskId::derive(&task.spec.tenant, &task.spec.object);
                 Ok(Submitted { id, run: 1, state: TaskState::Pending, outcome: SubmitOutcome::Created })
             };
             return tasks.into_iter().map(forgotten).collect();

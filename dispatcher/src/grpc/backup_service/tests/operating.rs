@@ -181,7 +181,7 @@ async fn next(
 async fn a_watch_shows_tasks_of_the_callers_tenant_and_tells_unknown_and_foreign_ones_alike() {
     let queue = Arc::new(Probe::new());
     let id = queue.put(&["a"]).await[0].to_string();
-    let unknown = format!("{}{}", &id[..4], "0".repeat(32));
+    let unknown = format!("000-{}", "0".repeat(32));
     let request =
         pb::WatchBackupsRequest { task_ids: vec![id.clone(), unknown.clone()], ..Default::default() };
     let mut own = watch(Arc::clone(&queue), "t", request.clone()).await.unwrap();

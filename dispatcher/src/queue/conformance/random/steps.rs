@@ -173,7 +173,7 @@ impl World {
                 (lease.subject, lease.model) = (foreign, foreign);
             }
             1 => lease.id = self.leases[any].id.clone(),
-            2 => lease.id = TaskId::derive("nobody", &exact("t", "a").spec.object, self.settings.shards),
+            2 => lease.id = TaskId::derive("nobody", &exact("t", "a").spec.object),
             _ => {}
         }
         Some((n, lease))

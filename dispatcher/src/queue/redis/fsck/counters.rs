@@ -169,12 +169,12 @@ impl Audit {
         while let Some(at) = cursor {
             let Some((next, entries)) = self.page("ZSCAN", shard, &key, at).await? else { return Ok(None) };
             cursor = next;
-            let ids = entries.into_iter().step_by(2).filter_map(|member| keys::id(shard, &member));
+            let ids = entries.into_iter().step_by(2).filter_map(|member| keys::id(&member));
             let ids: Vec<_> = ids.filter(|id| seen.insert(id.clone())).collect();
             for ids in ids.chunks(PAGE) {
                 let lengths = ids.iter().map(|id| {
                     let mut length = redis::cmd("STRLEN");
-                    length.arg(keys::record(id));
+                    length.arg(keys::record(shard, id));
                     length
                 });
                 let Some(answers) = self.ask(shard, lengths.collect()).await? else { return Ok(None) };
@@ -227,11 +227,11 @@ impl Audit {
             let Some((next, entries)) = self.page("ZSCAN", shard, &key, at).await? else { return Ok(None) };
             cursor = next;
             // A scan may give an entry twice while the server makes its table larger.
-            let ids = entries.into_iter().step_by(2).filter_map(|member| keys::id(shard, &member));
+            let ids = entries.into_iter().step_by(2).filter_map(|member| keys::id(&member));
             let ids: Vec<_> = ids.filter(|id| seen.insert(id.clone())).collect();
             for ids in ids.chunks(PAGE) {
                 let mut get = redis::cmd("MGET");
-                get.arg(ids.iter().map(keys::record).collect::<Vec<_>>());
+                get.arg(ids.iter().map(|id| keys::record(shard, id)).collect::<Vec<_>>());
                 let Some(mut answers) = self.ask(shard, vec![get]).await? else { return Ok(None) };
                 let raws = answers.pop().and_then(value::list).unwrap_or_default();
                 for (id, raw) in ids.iter().zip(raws) {

@@ -21,23 +21,34 @@ const SURPLUS: &str = "surplus:";
 
 /// The states, and what brings tasks into each (`+`) and takes them out (`-`), by the names of the scripts' counters.
 ///
-/// A move with an index behind its name is the part of that move that goes from or to the index; the rest of it is pending's.
+/// A move with an index behind its name is the part of that move that goes from or to the index; the rest of it is pending's. What came from and
+/// went to other shards when their number was changed (`reshard`) is counted by state.
 const FLOWS: [(TaskState, &str); 7] = [
     (
         TaskState::Scheduled,
-        "+created:working:scheduled -pulled -promoted:working:scheduled -cancelled:working:scheduled",
+        "+created:working:scheduled -pulled -promoted:working:scheduled -cancelled:working:scheduled \
+         +moved_in:working:scheduled -moved_out:working:scheduled",
     ),
     (
         TaskState::Pending,
         "+created -created:working:scheduled +pulled +promoted +requeued +again +failed +expired -ended:delay \
          -ended:dead -ended:cancelled -leased -cancelled +cancelled:working:scheduled +cancelled:delay -late \
-         +late:delay +late:dead",
+         +late:delay +late:dead +moved_in:pending -moved_out:pending",
     ),
-    (TaskState::Working, "+leased -failed -expired -done -again +late"),
-    (TaskState::Delayed, "+ended:delay -promoted:delay -cancelled:delay -late:delay"),
-    (TaskState::Done, "+done -replaced:done -reaped:done"),
-    (TaskState::Dead, "+ended:dead -requeued -late:dead -replaced:dead -reaped:dead"),
-    (TaskState::Cancelled, "+cancelled +ended:cancelled -replaced:cancelled -reaped:cancelled"),
+    (TaskState::Working, "+leased -failed -expired -done -again +late +moved_in:working -moved_out:working"),
+    (
+        TaskState::Delayed,
+        "+ended:delay -promoted:delay -cancelled:delay -late:delay +moved_in:delay -moved_out:delay",
+    ),
+    (TaskState::Done, "+done -replaced:done -reaped:done +moved_in:done -moved_out:done"),
+    (
+        TaskState::Dead,
+        "+ended:dead -requeued -late:dead -replaced:dead -reaped:dead +moved_in:dead -moved_out:dead",
+    ),
+    (
+        TaskState::Cancelled,
+        "+cancelled +ended:cancelled -replaced:cancelled -reaped:cancelled +moved_in:cancelled -moved_out:cancelled",
+    ),
 ];
 
 /// A state whose moves do not add up to its tasks.
@@ -164,26 +175,28 @@ mod tests {
 
     #[test]
     fn every_move_leaves_one_state_and_enters_another() {
-        // What begins or ends a task is in one flow, any other move in two; parts of a move by index cancel each other there.
-        let mut sums: BTreeMap<&str, i64> = BTreeMap::new();
+        // What begins or ends a task, or brings it from or to another shard, is in one flow, any other move in two; parts of a move by index
+        // cancel each other there.
+        let mut sums: BTreeMap<String, i64> = BTreeMap::new();
         for (sign, name) in FLOWS.iter().flat_map(|(_, flow)| terms(flow)) {
-            *sums.entry(name).or_default() += sign;
+            *sums.entry(name.to_owned()).or_default() += sign;
         }
         sums.retain(|_, sum| *sum != 0);
-        let open: Vec<(&str, i64)> = sums.into_iter().collect();
-        let ended = |name: &'static str| (name, -1);
-        let expected = [
-            ("created", 1),
-            ended("reaped:cancelled"),
-            ended("reaped:dead"),
-            ended("reaped:done"),
-            ended("replaced:cancelled"),
-            ended("replaced:dead"),
-            ended("replaced:done"),
+        let begun = ["created", "promoted"].map(|name| (name.to_owned(), 1));
+        let ended = [
+            "reaped:cancelled",
+            "reaped:dead",
+            "reaped:done",
+            "replaced:cancelled",
+            "replaced:dead",
+            "replaced:done",
+            "promoted:delay",
+            "promoted:working:scheduled",
         ];
-        let promoted = [("promoted", 1), ended("promoted:delay"), ended("promoted:working:scheduled")];
-        let mut all: Vec<_> = expected.into_iter().chain(promoted).collect();
-        all.sort_unstable();
-        assert_eq!(open, all);
+        let ended = ended.map(|name| (name.to_owned(), -1));
+        let moved = TaskState::ALL.into_iter().flat_map(|state| {
+            [(format!("moved_in:{}", name(state)), 1), (format!("moved_out:{}", name(state)), -1)]
+        });
+        assert_eq!(sums, begun.into_iter().chain(ended).chain(moved).collect());
     }
 }

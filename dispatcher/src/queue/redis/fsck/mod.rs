@@ -21,12 +21,16 @@ use std::{
 };
 
 use redis::{Cmd, Value};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 pub use self::report::{Finding, Problem, Report};
 use self::{names::Line, tasks::Orphan};
 use super::{
-    check::SCHEMA,
+    check::{RESHARDING, SCHEMA},
+    endpoint::Endpoint,
     error, keys,
     nodes::{Maker, Nodes},
     options::RedisOptions,
@@ -67,7 +71,7 @@ pub enum FsckError {
 }
 
 /// An audit under way.
-struct Audit {
+pub(super) struct Audit {
     nodes: Arc<Nodes>,
     options: FsckOptions,
     report: Report,
@@ -82,7 +86,7 @@ struct Audit {
 }
 
 /// Cursor of the next page, `None` after the last, and what this page holds.
-type Page = (Option<u64>, Vec<Vec<u8>>);
+pub(super) type Page = (Option<u64>, Vec<Vec<u8>>);
 
 /// Lines and rings of a shard, as their keys and the records name them.
 #[derive(Debug, Default)]
@@ -98,59 +102,58 @@ struct Found {
 /// # Errors
 /// [`FsckError`]. Problems are no error: they are in the report.
 pub async fn fsck(redis: &RedisOptions, options: FsckOptions) -> Result<Report, FsckError> {
+    let attached = attach(redis).await?;
+    let shards = created_with(&attached.nodes).await?;
+    Audit::new(Arc::clone(&attached.nodes), options, shards).run().await
+}
+
+/// The servers of a database, for a program that is no dispatcher. Dropping it ends all that was started for it.
+pub(super) struct Attached {
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) _end: DropGuard,
+}
+
+/// Finds the servers.
+pub(super) async fn attach(redis: &RedisOptions) -> Result<Attached, FsckError> {
     let (seeds, asking, data) = redis.servers().map_err(FsckError::Url)?;
     let mut scout = Scout::new(redis.layout.clone(), asking, seeds);
     let map = scout.look(&[]).await.map_err(error::from_redis)?;
     let (stop, tasks, trouble) = (CancellationToken::new(), TaskTracker::new(), Arc::new(Trouble::default()));
-    // All that was started ends with this call, however it ends.
-    let _end = stop.clone().drop_guard();
+    let (end, endpoint) = (stop.clone().drop_guard(), Arc::new(data));
     let maker = Maker {
-        endpoint: Arc::new(data),
+        endpoint: Arc::clone(&endpoint),
         trouble: Arc::clone(&trouble),
         tasks: tasks.clone(),
         stop: stop.clone(),
         writers: None,
     };
     let nodes = Arc::new(Nodes::new(map, maker));
-    tasks.spawn(scout.run(Arc::clone(&nodes), trouble, redis.look_every, stop.clone()));
-    let shards = created_with(&nodes).await?;
-    let report = Report::new(options.examples);
-    let mut audit = Audit {
-        nodes,
-        options,
-        report,
-        shards,
-        found: BTreeMap::new(),
-        unreadable: BTreeSet::new(),
-        damaged: BTreeSet::new(),
-        orphans: Vec::new(),
-    };
-    audit.keys().await?;
-    for shard in 0..shards {
-        audit.entries(shard).await?;
-    }
-    audit.drop_orphans().await?;
-    for shard in 0..shards {
-        audit.recount(shard).await?;
-        audit.lines(shard).await?;
-    }
-    Ok(audit.report)
+    tasks.spawn(scout.run(Arc::clone(&nodes), trouble, redis.look_every, stop));
+    Ok(Attached { nodes, endpoint, _end: end })
 }
 
 /// How many shards the data was created with.
 async fn created_with(nodes: &Nodes) -> Result<u16, FsckError> {
     let mut read = redis::cmd("HMGET");
-    read.arg(keys::CONFIG).arg("schema").arg("shards");
+    read.arg(keys::CONFIG).arg("schema").arg("shards").arg(RESHARDING);
     let answer = nodes.send(vec![read]).await.pop();
     let answer = answer.ok_or_else(|| error::unexpected("no answer"))?.map_err(error::from_redis)?;
     let fields: Vec<String> = value::list(answer).unwrap_or_default().iter().map(value::text).collect();
-    let [schema, shards] = fields.as_slice() else { return Err(error::unexpected("no list").into()) };
+    let [schema, shards, resharding] = fields.as_slice() else {
+        return Err(error::unexpected("no list").into());
+    };
     if schema.is_empty() {
         return Err(FsckError::NotOurs("this database holds no queue of Backhaul"));
     }
     if schema != SCHEMA {
         return Err(FsckError::NotOurs(
             "the queue was laid out by another version; use the program that matches it",
+        ));
+    }
+    if !resharding.is_empty() {
+        return Err(FsckError::NotOurs(
+            "its number of shards is being changed; `backhaul-dispatcher reshard` goes on with that, and ends with an audit",
         ));
     }
     match shards.parse() {
@@ -160,6 +163,35 @@ async fn created_with(nodes: &Nodes) -> Result<u16, FsckError> {
 }
 
 impl Audit {
+    /// An audit of so many shards.
+    pub(super) fn new(nodes: Arc<Nodes>, options: FsckOptions, shards: u16) -> Self {
+        let report = Report::new(options.examples);
+        Self {
+            nodes,
+            options,
+            report,
+            shards,
+            found: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            orphans: Vec::new(),
+        }
+    }
+
+    /// Audits all of them.
+    pub(super) async fn run(mut self) -> Result<Report, FsckError> {
+        self.keys().await?;
+        for shard in 0..self.shards {
+            self.entries(shard).await?;
+        }
+        self.drop_orphans().await?;
+        for shard in 0..self.shards {
+            self.recount(shard).await?;
+            self.lines(shard).await?;
+        }
+        Ok(self.report)
+    }
+
     /// Sends commands about a shard; `None` when one of them was refused, which makes the shard unreadable.
     async fn ask(&mut self, shard: u16, commands: Vec<Cmd>) -> Result<Option<Vec<Value>>, FsckError> {
         let mut values = Vec::with_capacity(commands.len());
@@ -211,7 +243,7 @@ impl Audit {
 }
 
 /// Reads the answer to a scan.
-fn read_page(answer: Option<Value>) -> Result<Page, QueueError> {
+pub(super) fn read_page(answer: Option<Value>) -> Result<Page, QueueError> {
     let parts = answer.and_then(value::list).unwrap_or_default();
     let Ok([cursor, entries]) = <[Value; 2]>::try_from(parts) else {
         return Err(error::unexpected("a scan was not answered with a page"));

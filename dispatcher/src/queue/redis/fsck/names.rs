@@ -31,7 +31,7 @@ pub(super) fn parse(key: &[u8], shards: u16) -> Option<(u16, Name)> {
     if format!("{shard:03x}") != digits {
         return None;
     }
-    Some((shard, part(shard, rest.strip_prefix(b"}:")?)?))
+    Some((shard, part(shard, shards, rest.strip_prefix(b"}:")?)?))
 }
 
 /// The type that the server must give for such a key.
@@ -53,9 +53,9 @@ pub(super) fn of_shard(shard: u16, name: &[u8]) -> Vec<u8> {
     [keys::of_shard(shard, "").as_bytes(), name].concat()
 }
 
-fn part(shard: u16, name: &[u8]) -> Option<Name> {
+fn part(shard: u16, shards: u16, name: &[u8]) -> Option<Name> {
     if let Some(hash) = name.strip_prefix(b"t:") {
-        return keys::id(shard, hash).map(Name::Record);
+        return keys::id(hash).filter(|id| id.shard(shards) == shard).map(Name::Record);
     }
     if name.starts_with(b"memo:") {
         return Some(Name::Memo);
@@ -64,7 +64,7 @@ fn part(shard: u16, name: &[u8]) -> Option<Name> {
         return pending(waiting);
     }
     if let Some(walk) = name.strip_prefix(b"walk:") {
-        return of_walk(shard, walk);
+        return of_walk(shard, shards, walk);
     }
     let kind = match name {
         b"working" | b"working:scheduled" | b"delay" | b"done" | b"dead" | b"cancelled" | b"damaged"
@@ -79,13 +79,13 @@ fn part(shard: u16, name: &[u8]) -> Option<Name> {
 }
 
 /// What is kept of the backup of a prefix. Only the type is looked at: what is in it moves while it is read.
-fn of_walk(shard: u16, name: &[u8]) -> Option<Name> {
+fn of_walk(shard: u16, shards: u16, name: &[u8]) -> Option<Name> {
     let (hash, kind) = match (name.strip_prefix(b"open:"), name.strip_prefix(b"failed:")) {
         (Some(hash), _) => (hash, "zset"),
         (None, Some(hash)) => (hash, "list"),
         (None, None) => (name, "string"),
     };
-    keys::id(shard, hash).map(|_| Name::Other(kind))
+    keys::id(hash).filter(|id| id.shard(shards) == shard).map(|_| Name::Other(kind))
 }
 
 fn pending(name: &[u8]) -> Option<Name> {

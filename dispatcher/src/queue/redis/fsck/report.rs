@@ -32,7 +32,7 @@ pub enum Problem {
     WrongFlow,
     /// What should be forgotten one day and would not be.
     NeverEnds,
-    /// A key below the queue's prefix that is not the queue's, or holds another type. Never mended.
+    /// A key below the queue's prefix that is not the queue's, holds another type, or belongs into another shard. Never mended.
     UnknownKey,
     /// A shard whose keys cannot be worked with. Nothing else is said of it. Never mended.
     Unreadable,
@@ -166,7 +166,9 @@ impl fmt::Display for Problem {
             Self::WrongCounter => "a counter differs from the recount",
             Self::WrongFlow => "tasks are missing or too many: the counted moves do not add up to them",
             Self::NeverEnds => "it would never be forgotten",
-            Self::UnknownKey => "the key is not one of the queue's, or has another type",
+            Self::UnknownKey => {
+                "the key is not one of the queue's, has another type, or is in the wrong shard"
+            }
             Self::Unreadable => "keys of the shard cannot be worked with",
         })
     }

@@ -103,9 +103,9 @@ impl Audit {
             };
             match name {
                 Name::Record(id) => {
-                    if let Some(record) = self.record(key, &id, answer).await? {
+                    if let Some(record) = self.record(shard, key, &id, answer).await? {
                         self.line_of(shard, &record);
-                        records.push((shard, (keys::hash(&id).as_bytes().to_vec(), Vec::new())));
+                        records.push((shard, (id.hash().as_bytes().to_vec(), Vec::new())));
                     }
                 }
                 Name::Memo if value::integer(&answer) == Some(-1) => self.endless_memo(shard, key).await?,
@@ -136,6 +136,7 @@ impl Audit {
     /// The record under a key that was just found; `None` when it is gone by now, or damaged.
     async fn record(
         &mut self,
+        shard: u16,
         key: &[u8],
         id: &TaskId,
         answer: Value,
@@ -146,7 +147,7 @@ impl Audit {
                 // Gone, or of another type: only then is it still there.
                 let mut exists = redis::cmd("EXISTS");
                 exists.arg(key);
-                let answers = self.ask(id.shard(), vec![exists]).await?.unwrap_or_default();
+                let answers = self.ask(shard, vec![exists]).await?.unwrap_or_default();
                 if answers.first().and_then(value::integer) != Some(1) {
                     return Ok(None);
                 }
@@ -155,7 +156,7 @@ impl Audit {
         };
         self.report.records += 1;
         if decoded.is_none() {
-            self.damaged.insert(id.shard());
+            self.damaged.insert(shard);
             self.report.add(Problem::DamagedRecord, key, false);
         }
         Ok(decoded)
@@ -256,7 +257,8 @@ impl Audit {
             5 => (Problem::NeverEnds, false),
             _ => return,
         };
-        let task = [format!("{shard:03x}-").as_bytes(), member].concat();
+        // As a key names it, because an entry need not be the name of a task.
+        let task = [names::of_shard(shard, b"t:").as_slice(), member].concat();
         let subject = if index.is_empty() { task } else { [task.as_slice(), b" in ", index].concat() };
         self.report.add(problem, &subject, repaired);
     }

@@ -24,6 +24,8 @@ pub(super) enum Cursor {
         state: TaskState,
         /// The shard.
         shard: u16,
+        /// Of how many: with another number, tasks of shards to come may be in those that are behind.
+        shards: u16,
         /// The last entry shown.
         place: Place,
     },
@@ -56,8 +58,8 @@ impl Cursor {
             Self::Ordered { state, created_at, id } => {
                 format!("o:{}:{created_at}:{id}", codec::state_code(*state))
             }
-            Self::Indexed { state, shard, place } => {
-                format!("i:{}:{shard}:{}:{}", codec::state_code(*state), place.score, place.hash)
+            Self::Indexed { state, shard, shards, place } => {
+                format!("i:{}:{shard}:{shards}:{}:{}", codec::state_code(*state), place.score, place.hash)
             }
         })
     }
@@ -76,9 +78,12 @@ fn read(text: &str, shards: u16) -> Option<Cursor> {
         },
         "i" => {
             let shard = next()?.parse().ok().filter(|shard| *shard < shards)?;
+            if next()?.parse::<u16>().ok() != Some(shards) {
+                return None;
+            }
             let (score, hash) = (next()?.parse().ok()?, next()?.to_owned());
-            TaskId::parse(&format!("000-{hash}")).ok()?;
-            Cursor::Indexed { state, shard, place: Place { score, hash } }
+            TaskId::from_hash(&hash).ok()?;
+            Cursor::Indexed { state, shard, shards, place: Place { score, hash } }
         }
         _ => return None,
     };
@@ -91,11 +96,11 @@ mod tests {
 
     #[test]
     fn a_cursor_comes_back_as_it_was_given_and_nothing_else_is_one() {
-        let id = TaskId::parse("00f-0123456789abcdef0123456789abcdef").unwrap();
+        let id = TaskId::parse("def-0123456789abcdef0123456789abcdef").unwrap();
         let place = Place { score: 7, hash: "0123456789abcdef0123456789abcdef".into() };
         let cursors = [
             Cursor::Ordered { state: TaskState::Dead, created_at: UnixMs(5), id },
-            Cursor::Indexed { state: TaskState::Pending, shard: 15, place },
+            Cursor::Indexed { state: TaskState::Pending, shard: 15, shards: 16, place },
         ];
         for cursor in cursors {
             let text = cursor.format().0;
@@ -103,9 +108,15 @@ mod tests {
             assert!(Cursor::parse(&format!("{text}:"), 16).is_err());
             assert!(Cursor::parse(&text[1..], 16).is_err());
         }
-        for bad in
-            ["", "o", "o:9:1:x", "i:2:16:7:0123456789abcdef0123456789abcdef", "i:2:1:7:{x}:pending", "x:1"]
-        {
+        for bad in [
+            "",
+            "o",
+            "o:9:1:x",
+            "i:2:16:16:7:0123456789abcdef0123456789abcdef",
+            "i:2:1:8:7:0123456789abcdef0123456789abcdef",
+            "i:2:1:16:7:{x}:pending",
+            "x:1",
+        ] {
             assert!(Cursor::parse(bad, 16).is_err(), "{bad}");
         }
     }

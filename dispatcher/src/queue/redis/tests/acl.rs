@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{super::scripts::Script, Server, factory, options, random_history, settings, task};
+use super::{super::scripts::Script, Server, factory, options, random_history, reshard, settings, task};
 use crate::queue::{
     QueueClock, StatsQuery, TaskQueue as _,
     redis::{
@@ -69,6 +69,9 @@ async fn everything_that_a_dispatcher_does_is_allowed() {
         assert!(report.problems.is_empty(), "{report:?}");
     }
     queue.shutdown().await;
+    drop(queue);
+    let own = RedisOptions { login: login(), ..options(&server, 901) };
+    reshard::is_allowed(&own, &mut auditor).await;
     let histories = factory(server, |options| options.login = login());
     for seed in 301..304 {
         random_history(&histories, seed).await;

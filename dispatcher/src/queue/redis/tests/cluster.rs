@@ -125,7 +125,12 @@ impl Cluster {
 
     /// Which of the first three nodes has a shard at the start.
     pub(super) fn home(shard: u16) -> usize {
-        match keys::slot(keys::meta(shard).as_bytes()) {
+        Self::node_of(&keys::meta(shard))
+    }
+
+    /// Which of them has a key at the start.
+    pub(super) fn node_of(key: &str) -> usize {
+        match keys::slot(key.as_bytes()) {
             0..=5460 => 0,
             5461..=10922 => 1,
             _ => 2,

@@ -26,7 +26,7 @@ async fn a_damaged_record_is_reported_by_every_call_and_holds_up_no_other_task()
         .map(|answer| answer.unwrap().id)
         .collect();
     let mut client = server.client().await;
-    let good: Vec<u8> = client.get(keys::record(&ids[0])).await.unwrap();
+    let good: Vec<u8> = client.get(keys::record(0, &ids[0])).await.unwrap();
     let mut other_version = good.clone();
     other_version[0] = 9;
     let mut other_band = good.clone();
@@ -39,7 +39,7 @@ async fn a_damaged_record_is_reported_by_every_call_and_holds_up_no_other_task()
         &other_version,
         &other_band,
     ] {
-        let (): () = client.set(keys::record(&ids[0]), damaged).await.unwrap();
+        let (): () = client.set(keys::record(0, &ids[0]), damaged).await.unwrap();
         assert!(is_corrupt(queue.get(&ids[0]).await), "{damaged:?}");
         assert!(is_corrupt(queue.submit(vec![task("t", 0)]).await.remove(0)));
         assert!(is_corrupt(queue.cancel(&ids[0]).await));
@@ -47,12 +47,12 @@ async fn a_damaged_record_is_reported_by_every_call_and_holds_up_no_other_task()
     let leased = queue.lease(&request("s", 1, 9)).await.unwrap();
     assert_eq!(leased.iter().map(|task| &task.id).collect::<Vec<_>>(), [&ids[1], &ids[2]]);
     let aside: Vec<String> = client.zrange("{bh:000}:damaged", 0, -1).await.unwrap();
-    assert_eq!(aside, [keys::hash(&ids[0])], "put aside for somebody to look at");
+    assert_eq!(aside, [ids[0].hash()], "put aside for somebody to look at");
 
-    let (): () = client.set(keys::record(&ids[1]), b"garbage").await.unwrap();
+    let (): () = client.set(keys::record(0, &ids[1]), b"garbage").await.unwrap();
     assert!(is_corrupt(queue.renew(&[renewal(&leased[0])]).await.remove(0)));
     assert!(is_corrupt(queue.settle(vec![done(&leased[0])]).await.remove(0)));
-    let (): () = client.del(keys::record(&ids[2])).await.unwrap();
+    let (): () = client.del(keys::record(0, &ids[2])).await.unwrap();
     queue.sweep().await.unwrap();
     clock.advance(settings().lease);
     let report = queue.sweep().await.unwrap();
@@ -80,7 +80,7 @@ async fn a_shard_that_cannot_be_swept_holds_up_no_other_and_is_told_of() {
     clock.advance(settings().lease);
     assert!(matches!(queue.sweep().await, Err(QueueError::Rejected(_))));
     for id in ids {
-        let due = if id.shard() == 0 { TaskState::Pending } else { TaskState::Scheduled };
+        let due = if id.shard(2) == 0 { TaskState::Pending } else { TaskState::Scheduled };
         assert_eq!(queue.get(&id).await.unwrap().state, due, "{id}");
     }
 }
@@ -94,7 +94,7 @@ async fn an_index_that_is_wrong_is_put_right_by_the_sweep() {
     let mut client = server.client().await;
     let unknown = "0123456789abcdef0123456789abcdef";
     for index in ["working", "working:scheduled", "delay", "done", "dead", "cancelled"] {
-        for entry in [keys::hash(&id), unknown, "no task at all", "{bh:000}:meta"] {
+        for entry in [id.hash(), unknown, "no task at all", "{bh:000}:meta"] {
             let (): () = client.zadd(format!("{{bh:000}}:{index}"), entry, 1).await.unwrap();
         }
     }
@@ -117,8 +117,8 @@ async fn a_key_of_another_type_is_an_error_and_not_a_panic() {
     let queue = queue(&server, settings(), &QueueClock::Server).await;
     let id = queue.submit(vec![task("t", 0)]).await.remove(0).unwrap().id;
     let mut client = server.client().await;
-    let (): () = client.del(keys::record(&id)).await.unwrap();
-    let (): () = client.lpush(keys::record(&id), "x").await.unwrap();
+    let (): () = client.del(keys::record(0, &id)).await.unwrap();
+    let (): () = client.lpush(keys::record(0, &id), "x").await.unwrap();
     assert!(is_corrupt(queue.get(&id).await));
     let (): () = client.del("{bh:000}:meta").await.unwrap();
     let (): () = client.set("{bh:000}:meta", "x").await.unwrap();
@@ -156,7 +156,7 @@ async fn a_task_that_has_no_room_in_a_record_is_refused_alone() {
 proptest! {
     #[test]
     fn any_bytes_are_a_record_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400), head in any::<bool>()) {
-        let id = TaskId::parse("000-0123456789abcdef0123456789abcdef").unwrap();
+        let id = TaskId::parse("def-0123456789abcdef0123456789abcdef").unwrap();
         let mut bytes = bytes;
         if head && bytes.len() > 4 {
             bytes[..5].copy_from_slice(&[codec::VERSION, 2, 0, 0, 1]);
@@ -166,7 +166,7 @@ proptest! {
 
     #[test]
     fn a_good_record_with_one_byte_changed_is_a_record_or_an_error(at in 0_usize..400, byte in any::<u8>()) {
-        let id = TaskId::parse("000-0123456789abcdef0123456789abcdef").unwrap();
+        let id = TaskId::parse("def-0123456789abcdef0123456789abcdef").unwrap();
         let mut record = vec![codec::VERSION, 2];
         record.resize(codec::HEAD_BYTES - codec::BODY_HEAD_BYTES, 0);
         record.extend(codec::encode_new(&task("tenant", 1)).unwrap().body);

@@ -295,7 +295,7 @@ async fn leases_sweeps_and_listings_of_other_shards_go_on_while_a_primary_is_awa
     let queue = RedisQueue::connect(options, shards(), QueueClock::Server).await.unwrap();
     let submitted = queue.submit((0..400).map(|n| task("t", n)).collect()).await;
     let ids: Vec<TaskId> = submitted.into_iter().map(|one| one.unwrap().id).collect();
-    let lost = ids.iter().filter(|id| Cluster::home(id.shard()) == 0).count();
+    let lost = ids.iter().filter(|id| Cluster::home(id.shard(16)) == 0).count();
     assert!(lost > 0 && lost < 400);
     cluster.nodes[0].freeze();
     let query = crate::queue::ListQuery { tenant: "t".into(), limit: 1_000, ..Default::default() };
@@ -307,8 +307,8 @@ async fn leases_sweeps_and_listings_of_other_shards_go_on_while_a_primary_is_awa
     assert_eq!(leased.len(), 400 - lost);
     let answers = queue.submit((400..500).map(|n| task("t", n)).collect()).await;
     for (n, answer) in (400..).zip(answers) {
-        let id = TaskId::derive("t", &task("t", n).spec.object, 16);
-        assert_eq!(answer.is_ok(), Cluster::home(id.shard()) != 0, "{answer:?}");
+        let id = TaskId::derive("t", &task("t", n).spec.object);
+        assert_eq!(answer.is_ok(), Cluster::home(id.shard(16)) != 0, "{answer:?}");
     }
     queue.check().await.unwrap();
     cluster.nodes[0].thaw();
@@ -333,7 +333,7 @@ async fn retries_statistics_and_the_log_of_other_shards_go_on_while_a_primary_is
     let queue = RedisQueue::connect(options, shards(), QueueClock::Server).await.unwrap();
     let dead = bury(&queue, 200).await;
     let (lost, here): (BTreeSet<_>, BTreeSet<_>) =
-        dead.iter().cloned().partition(|id| Cluster::home(id.shard()) == 0);
+        dead.iter().cloned().partition(|id| Cluster::home(id.shard(16)) == 0);
     assert!(!lost.is_empty() && !here.is_empty());
     let everything = StatsQuery::All { tenants: 10 };
     let whole = queue.stats(&everything).await.unwrap();
@@ -418,11 +418,11 @@ async fn a_primary_without_its_replica_is_given_nothing_and_the_others_are() {
     let answers = queue.submit((0..100).map(|n| task("t", n)).collect()).await;
     let mut refused = 0;
     for (n, answer) in (0..).zip(answers) {
-        let id = TaskId::derive("t", &task("t", n).spec.object, 16);
+        let id = TaskId::derive("t", &task("t", n).spec.object);
         match answer {
-            Ok(_) => assert_ne!(Cluster::home(id.shard()), 2),
+            Ok(_) => assert_ne!(Cluster::home(id.shard(16)), 2),
             Err(crate::queue::QueueError::Unfit(why)) => {
-                assert_eq!(Cluster::home(id.shard()), 2);
+                assert_eq!(Cluster::home(id.shard(16)), 2);
                 assert!(why.to_string().contains("0 replicas are connected, 1 must confirm"), "{why}");
                 refused += 1;
             }
@@ -434,7 +434,7 @@ async fn a_primary_without_its_replica_is_given_nothing_and_the_others_are() {
     let answers = queue.requeue(dead.iter().map(first_run).collect()).await;
     for (id, answer) in dead.iter().zip(answers) {
         let state = queue.get(id).await.unwrap().state;
-        if Cluster::home(id.shard()) == 2 {
+        if Cluster::home(id.shard(16)) == 2 {
             assert!(matches!(answer, Err(crate::queue::QueueError::Unfit(_))), "{answer:?}");
             assert_eq!(state, TaskState::Dead);
         } else {

@@ -63,7 +63,7 @@ impl Scene {
         let index = keys::index(state).unwrap_or("pending:1:uploads:t");
         let hashes: Vec<Vec<u8>> = self.client.zrange(keys::of_shard(0, index), 0, -1).await.unwrap();
         assert_eq!(hashes.len(), 2, "{state:?}");
-        keys::id(0, &hashes[0]).unwrap()
+        keys::id(&hashes[0]).unwrap()
     }
 }
 
@@ -75,8 +75,8 @@ async fn a_task_that_vanished_without_a_move_is_missed_in_every_state() {
         assert!(report.problems.is_empty(), "{report}");
         let victim = scene.one_in(state).await;
         let index = keys::index(state).unwrap_or("pending:1:uploads:t");
-        let (): () = scene.client.del(keys::record(&victim)).await.unwrap();
-        let (): () = scene.client.zrem(keys::of_shard(0, index), keys::hash(&victim)).await.unwrap();
+        let (): () = scene.client.del(keys::record(0, &victim)).await.unwrap();
+        let (): () = scene.client.zrem(keys::of_shard(0, index), victim.hash()).await.unwrap();
         let name = keys::index(state).unwrap_or("pending");
         let told = format!("{{bh:000}}:stats {name}: 2 by its moves, 1 found");
         for repair in [false, false, true] {
@@ -121,14 +121,14 @@ async fn lost_or_wrong_counters_of_moves_are_named_and_written_down() {
 async fn of_what_state_a_damaged_record_is_nobody_guesses() {
     let mut scene = Scene::new().await;
     let victim = scene.one_in(TaskState::Dead).await;
-    let good: Vec<u8> = scene.client.get(keys::record(&victim)).await.unwrap();
-    let (): () = scene.client.set(keys::record(&victim), "garbage").await.unwrap();
+    let good: Vec<u8> = scene.client.get(keys::record(0, &victim)).await.unwrap();
+    let (): () = scene.client.set(keys::record(0, &victim), "garbage").await.unwrap();
     for repair in [false, true] {
         let report = audit(&scene.server, repair).await;
         assert!(report.problems.contains_key(&Problem::DamagedRecord), "{report}");
         assert!(!report.problems.contains_key(&Problem::WrongFlow), "{report}");
     }
-    let (): () = scene.client.set(keys::record(&victim), good).await.unwrap();
+    let (): () = scene.client.set(keys::record(0, &victim), good).await.unwrap();
     let report = audit(&scene.server, true).await;
     assert!(!report.problems.contains_key(&Problem::WrongFlow), "nothing was written down: {report}");
 }

@@ -54,7 +54,7 @@ impl Scene {
     }
 
     fn hash(&self, task: usize) -> String {
-        keys::hash(&self.ids[task]).to_owned()
+        self.ids[task].hash().to_owned()
     }
 
     /// Finds exactly this, says so again, mends it, and is clean; then every waiting task is leased and finished.
@@ -195,9 +195,9 @@ async fn counters_are_set_to_the_recount() {
 #[tokio::test]
 async fn what_is_damaged_or_unknown_is_named_and_left() {
     let mut scene = Scene::new().await;
-    let record = keys::record(&scene.ids[0]);
+    let record = keys::record(0, &scene.ids[0]);
     let (): () = scene.client.set(&record, "garbage").await.unwrap();
-    let other = keys::record(&scene.ids[5]);
+    let other = keys::record(0, &scene.ids[5]);
     let (): () = scene.client.del(&other).await.unwrap();
     let (): () = scene.client.lpush(&other, "x").await.unwrap();
     for key in ["{bh:000}:worked", "{bh:7ff}:meta", "bh:other", "{bh:000}:t:short"] {
@@ -221,10 +221,10 @@ async fn a_shard_that_cannot_be_read_is_named_and_the_others_are_audited() {
     let server = Server::start(&[]);
     let queue = queue(&server, QueueSettings { shards: 2, ..settings() }, &QueueClock::Server).await;
     let submitted = queue.submit((0..20).map(|n| task("t", n)).collect()).await;
-    let id = submitted.into_iter().map(|answer| answer.unwrap().id).find(|id| id.shard() == 1).unwrap();
+    let id = submitted.into_iter().map(|answer| answer.unwrap().id).find(|id| id.shard(2) == 1).unwrap();
     let mut client = server.client().await;
     let (): () = client.set("{bh:000}:meta", "x").await.unwrap();
-    let (): () = client.zrem("{bh:001}:pending:1:uploads:t", keys::hash(&id)).await.unwrap();
+    let (): () = client.zrem("{bh:001}:pending:1:uploads:t", id.hash()).await.unwrap();
     let report = audit(&server, true).await;
     // The entry was back before the recount, which therefore finds nothing wrong.
     assert_eq!(kinds(&report), [Problem::NotIndexed, Problem::Unreadable], "{report}");
@@ -236,7 +236,7 @@ async fn what_would_never_be_forgotten_is_found() {
     let mut scene = Scene::new().await;
     scene.works_on(5).await;
     let hash = scene.hash(0);
-    let key = keys::record(&scene.ids[0]);
+    let key = keys::record(0, &scene.ids[0]);
     let mut record: Vec<u8> = scene.client.get(&key).await.unwrap();
     record[5..11].copy_from_slice(&8_000_000_000_000_u64.to_be_bytes()[2..]);
     let (): () = scene.client.set(&key, record).await.unwrap();

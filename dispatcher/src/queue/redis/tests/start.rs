@@ -36,7 +36,7 @@ async fn the_first_connection_is_waited_for_though_an_attempt_fails() {
 
 /// Tasks of one shard of 16.
 fn in_shard(shard: u16) -> impl Iterator<Item = NewTask> {
-    let is_there = move |new: &NewTask| TaskId::derive("t", &new.spec.object, 16).shard() == shard;
+    let is_there = move |new: &NewTask| TaskId::derive("t", &new.spec.object).shard(16) == shard;
     (0..100_000).map(|n| task("t", n)).filter(is_there)
 }
 

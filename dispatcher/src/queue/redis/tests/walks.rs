@@ -55,7 +55,7 @@ async fn a_damaged_walk_is_told_and_hides_no_other() {
     }
     for damage in ["1", "x {}", "1 {}"] {
         let mut set = redis::cmd("SET");
-        set.arg(&keys::walk(&ids[0])[0]).arg(damage);
+        set.arg(&keys::walk(0, &ids[0])[0]).arg(damage);
         let (): () = set.query_async(&mut server.client().await).await.unwrap();
         assert!(queue.load(&ids[0]).await.is_err(), "{damage}");
         let look = queue.look(false).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_finished_walk_goes_by_itself_and_those_that_finished_first_are_left_o
         id
     };
     let (first, last) = (finish("first").await, finish("last").await);
-    let [record, _, failed] = keys::walk(&last);
+    let [record, _, failed] = keys::walk(0, &last);
     for key in [record, failed] {
         let left: i64 = redis::cmd("PTTL").arg(&key).query_async(&mut client).await.unwrap();
         assert!(left > 0, "{key} stays for ever");

@@ -12,7 +12,7 @@ fn token(number: u8) -> LeaseToken {
 
 fn order(number: u8) -> Event {
     let order = PageOrder {
-        walk: WalkId::derive("web", "a", 2),
+        walk: WalkId::derive("web", "a"),
         spec: Arc::new(spec("a")),
         cursor: String::new(),
         max_entries: 10,
