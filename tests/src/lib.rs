@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod collector;
 pub mod env;
 pub mod eventually;
+pub mod garage;
 pub mod gate;
 pub mod locations;
 pub mod moto;

@@ -1,7 +1,7 @@
 //! moto, which speaks as AWS does where no other server here can: S3 that tells SQS, SNS and EventBridge of its objects. It checks
 //! no credentials and little else, so nothing about integrity can be shown on it.
 
-use std::{path::Path, process::Command};
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use crate::{
     ports::Port,
     process::Process,
     s3::{Credentials, S3},
+    settings,
 };
 
 /// Region of everything in it.
@@ -36,11 +37,11 @@ impl MotoServer {
     /// Starts a server and waits until it answers.
     ///
     /// # Errors
-    /// When it does not start.
-    pub async fn start(program: &Path) -> anyhow::Result<Self> {
+    /// When it is not installed or does not start.
+    pub async fn start() -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("backhaul-moto-")?;
         let port = Port::lease()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(settings::moto()?);
         command.args(["-H", "127.0.0.1", "-p", &port.number().to_string()]);
         let process = Process::start("moto", &mut command, &folder.path().join("moto.log"))?;
         let mut server = Self { port, credentials: Credentials::random(), process, _folder: folder };

@@ -26,7 +26,7 @@ pub fn built_programs() -> Option<PathBuf> {
 /// When there is none, with the command that brings it.
 pub fn redis_server() -> anyhow::Result<PathBuf> {
     program("BACKHAUL_TEST_REDIS", "redis-server")
-        .context("no redis-server on this machine: run `make setup`")
+        .context("no redis-server on this machine: run tests/setup/redis.sh")
 }
 
 /// A newer Redis or Valkey, if there is one: `BACKHAUL_TEST_REDIS_8`, or what `make setup` could install.
@@ -41,10 +41,20 @@ pub fn promtool() -> Option<PathBuf> {
     program("BACKHAUL_TEST_PROMTOOL", "promtool")
 }
 
-/// A server that speaks as many services of AWS, if there is one: `BACKHAUL_TEST_MOTO`, or what `make setup` could install.
-#[must_use]
-pub fn moto() -> Option<PathBuf> {
-    program("BACKHAUL_TEST_MOTO", "moto_server")
+/// A server that speaks as many services of AWS: `BACKHAUL_TEST_MOTO`, or what `make setup` installed.
+///
+/// # Errors
+/// When there is none, with the command that brings it.
+pub fn moto() -> anyhow::Result<PathBuf> {
+    program("BACKHAUL_TEST_MOTO", "moto_server").context("no moto on this machine: run tests/setup/moto.sh")
+}
+
+/// Garage: `BACKHAUL_TEST_GARAGE`, or what its script of `setup` installed.
+///
+/// # Errors
+/// When there is none, with the command that brings it.
+pub fn garage() -> anyhow::Result<PathBuf> {
+    program("BACKHAUL_TEST_GARAGE", "garage").context("no Garage on this machine: run tests/setup/garage.sh")
 }
 
 /// SeaweedFS: `BACKHAUL_TEST_WEED`, what `make setup` installed, or `weed` on the path.
@@ -52,7 +62,8 @@ pub fn moto() -> Option<PathBuf> {
 /// # Errors
 /// When there is none, with the command that brings it.
 pub fn weed() -> anyhow::Result<PathBuf> {
-    program("BACKHAUL_TEST_WEED", "weed").context("no SeaweedFS on this machine: run `make setup`")
+    program("BACKHAUL_TEST_WEED", "weed")
+        .context("no SeaweedFS on this machine: run tests/setup/seaweedfs.sh")
 }
 
 /// Names of variables that would change the settings of a program under test. It must not see them: what a test does would depend on

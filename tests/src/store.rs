@@ -3,6 +3,7 @@
 use backhaul_embedded_s3::{Bucket, EmbeddedS3, FaultPlan, Options, Storage};
 
 use crate::{
+    garage::GarageServer,
     s3::{Credentials, S3},
     synthetic::SyntheticOrigin,
     weed::{Webhook, WeedServer},
@@ -15,6 +16,8 @@ pub enum StoreKind {
     Embedded,
     /// SeaweedFS: written by others, some seconds to start.
     Weed,
+    /// Garage: written by others, and takes ten minutes to build, so that only `make stores` has it.
+    Garage,
     /// Keys that nobody has written, to be listed and nothing else.
     Synthetic {
         /// How many.
@@ -39,6 +42,10 @@ enum Server {
     Weed {
         _process: Box<WeedServer>,
     },
+    /// Likewise.
+    Garage {
+        _process: Box<GarageServer>,
+    },
     /// The test's own.
     Elsewhere,
     Synthetic(SyntheticOrigin),
@@ -53,6 +60,7 @@ impl Store {
         match kind {
             StoreKind::Embedded => Self::embedded(buckets).await,
             StoreKind::Weed => Self::weed(buckets, None).await,
+            StoreKind::Garage => Self::garage(buckets).await,
             StoreKind::Synthetic { keys, gone } => {
                 let server = SyntheticOrigin::start(keys, gone).await?;
                 Ok(Self {
@@ -112,7 +120,7 @@ impl Store {
     pub fn faults(&self) -> Option<&FaultPlan> {
         match &self.server {
             Server::Embedded(server) => Some(server.faults()),
-            Server::Weed { .. } | Server::Synthetic(_) | Server::Elsewhere => None,
+            Server::Weed { .. } | Server::Garage { .. } | Server::Synthetic(_) | Server::Elsewhere => None,
         }
     }
 
@@ -121,7 +129,7 @@ impl Store {
     pub fn page_begins(&self) -> Option<Vec<String>> {
         match &self.server {
             Server::Synthetic(server) => Some(server.begins()),
-            Server::Embedded(_) | Server::Weed { .. } | Server::Elsewhere => None,
+            Server::Embedded(_) | Server::Weed { .. } | Server::Garage { .. } | Server::Elsewhere => None,
         }
     }
 
@@ -156,5 +164,14 @@ impl Store {
             server: Server::Weed { _process: Box::new(server) },
             credentials,
         })
+    }
+
+    async fn garage(buckets: &[&str]) -> anyhow::Result<Self> {
+        let server = GarageServer::start().await?;
+        for bucket in buckets {
+            server.client().create_bucket(bucket).await?;
+        }
+        let (address, credentials) = (server.address(), server.credentials().clone());
+        Ok(Self { server: Server::Garage { _process: Box::new(server) }, address, credentials })
     }
 }

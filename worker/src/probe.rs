@@ -12,7 +12,7 @@ use crate::{
         Attributes, ByteRange, Completion, ObjectPath, ObjectStore, Payload, Pin, Proof, Put, S3Store,
         ScratchArea, StoreError, StoreErrorKind as Kind, Terms, UploadRef, WriteOptions,
     },
-    transfer::{Capabilities, probe_root},
+    transfer::{Capabilities, key::KEY_MAX_BYTES, probe_root},
 };
 
 /// What was found out about one bucket of a store.
@@ -154,6 +154,11 @@ impl Trial<'_> {
         ] {
             self.found(name, meaning, is_so, Answer::No, remark);
         }
+        let (most, wanted) = (found.key_max_bytes, KEY_MAX_BYTES);
+        let remark = format!(
+            "{most} at most; where a copy's key would be longer it is hashed, with a manifest beside it"
+        );
+        self.found("long_keys", "keys may have 1,024 bytes", most >= wanted, Answer::No, &remark);
     }
 
     async fn reads(&mut self) {
@@ -263,7 +268,14 @@ impl Trial<'_> {
     async fn bucket_settings(&mut self) {
         let versions = self.area.keeps_versions().await;
         let lock = self.area.can_lock().await;
+        let owner = self.area.refuses_other_owners("object").await;
         for (name, meaning, answer, remark) in [
+            (
+                "bucket_owner",
+                "a request that names another owner of the bucket is refused",
+                owner,
+                "`owner` in the locations file protects nothing there",
+            ),
             (
                 "versions",
                 "the bucket keeps versions",

@@ -1,6 +1,6 @@
 //! Keys of copies: whatever the source is called, its copy has a legal key of its own, from which it can be read back.
 
-use backhaul_worker::transfer::key::{BackupKey, ParsedKey, SourceName};
+use backhaul_worker::transfer::key::{BackupKey, Naming, ParsedKey, SourceName};
 
 /// Two keys, a version and an ETag, line by line.
 pub(crate) fn keys(bytes: &[u8]) {
@@ -23,7 +23,7 @@ pub(crate) fn keys(bytes: &[u8]) {
     let made: Vec<(&str, BackupKey)> = [first, second]
         .into_iter()
         .filter(is_key)
-        .map(|key| (key, BackupKey::new("copies", &name(key))))
+        .map(|key| (key, BackupKey::new(Naming::of_s3("copies"), &name(key))))
         .collect();
     for (key, backup) in &made {
         for repair in [0, 1, 99] {

@@ -15,7 +15,6 @@ use backhaul_tests::{
     locations::{ORIGIN, ORIGIN_BUCKET},
     moto::{MotoServer, REGION, arn},
     programs::program,
-    settings::moto,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -78,11 +77,7 @@ async fn events(env: &TestEnv, arguments: &[&str]) -> anyhow::Result<Vec<Value>>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_s3_tells_queues_of_is_backed_up_and_what_it_tells_else_can_be_seen() -> anyhow::Result<()> {
-    let Some(program) = moto() else {
-        println!("NOT RUN: moto is not installed: run `make setup`");
-        return Ok(());
-    };
-    let server = MotoServer::start(&program).await?;
+    let server = MotoServer::start().await?;
     server.client().create_bucket(ORIGIN_BUCKET).await?;
     let urls = tell_queues(&server).await?;
     let folder = TempDir::with_prefix("backhaul-events-")?;

@@ -48,13 +48,18 @@ async fn objects_of_every_size_arrive_whole_on_seaweedfs() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "Garage takes ten minutes to build: make stores"]
+async fn objects_of_every_size_arrive_whole_on_garage() -> anyhow::Result<()> {
+    every_size_arrives(StoreKind::Garage).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn objects_of_every_size_arrive_whole_on_the_embedded_store() -> anyhow::Result<()> {
     every_size_arrives(StoreKind::Embedded).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_kept_exactly_as_it_is() -> anyhow::Result<()> {
-    let env = TestEnv::start(EnvOptions::default()).await?;
+async fn every_key_is_kept(kind: StoreKind) -> anyhow::Result<()> {
+    let env = TestEnv::start(EnvOptions::default().stores(kind)).await?;
     for key in
         ["a b+c%2Fd", "é/日本/🦀", "a//b", "-", "x=1&y=<2>'\"", "a~b", "ends-with-slash/", "..hidden/..."]
     {
@@ -65,8 +70,18 @@ async fn a_key_is_kept_exactly_as_it_is() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_an_object_is_backed_up_with_it() -> anyhow::Result<()> {
-    let env = TestEnv::start(EnvOptions::default()).await?;
+async fn a_key_is_kept_exactly_as_it_is() -> anyhow::Result<()> {
+    every_key_is_kept(StoreKind::Embedded).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "Garage takes ten minutes to build: make stores"]
+async fn a_key_is_kept_exactly_as_it_is_on_garage() -> anyhow::Result<()> {
+    every_key_is_kept(StoreKind::Garage).await
+}
+
+async fn what_belongs_to_an_object_is_kept(kind: StoreKind) -> anyhow::Result<()> {
+    let env = TestEnv::start(EnvOptions::default().stores(kind)).await?;
     let put =
         env.uploads().sdk().put_object().bucket(ORIGIN_BUCKET).key("photo").body(b"jpeg".to_vec().into());
     let put = put.content_type("image/jpeg").cache_control("max-age=60").content_disposition("inline");
@@ -87,6 +102,17 @@ async fn what_belongs_to_an_object_is_backed_up_with_it() -> anyhow::Result<()> 
     ensure!(metadata.get("owner").map(String::as_str) == Some("seven"), "{metadata:?}");
     ensure!(metadata.get("camera").map(String::as_str) == Some("x100"), "{metadata:?}");
     env.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_an_object_is_backed_up_with_it() -> anyhow::Result<()> {
+    Box::pin(what_belongs_to_an_object_is_kept(StoreKind::Embedded)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "Garage takes ten minutes to build: make stores"]
+async fn what_belongs_to_an_object_is_backed_up_with_it_on_garage() -> anyhow::Result<()> {
+    Box::pin(what_belongs_to_an_object_is_kept(StoreKind::Garage)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,28 +8,39 @@ use backhaul_proto::v1::{self as pb, PrefixBackupState as State, TaskState};
 use backhaul_tests::{
     TestEnv,
     env::{EnvOptions, prefix},
+    garage,
     locations::{ORIGIN_BUCKET, Read},
     programs::program,
     store::StoreKind,
 };
 use serde_json::Value;
 
-/// Keys that something on the way likes to change.
-fn hostile() -> Vec<String> {
+/// Keys that something on the way likes to change, and one of the most bytes that the store takes.
+fn hostile(most: usize) -> Vec<String> {
     let mut keys: Vec<String> =
         ["sp ace", "pl+us", "a b+c%20%2B", "😀/ü", "\u{1}\u{7f}", "line\nbreak", "a\\b\"<&>", "x//y", "~!"]
             .iter()
             .map(|key| format!("h/{key}"))
             .collect();
-    keys.push(format!("h/{}", "k".repeat(1022)));
+    keys.push(format!("h/{}", "k".repeat(most - 2)));
     keys
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_object_below_a_prefix_is_backed_up_once_whatever_its_key() -> anyhow::Result<()> {
-    let env = TestEnv::start(EnvOptions::default()).await?;
+    all_below_a_prefix_is_backed_up(StoreKind::Embedded, 1024).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "Garage takes ten minutes to build: make stores"]
+async fn every_object_below_a_prefix_is_backed_up_once_on_garage() -> anyhow::Result<()> {
+    all_below_a_prefix_is_backed_up(StoreKind::Garage, garage::KEY_MAX_BYTES).await
+}
+
+async fn all_below_a_prefix_is_backed_up(kind: StoreKind, most: usize) -> anyhow::Result<()> {
+    let env = TestEnv::start(EnvOptions::default().stores(kind)).await?;
     let mut written = Vec::new();
-    for key in hostile() {
+    for key in hostile(most) {
         written.push((key.clone(), env.uploads().put(ORIGIN_BUCKET, &key, key.clone().into()).await?));
     }
     env.uploads().put_random(ORIGIN_BUCKET, "elsewhere", 10).await?;

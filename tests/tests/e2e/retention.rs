@@ -52,15 +52,30 @@ async fn copies_inside_seaweedfs_are_locked() -> anyhow::Result<()> {
     Box::pin(every_copy_is_locked(options, &[1000, 6 * MIB])).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn where_nothing_can_be_locked_nothing_is_copied() -> anyhow::Result<()> {
+async fn what_cannot_be_locked_is_not_copied(kind: StoreKind, why: &str) -> anyhow::Result<()> {
     let terms = "retain = { mode = \"compliance\", days = 2 }".to_owned();
-    let env = TestEnv::start(EnvOptions { terms, ..EnvOptions::default() }).await?;
+    let env = TestEnv::start(EnvOptions { terms, ..EnvOptions::default().stores(kind) }).await?;
     env.uploads().put_random(ORIGIN_BUCKET, "photo", 1000).await?;
     let id = env.submit("photo").await?.task_id;
     let dead = env.until(&id, TaskState::Dead).await?;
     let failure = dead.last_failure.context("it has failed")?;
-    ensure!(failure.message.contains("Object Lock"), "it does not say why: {failure:?}");
+    ensure!(failure.message.contains(why), "it does not say why: {failure:?}");
     ensure!(env.kept().await?.is_empty(), "something was copied");
     env.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_can_be_locked_nothing_is_copied() -> anyhow::Result<()> {
+    Box::pin(what_cannot_be_locked_is_not_copied(StoreKind::Embedded, "Object Lock")).await
+}
+
+/// It takes a retention and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "Garage takes ten minutes to build: make stores"]
+async fn where_nothing_can_be_locked_nothing_is_copied_on_garage() -> anyhow::Result<()> {
+    Box::pin(what_cannot_be_locked_is_not_copied(
+        StoreKind::Garage,
+        "does not keep (or not show) the retention",
+    ))
+    .await
 }

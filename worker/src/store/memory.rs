@@ -113,7 +113,8 @@ impl MemoryStore {
             locked: terms.retention.is_some() && self.options.locking,
             ..ObjectInfo::default()
         };
-        let written = Written { etag: info.etag.clone(), version, crc64nvme: info.crc64nvme };
+        let told = version.or_else(|| self.options.false_versions.then(|| format!("false-{clock}")));
+        let written = Written { etag: info.etag.clone(), version: told, crc64nvme: info.crc64nvme };
         let versions =
             state.buckets.entry(at.bucket.to_owned()).or_default().entry(at.key.to_owned()).or_default();
         if !versioning {
@@ -130,6 +131,7 @@ impl MemoryStore {
         at: ObjectPath<'_>,
         pin: &Pin,
     ) -> Result<Stored, StoreError> {
+        self.options.takes_key(operation, at.key)?;
         let fail = |kind| StoreError::new(operation, kind, "");
         let missing = |kind| fail(if operation == Operation::Head { Kind::NotFound } else { kind });
         let bucket = state.buckets.get(at.bucket).ok_or_else(|| missing(Kind::NoSuchBucket))?;
@@ -137,6 +139,7 @@ impl MemoryStore {
             bucket.get(at.key).filter(|v| !v.is_empty()).ok_or_else(|| missing(Kind::NoSuchKey))?;
         let found = match &pin.version {
             None => versions.last(),
+            Some(_) if self.options.false_versions => versions.last(),
             Some(id) => versions.iter().find(|v| v.info.version.as_ref() == Some(id)),
         };
         let found = found.ok_or_else(|| missing(Kind::NoSuchVersion))?;
@@ -158,9 +161,7 @@ impl MemoryStore {
             .buckets
             .get(at.bucket)
             .ok_or_else(|| StoreError::new(operation, Kind::NoSuchBucket, at.bucket))?;
-        if at.key.len() > 1024 {
-            return Err(StoreError::new(operation, Kind::Rejected, "KeyTooLongError"));
-        }
+        self.options.takes_key(operation, at.key)?;
         if create_only && self.options.create_only && bucket.contains_key(at.key) {
             return Err(StoreError::new(operation, Kind::PreconditionFailed, "the key exists"));
         }

@@ -14,6 +14,9 @@ use aws_sdk_s3::{
 
 use super::S3Store;
 
+/// An account that nobody has.
+const NOBODY: &str = "000000000001";
+
 /// Keys of one probe, made by nobody else.
 #[derive(Clone)]
 pub struct ScratchArea {
@@ -86,6 +89,20 @@ impl ScratchArea {
         Ok(answer.status() == Some(&BucketVersioningStatus::Enabled))
     }
 
+    /// Whether a request about one of its objects is refused that says that the bucket belongs to somebody else.
+    ///
+    /// # Errors
+    /// [`ScratchError`].
+    pub async fn refuses_other_owners(&self, name: &str) -> Result<bool, ScratchError> {
+        let key = format!("{}{name}", self.root);
+        let request = self.client.head_object().bucket(&self.bucket).expected_bucket_owner(NOBODY);
+        match request.key(key).send().await {
+            Ok(_) => Ok(false),
+            Err(error) if error.raw_response().is_some_and(|r| r.status().as_u16() == 403) => Ok(true),
+            Err(error) => Err(refused("HeadObject", &error)),
+        }
+    }
+
     /// Whether objects of the bucket can be locked.
     ///
     /// # Errors
@@ -103,7 +120,15 @@ impl ScratchArea {
                 let enabled = answer.object_lock_configuration().and_then(|c| c.object_lock_enabled());
                 Ok(enabled == Some(&ObjectLockEnabled::Enabled))
             }
-            Err(error) if error.code() == Some("ObjectLockConfigurationNotFoundError") => Ok(false),
+            // Without locks, and without knowing of any.
+            Err(error)
+                if matches!(
+                    error.code(),
+                    Some("ObjectLockConfigurationNotFoundError" | "NotImplemented")
+                ) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(refused("GetObjectLockConfiguration", &error)),
         }
     }

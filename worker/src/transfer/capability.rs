@@ -7,6 +7,7 @@
 //! A race needs a key that nobody has written. Where the earlier start's key is taken, a marker says that its race was decided well; that
 //! conditions hold at all is tried again each time.
 
+mod names;
 mod terms;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,7 @@ use backhaul_runtime::locations::{Feature, Retain};
 use bytes::Bytes;
 use tracing::info;
 
-use self::terms::TermsKept;
+use self::{names::Names, terms::TermsKept};
 use super::{
     checksum::{Crc, md5_of},
     gate::Gate,
@@ -43,6 +44,10 @@ pub struct Capabilities {
     pub tagging: bool,
     /// Keeps the storage class that is asked for; true where none is.
     pub storage_class: bool,
+    /// Most bytes of a key that it takes, or a few less. Longer keys of copies are hashed.
+    pub key_max_bytes: usize,
+    /// Reads tell versions. Otherwise those that writes tell name nothing that could be read.
+    pub versions: bool,
 }
 
 /// The folder below a prefix that probes write to; nothing else does.
@@ -81,6 +86,11 @@ enum Race {
 }
 
 impl Capabilities {
+    /// What an answer to a write is worth.
+    pub(super) fn believed(self, written: Written) -> Written {
+        Written { version: written.version.filter(|_| self.versions), ..written }
+    }
+
     /// Tries a store out under keys that begin with `root`. Those of an earlier probe with the same `root` are used again.
     ///
     /// # Errors
@@ -130,6 +140,8 @@ impl Target {
             md5 = found.md5,
             tagging = found.tagging,
             storage_class = found.storage_class,
+            key_max_bytes = found.key_max_bytes,
+            versions = found.versions,
             "backup location probed"
         );
         Ok(found)
@@ -150,10 +162,22 @@ impl Prober<'_> {
         let create_only_copy =
             async { Ok(create_only && may(Feature::ServerSideCopy) && self.create_only_copy().await) };
         let terms = self.terms(wishes, create_only, may(Feature::ServerSideCopy));
-        let ((crc64nvme, md5), tagging, create_only_copy, terms) =
-            tokio::try_join!(checksums, tagging, create_only_copy, terms)?;
+        let names = self.names(create_only);
+        let ((crc64nvme, md5), tagging, create_only_copy, terms, names) =
+            tokio::try_join!(checksums, tagging, create_only_copy, terms, names)?;
         let TermsKept { storage_class, copies: copy_terms } = terms;
-        Ok(Capabilities { create_only, create_only_copy, copy_terms, crc64nvme, md5, tagging, storage_class })
+        let Names { key_max_bytes, versions } = names;
+        Ok(Capabilities {
+            create_only,
+            create_only_copy,
+            copy_terms,
+            crc64nvme,
+            md5,
+            tagging,
+            storage_class,
+            key_max_bytes,
+            versions,
+        })
     }
 
     async fn create_only(&self) -> Result<bool, StoreError> {
@@ -272,7 +296,9 @@ impl Prober<'_> {
         match self.pass(self.store.get_tags(self.at(&key), None)).await {
             Ok(kept) => Ok(kept == tags),
             // Write-only tags are kept tags; a worker need not be allowed to read them.
-            Err(error) => Ok(error.kind == Kind::Denied),
+            Err(error) if error.kind == Kind::Denied => Ok(true),
+            Err(error) if error.kind.is_transient() => Err(error),
+            Err(_) => Ok(false),
         }
     }
 

@@ -364,7 +364,8 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
         Ok(Err(error)) => return Err(job.halt(Refusal::Store(error), Side::Backup, Step::Discover)),
         Err(refusal) => return Err(job.halt(refusal, Side::Backup, Step::Discover)),
     };
-    if job.route.copies_inside() {
+    // As the source of a copy, such a key loses its slash in some stores: another object, or none.
+    if job.route.copies_inside() && !job.request.key.starts_with('/') {
         let info = source::look(job).await?;
         // A SHA-256 that the store does not know needs the bytes.
         let hashes = !job.sha256 || info.sha256.is_some() || job.verify == VerifyLevel::Readback;

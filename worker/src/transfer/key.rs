@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::clock::{compact_utc, is_compact_utc};
 
 /// Longest key: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
-const KEY_MAX_BYTES: usize = 1024;
+pub const KEY_MAX_BYTES: usize = 1024;
 /// Longest segment: some stores keep keys as paths of files.
 const SEGMENT_MAX_BYTES: usize = 255;
 /// Longest identity of a version as it is; longer ones are hashed.
@@ -40,6 +40,15 @@ pub struct SourceName<'a> {
     pub size_bytes: u64,
     /// Last-Modified.
     pub modified: Option<(i64, u32)>,
+}
+
+/// What all keys of a backup target have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Naming<'a> {
+    /// Prefix, without slashes at its ends; may be empty.
+    pub prefix: &'a str,
+    /// Most bytes of a key that the store takes.
+    pub key_max_bytes: usize,
 }
 
 /// The key of one version's copy.
@@ -75,7 +84,7 @@ pub struct PrefixTooLong {
     pub prefix: String,
 }
 
-/// What is left of a key when location, bucket, hash, version and suffixes have their most.
+/// What is left of a key when location, bucket, hash, version and suffixes have their most, where a store takes as long ones as S3 does.
 pub const PREFIX_MAX_BYTES: usize = 512;
 
 /// Checks a configured prefix.
@@ -86,19 +95,27 @@ pub fn check_prefix(prefix: &str) -> Result<(), PrefixTooLong> {
     if prefix.len() > PREFIX_MAX_BYTES { Err(PrefixTooLong { prefix: prefix.to_owned() }) } else { Ok(()) }
 }
 
-impl BackupKey {
-    /// The key under `prefix` (without slashes at its ends, may be empty).
+impl<'a> Naming<'a> {
+    /// The names in a store that takes every key of S3.
     #[must_use]
-    pub fn new(prefix: &str, source: &SourceName<'_>) -> Self {
-        Self::with_version(prefix, source.location, source.bucket, source.key, &version_of(source))
+    pub const fn of_s3(prefix: &'a str) -> Self {
+        Self { prefix, key_max_bytes: KEY_MAX_BYTES }
+    }
+}
+
+impl BackupKey {
+    /// The key of a copy.
+    #[must_use]
+    pub fn new(naming: Naming<'_>, source: &SourceName<'_>) -> Self {
+        Self::with_version(naming, source.location, source.bucket, source.key, &version_of(source))
     }
 
     /// The key of a version whose name is known from another key.
     #[must_use]
-    pub fn with_version(prefix: &str, location: &str, bucket: &str, key: &str, version: &str) -> Self {
+    pub fn with_version(naming: Naming<'_>, location: &str, bucket: &str, key: &str, version: &str) -> Self {
         let mut root = String::with_capacity(256);
-        if !prefix.is_empty() {
-            root.push_str(prefix);
+        if !naming.prefix.is_empty() {
+            root.push_str(naming.prefix);
             root.push('/');
         }
         root.extend([location, "/", bucket, "/"]);
@@ -106,7 +123,7 @@ impl BackupKey {
         let last =
             encoded.rsplit('/').next().unwrap_or_default().len() + 1 + version.len() + SUFFIX_MAX_BYTES;
         let length = root.len() + encoded.len() + 1 + version.len() + SUFFIX_MAX_BYTES;
-        let fits = length <= KEY_MAX_BYTES
+        let fits = length <= naming.key_max_bytes
             && last <= SEGMENT_MAX_BYTES
             && encoded.split('/').all(|s| s.len() <= SEGMENT_MAX_BYTES);
         if fits {
@@ -131,6 +148,12 @@ impl BackupKey {
     #[must_use]
     pub fn manifest(&self, repair: u32) -> String {
         self.object(repair) + MANIFEST_SUFFIX
+    }
+
+    /// Bytes of the longest key that may be made for this version: a repaired copy's manifest.
+    #[must_use]
+    pub const fn longest(&self) -> usize {
+        self.base.len() + SUFFIX_MAX_BYTES
     }
 
     /// The key does not tell the source's key.

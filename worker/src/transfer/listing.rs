@@ -15,6 +15,7 @@ use super::{
     clock::compact_utc,
     failure::{Halt, Refusal, Side, failed},
     key::{BackupKey, ParsedKey, SourceName},
+    length::blame_the_length,
     metadata::Record,
     route::{Route, Site},
     verify::claims_to_be,
@@ -129,16 +130,23 @@ impl Engine {
         };
         let PageRequest { bucket, prefix, max_entries, .. } = request;
         let origin = &route.origin;
+        let at = ObjectPath { bucket, key: prefix };
         if request.all_versions {
             let after = cursor.map(|c| VersionMarker { key: c.key, version: c.version });
             let list = || origin.store.list_versions(bucket, prefix, after.as_ref(), *max_entries);
-            let page = self.ask(origin, Side::Source, list).await?;
+            let page = match self.ask(origin, Side::Source, list).await {
+                Ok(page) => page,
+                Err(error) => return Err(blame_the_length(origin, Side::Source, at, error).await),
+            };
             let next = page.next.map(|at| Cursor { key: at.key, version: at.version });
             Ok((page.versions, text(next)))
         } else {
             let after = cursor.map(|c| c.key);
             let list = || origin.store.list_objects(bucket, prefix, after.as_deref(), *max_entries);
-            let page = self.ask(origin, Side::Source, list).await?;
+            let page = match self.ask(origin, Side::Source, list).await {
+                Ok(page) => page,
+                Err(error) => return Err(blame_the_length(origin, Side::Source, at, error).await),
+            };
             Ok((page.objects, text(page.next.map(|key| Cursor { key, version: None }))))
         }
     }
@@ -150,8 +158,14 @@ impl Engine {
         request: &PageRequest,
         entries: Vec<ObjectListed>,
     ) -> Result<Vec<ObjectListed>, TransferError> {
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        // How copies are named depends on what the store takes.
+        let target = &route.target;
+        target.capabilities().await.map_err(|error| hopeless(error, Side::Backup, &target.site.name))?;
         // Where nothing begins as all copies of this page would, nothing needs to be asked one by one.
-        if entries.is_empty() || self.is_untouched(route, request, &entries).await? {
+        if self.is_untouched(route, request, &entries).await? {
             return Ok(entries);
         }
         let keeps_versions =
@@ -179,7 +193,7 @@ impl Engine {
         entries: &[ObjectListed],
     ) -> Result<bool, TransferError> {
         let target = &route.target;
-        let stem = |entry| BackupKey::new(&target.prefix, &name(request, entry)).stem().to_owned();
+        let stem = |entry| BackupKey::new(target.naming(), &name(request, entry)).stem().to_owned();
         let mut common = stem(&entries[0]);
         for entry in &entries[1..] {
             let other = stem(entry);
@@ -218,7 +232,7 @@ impl Engine {
         entry: &ObjectListed,
     ) -> Result<bool, TransferError> {
         let source = name(request, entry);
-        let expected = BackupKey::new(&route.target.prefix, &source);
+        let expected = BackupKey::new(route.target.naming(), &source);
         // A version of a bucket without versions is named `null` in listings and not at all elsewhere.
         let nameless = SourceName { version: source.version.filter(|version| *version != "null"), ..source };
         let info = self.copy_info(route, &expected.object(0)).await?;
@@ -234,7 +248,7 @@ impl Engine {
         entry: &ObjectListed,
     ) -> Result<bool, TransferError> {
         let (target, source) = (&route.target, name(request, entry));
-        let expected = BackupKey::new(&target.prefix, &source);
+        let expected = BackupKey::new(target.naming(), &source);
         let second = compact_utc(entry.modified.map(|(seconds, _)| seconds));
         let stem = format!("{}{second}-", expected.stem());
         let list = || target.site.store.list_objects(&target.bucket, &stem, None, CANDIDATES);

@@ -33,6 +33,7 @@ mod janitor;
 mod job;
 pub mod key;
 mod large;
+mod length;
 mod listing;
 mod manifest;
 pub mod metadata;

@@ -48,7 +48,7 @@ pub(super) async fn put(
         .ask(Side::Backup, || async {
             site.gate.take_bytes(body.len()).await;
             match site.store.put(job.backup_path(key), put).await {
-                Ok(written) => Ok(Some(PutEnd::Written(written))),
+                Ok(written) => Ok(Some(PutEnd::Written(capabilities.believed(written)))),
                 Err(error) => {
                     // An object that exists is compared with these bytes, so they must be the right ones.
                     let tells_nothing = matches!(error.kind, Kind::BadDigest | Kind::PreconditionFailed);

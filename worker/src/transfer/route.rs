@@ -11,7 +11,12 @@ use std::{
 use backhaul_runtime::locations::{Feature, Retain, VerifyLevel};
 use tokio::{sync::OnceCell, time::Instant};
 
-use super::{capability::Capabilities, gate::Gate, sight::TagSight};
+use super::{
+    capability::Capabilities,
+    gate::Gate,
+    key::{KEY_MAX_BYTES, Naming},
+    sight::TagSight,
+};
 use crate::store::ObjectStore;
 
 /// One location's store.
@@ -63,6 +68,14 @@ pub(super) struct Route {
     pub(super) tags: TagSight,
     /// Both are the same store: it can copy by itself, until it turns out that it cannot.
     pub(super) same_store: AtomicBool,
+}
+
+impl Target {
+    /// What its keys have in common. Until it is known what the store can do, what S3 would take.
+    pub(super) fn naming(&self) -> Naming<'_> {
+        let known = self.capabilities.get();
+        Naming { prefix: &self.prefix, key_max_bytes: known.map_or(KEY_MAX_BYTES, |c| c.key_max_bytes) }
+    }
 }
 
 impl Route {

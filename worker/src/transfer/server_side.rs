@@ -144,7 +144,7 @@ async fn whole(
     match answer {
         Ok(written) => {
             job.progress.add_step();
-            proven(job, source, key, written, 0).await
+            proven(job, source, key, capabilities.believed(written), 0).await
         }
         // Either the source is another one now, or the key exists: only a look tells.
         Err(Refusal::Store(error)) if error.kind == Kind::PreconditionFailed => {

@@ -8,6 +8,7 @@ use super::{
     failure::{Halt, Refusal, Side, failed},
     job::Job,
     key::{BackupKey, SourceName},
+    length::blame_the_length,
     metadata::{Record, crc_text},
     sight::{Asked, Silence},
     verify::hash,
@@ -29,8 +30,10 @@ pub(super) struct Source {
 pub(super) async fn open(job: &Job<'_>) -> Result<GetResponse, Halt> {
     let pin = Pin { version: job.request.version.clone(), etag: None };
     let site = job.site(Side::Source);
-    let response = job.ask(Side::Source, || site.store.get(job.source_path(), &pin, None)).await;
-    response.map_err(|refusal| job.halt(refusal, Side::Source, Step::Discover))
+    match job.ask(Side::Source, || site.store.get(job.source_path(), &pin, None)).await {
+        Ok(response) => Ok(response),
+        Err(refusal) => Err(refused(job, refusal).await),
+    }
 }
 
 /// Looks at the object without opening it.
@@ -41,7 +44,17 @@ pub(super) async fn look(job: &Job<'_>) -> Result<ObjectInfo, Halt> {
         Ok(info) => Ok(info),
         // A HEAD cannot say what is missing, and "gone" must not be guessed.
         Err(Refusal::Store(StoreError { kind: Kind::NotFound, .. })) => Ok(open(job).await?.info),
-        Err(refusal) => Err(job.halt(refusal, Side::Source, Step::Discover)),
+        Err(refusal) => Err(refused(job, refusal).await),
+    }
+}
+
+async fn refused(job: &Job<'_>, refusal: Refusal) -> Halt {
+    match job.halt(refusal, Side::Source, Step::Discover) {
+        Halt::Failed(error) => {
+            let (site, at) = (job.site(Side::Source), job.source_path());
+            Halt::Failed(blame_the_length(site, Side::Source, at, error).await)
+        }
+        halt @ (Halt::Changed | Halt::Redo(_) | Halt::Aborted | Halt::HandedBack) => halt,
     }
 }
 
@@ -52,12 +65,32 @@ impl Source {
             let message = "the origin sends neither ETag nor version, so nothing can be copied consistently";
             return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message).into());
         }
+        let asked = job.request.version.as_deref().filter(|asked| *asked != "null");
+        if let Some(asked) = asked.filter(|asked| info.version.as_deref() != Some(*asked)) {
+            let got = info
+                .version
+                .as_deref()
+                .map_or_else(|| "one without".to_owned(), |v| format!("version `{v}`"));
+            let message =
+                format!("the origin was asked for version `{asked}` and sent {got}: it keeps no versions");
+            return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message).into());
+        }
         job.progress.set_total(info.size_bytes);
         let pin = Pin {
             version: info.version.clone().or_else(|| job.request.version.clone()),
             etag: Some(info.etag.clone()).filter(|e| !e.is_empty()),
         };
-        let key = BackupKey::new(&job.route.target.prefix, &name(job, &info));
+        let naming = job.route.target.naming();
+        let key = BackupKey::new(naming, &name(job, &info));
+        if key.longest() > naming.key_max_bytes {
+            let message = format!(
+                "the copy's key could take {} bytes, and backup location `{}` takes keys of {} at most: shorten the prefix",
+                key.longest(),
+                job.route.target.site.name,
+                naming.key_max_bytes
+            );
+            return Err(failed(Step::Discover, TransferErrorKind::Unsupported, message).into());
+        }
         let mut source = Self { info, pin, key, tags: Vec::new(), not_kept: Vec::new() };
         if source.info.locked {
             source.loses("object-lock");

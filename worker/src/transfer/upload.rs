@@ -68,8 +68,8 @@ pub(super) fn leftover(job: &Job<'_>) -> Option<Upload> {
         Some((version, repair)) => (version, repair.parse().ok()?),
         None => (name, 0),
     };
-    let prefix = &job.route.target.prefix;
-    let key = BackupKey::with_version(prefix, &request.location, &request.bucket, &request.key, version);
+    let naming = job.route.target.naming();
+    let key = BackupKey::with_version(naming, &request.location, &request.bucket, &request.key, version);
     Some(Upload { key: key.object(repair), id: id.to_owned() })
 }
 
@@ -178,7 +178,7 @@ pub(super) async fn complete(
         // Not given up half-way: whether the object exists must be known.
         let error = match site.gate.pass(site.store.complete_upload(upload.at(job), parts, completion)).await
         {
-            Ok(written) => return Ok(Completed::Written(written)),
+            Ok(written) => return Ok(Completed::Written(capabilities.believed(written))),
             Err(error) => error,
         };
         let kind = error.kind;

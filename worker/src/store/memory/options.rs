@@ -1,5 +1,9 @@
 //! What a store in memory can do, so that one model stands for strong and weak stores. Decides nothing by itself.
 
+use std::time::Duration;
+
+use crate::store::{Operation, StoreError, StoreErrorKind as Kind};
+
 /// What the store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryOptions {
@@ -25,6 +29,12 @@ pub struct MemoryOptions {
     pub locking: bool,
     /// Also those that copies inside it ask for; otherwise these have what their source has, like on some real stores.
     pub locks_copies: bool,
+    /// Most bytes of a key.
+    pub key_max_bytes: usize,
+    /// Says of a longer key that it is too busy; otherwise that it is too long.
+    pub chokes_on_keys: bool,
+    /// Without versions it tells one of what it writes, and reads what is there whichever is asked for, like some real stores.
+    pub false_versions: bool,
     /// Uploads on one page of a listing.
     pub page: usize,
     /// Smallest part but for the last.
@@ -47,9 +57,25 @@ impl Default for MemoryOptions {
             counts_tags: true,
             locking: true,
             locks_copies: true,
+            key_max_bytes: 1024,
+            chokes_on_keys: false,
+            false_versions: false,
             page: 1_000,
             min_part_bytes: 1,
             piece_bytes: 64 * 1024,
+        }
+    }
+}
+
+impl MemoryOptions {
+    pub(super) fn takes_key(&self, operation: Operation, key: &str) -> Result<(), StoreError> {
+        match (key.len() > self.key_max_bytes, self.chokes_on_keys) {
+            (false, _) => Ok(()),
+            (true, false) => Err(StoreError::new(operation, Kind::Rejected, "KeyTooLongError")),
+            (true, true) => {
+                let busy = Kind::Throttled { retry_after: Duration::ZERO };
+                Err(StoreError::new(operation, busy, "could not reach quorum"))
+            }
         }
     }
 }

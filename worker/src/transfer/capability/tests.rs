@@ -53,6 +53,9 @@ async fn a_store_that_can_do_everything_is_believed() {
         md5: true,
         tagging: true,
         storage_class: true,
+        key_max_bytes: 1024,
+        // The bucket keeps none.
+        versions: false,
     };
     assert_eq!(all, every);
 }
@@ -60,13 +63,14 @@ async fn a_store_that_can_do_everything_is_believed() {
 #[tokio::test]
 async fn what_must_not_be_used_is_not_even_tried() {
     let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
-    let faulty = Arc::new(FaultyStore::new(memory));
+    let faulty = Arc::new(FaultyStore::new(Arc::clone(&memory) as _));
     let without = [Feature::ConditionalWrites, Feature::Checksums, Feature::Tagging, Feature::ServerSideCopy];
     let target = target_with(Arc::clone(&faulty) as _, without.into(), None, None);
     let found = target.capabilities().await.expect("reachable");
     assert!(!(found.create_only || found.create_only_copy || found.tagging));
     assert!(!(found.crc64nvme || found.md5));
-    assert_eq!(faulty.calls(Operation::Put), 0);
+    // How long keys may be is not a thing to be used or not.
+    assert!(memory.keys("backups").iter().all(|key| key.ends_with("/short") || key.contains("/long-")));
     for feature in without {
         let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
         let found =
@@ -124,6 +128,60 @@ async fn each_weakness_is_found() {
 }
 
 #[tokio::test]
+async fn the_longest_key_is_found_whatever_a_store_says_of_a_longer_one() {
+    for chokes_on_keys in [true, false] {
+        for key_max_bytes in [300, 479, 1000, 1023, 1024] {
+            let options = MemoryOptions { key_max_bytes, chokes_on_keys, ..MemoryOptions::default() };
+            let found = probed(options).await.key_max_bytes;
+            let least = if key_max_bytes == 1024 { 1024 } else { key_max_bytes - 15 };
+            assert!((least..=key_max_bytes).contains(&found), "{found} of {key_max_bytes}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_busy_for_a_moment_is_not_one_of_short_keys() {
+    for (busy, ends) in [(2, Some(1024)), (u32::MAX, None)] {
+        let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+        let faulty = Arc::new(FaultyStore::new(memory));
+        let kind = Kind::Throttled { retry_after: std::time::Duration::ZERO };
+        faulty.add(Rule::new(Operation::Put, Fault::Fail(kind)).on("probe/long-").times(busy));
+        if ends.is_none() {
+            // It takes the first short key, and then nothing any more.
+            faulty.add(Rule::new(Operation::Put, Fault::Fail(kind)).on("probe/short").after(1).times(busy));
+        }
+        let found = target(faulty).capabilities().await;
+        assert_eq!(found.ok().map(|found| found.key_max_bytes), ends, "{busy}");
+    }
+}
+
+#[tokio::test]
+async fn versions_that_only_writes_tell_are_none() {
+    for (false_versions, bucket, told) in
+        [(true, "backups", false), (false, "backups", false), (false, "versioned-backups", true)]
+    {
+        let options = MemoryOptions { false_versions, ..MemoryOptions::default() };
+        let store = MemoryStore::new(options, &[bucket]);
+        for _ in 0..2 {
+            let found = Capabilities::probe(&store, bucket, "p/").await.expect("reachable");
+            assert_eq!(found.versions, told, "{bucket}");
+            let written = Written { version: Some("v".into()), ..Written::default() };
+            assert_eq!(found.believed(written).version.is_some(), told);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_about_tags_is_asked_again() {
+    let memory = Arc::new(MemoryStore::new(MemoryOptions::default(), &["backups"]));
+    let faulty = Arc::new(FaultyStore::new(memory));
+    faulty.add(Rule::new(Operation::GetTags, Fault::Fail(Kind::Timeout)).times(1));
+    let target = target(faulty);
+    assert_eq!(target.capabilities().await.expect_err("no answer").kind, Kind::Timeout);
+    assert!(target.capabilities().await.expect("an answer").tagging);
+}
+
+#[tokio::test]
 async fn a_probe_finds_the_same_again_and_leaves_nothing_more() {
     for options in [
         MemoryOptions::default(),
@@ -131,11 +189,16 @@ async fn a_probe_finds_the_same_again_and_leaves_nothing_more() {
         MemoryOptions { crc64nvme: false, ..MemoryOptions::default() },
         MemoryOptions { checks_md5: false, ..MemoryOptions::default() },
         MemoryOptions { tagging: false, ..MemoryOptions::default() },
+        MemoryOptions { key_max_bytes: 479, chokes_on_keys: true, ..MemoryOptions::default() },
     ] {
         let store = Arc::new(MemoryStore::new(options, &["backups"]));
         let first = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
         let keys = store.keys("backups");
-        assert!(keys.len() <= 7 && keys.iter().all(|k| k.starts_with("p/.backhaul/probe/")), "{keys:?}");
+        let long = if options.key_max_bytes < 1024 { 10 } else { 1 };
+        assert!(
+            keys.len() <= 8 + long && keys.iter().all(|k| k.starts_with("p/.backhaul/probe/")),
+            "{keys:?}"
+        );
         for _ in 0..3 {
             let again = target(Arc::clone(&store) as _).capabilities().await.expect("reachable");
             assert_eq!((again, store.keys("backups")), (first, keys.clone()));

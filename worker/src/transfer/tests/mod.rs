@@ -7,14 +7,15 @@ mod fidelity;
 mod inside;
 mod listing;
 mod memory;
+mod names;
 mod policies;
 mod reads;
 mod s3;
 mod same_second;
+mod servers;
 mod terms;
 mod uploads;
 mod vast;
-mod weed;
 mod writes;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -59,6 +60,8 @@ struct Setup {
     photos: &'static str,
     backup: &'static str,
     vault_location: &'static str,
+    /// What all copies begin with.
+    prefix: &'static str,
 }
 
 impl Default for Setup {
@@ -73,6 +76,7 @@ impl Default for Setup {
             photos: "",
             backup: "",
             vault_location: "",
+            prefix: "copies",
         }
     }
 }
@@ -202,14 +206,14 @@ fn locations(setup: Setup) -> Locations {
         [location.photos.backup]
         location = "vault"
         bucket = "backups"
-        prefix = "copies"
+        prefix = "{}"
         {}
         [location.vault]
         endpoint = "{vault_endpoint}"
         credentials = {{ env = "VAULT" }}
         {}
         "#,
-        setup.verify, setup.sha256, setup.photos, setup.backup, setup.vault_location
+        setup.verify, setup.sha256, setup.photos, setup.prefix, setup.backup, setup.vault_location
     );
     Locations::parse(&text, Path::new("test.toml")).unwrap_or_else(|e| panic!("{e}"))
 }

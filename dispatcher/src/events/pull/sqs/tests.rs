@@ -39,9 +39,9 @@ struct Moto {
 }
 
 impl Moto {
-    /// `None` where it is not installed.
-    async fn start() -> Option<Self> {
-        let program = find("BACKHAUL_TEST_MOTO", "moto_server")?;
+    async fn start() -> Self {
+        let program = find("BACKHAUL_TEST_MOTO", "moto_server")
+            .expect("moto is not installed: run tests/setup/moto.sh");
         loop {
             let port = fastrand::u16(22_000..30_000);
             if TcpListener::bind(("127.0.0.1", port)).is_err() {
@@ -55,7 +55,7 @@ impl Moto {
             // It ends at once if another one has taken the port meanwhile.
             while moto.process.try_wait().unwrap().is_none() {
                 if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                    return Some(moto);
+                    return moto;
                 }
                 sleep(Duration::from_millis(50)).await;
             }
@@ -143,9 +143,7 @@ fn depth(visible: &str, held: &str) -> (String, String) {
 
 #[tokio::test]
 async fn a_message_is_deleted_when_its_tasks_are_durable_and_not_before() {
-    let Some(moto) = Moto::start().await else {
-        return println!("NOT RUN: moto is not installed: run `make setup`");
-    };
+    let moto = Moto::start().await;
     everything_is_taken_once(&moto.queue("taken").await).await;
     poison_is_set_aside_once(&moto.queue("poison").await).await;
     what_is_not_taken_is_for_others(&moto.queue("left").await).await;
