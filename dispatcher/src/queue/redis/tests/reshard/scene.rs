@@ -176,7 +176,7 @@ pub(super) async fn fill(queue: &RedisQueue) -> Vec<TaskId> {
             _ => {}
         }
     }
-    assert!(queue.renew(kept).await.iter().all(Result::is_ok));
+    assert!(queue.renew(&kept).await.iter().all(Result::is_ok));
     assert!(queue.settle(reports).await.iter().all(Result::is_ok));
     // Asked for again while it is copied, cancelled, and cancelled and asked for again.
     assert!(
