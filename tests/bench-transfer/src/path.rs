@@ -28,7 +28,7 @@ use crate::{
 /// Tasks in one `SubmitBackups`.
 const BATCH: usize = 1000;
 /// How often it is asked whether all is done: what is measured must not be the asking.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Dispatcher, worker and Redis.
 #[derive(Debug)]
