@@ -29,7 +29,7 @@ use super::{
     large,
     permits::MemoryBudget,
     route::{Route, Site, Target},
-    server_side::{self, Inside},
+    server_side::{self, Inside, Why},
     settings::{EngineSettings, SettingsError},
     sight::TagSight,
     source::{self, Source, TagsWanted},
@@ -377,7 +377,8 @@ async fn once(job: &Job<'_>, leftover: &mut Option<Upload>) -> Result<CopyReceip
             let source = Source::new(job, info, tags).await?;
             match Box::pin(server_side::copy(job, capabilities, source)).await? {
                 Inside::Copied(receipt) => return Ok(*receipt),
-                Inside::Unable(why) => {
+                Inside::Not(Why::Unseen) => {}
+                Inside::Not(Why::Unable(why)) => {
                     job.route.same_store.store(false, Ordering::Relaxed);
                     info!(
                         location = %job.route.origin.name,

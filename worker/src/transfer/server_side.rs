@@ -35,8 +35,17 @@ use crate::store::{
 pub(super) enum Inside {
     /// Done.
     Copied(Box<CopyReceipt>),
-    /// The store or the credentials do not allow it: the bytes have to pass through the worker.
+    /// The bytes have to pass through the worker.
+    Not(Why),
+}
+
+/// Why a store does not copy an object by itself.
+#[derive(Debug)]
+pub(super) enum Why {
+    /// The store or the credentials do not allow it, whatever the object.
     Unable(String),
+    /// It does not find for a copy what it showed before. Gone by now, or a key that its copies take for another: only reading tells.
+    Unseen,
 }
 
 /// How one try on one key ended.
@@ -46,7 +55,7 @@ enum Tried {
     Damaged,
     /// A damaged copy of an earlier attempt has the key.
     Taken,
-    Unable(String),
+    Not(Why),
 }
 
 /// Copies an object.
@@ -91,7 +100,7 @@ pub(super) async fn copy(
                     break;
                 }
             }
-            Tried::Unable(why) => return Ok(Inside::Unable(why)),
+            Tried::Not(why) => return Ok(Inside::Not(why)),
         }
     }
     Err(gave_up())
@@ -153,7 +162,7 @@ async fn whole(
             let ours = |o| Outcome { already_present: !uncertain, server_side: uncertain, ..o };
             Ok(settle(found, key)?.map_or(Tried::Taken, |outcome| Tried::Done(ours(outcome))))
         }
-        Err(refusal) => unable(job, refusal).map(Tried::Unable),
+        Err(refusal) => why_not(job, refusal).map(Tried::Not),
     }
 }
 
@@ -196,7 +205,7 @@ async fn in_parts(
         Ok(completed) => completed,
         Err(why) => {
             super::upload::abort(job, &upload).await;
-            return Ok(Tried::Unable(why));
+            return Ok(Tried::Not(why));
         }
     };
     match completed {
@@ -220,7 +229,7 @@ async fn copy_parts(
     source: &Source,
     plan: &PartPlan,
     upload: &Upload,
-) -> Result<Result<Vec<PartWritten>, String>, Halt> {
+) -> Result<Result<Vec<PartWritten>, Why>, Halt> {
     let site = job.site(Side::Backup);
     let copies = stream::iter(plan.parts()).map(|part| async move {
         let range = ByteRange { start: part.start, length: part.length };
@@ -241,21 +250,21 @@ async fn copy_parts(
         Err(Refusal::Store(error)) if error.kind == Kind::NoSuchUpload => {
             Err(redo(TransferErrorKind::Io, &error.to_string()))
         }
-        Err(refusal) => unable(job, refusal).map(Err),
+        Err(refusal) => why_not(job, refusal).map(Err),
     }
 }
 
-/// Why the store cannot copy by itself, if that is what a refusal means; else the attempt is over.
-fn unable(job: &Job<'_>, refusal: Refusal) -> Result<String, Halt> {
-    let mut gone = false;
+/// Why the store does not copy by itself, if that is what a refusal means; else the attempt is over.
+fn why_not(job: &Job<'_>, refusal: Refusal) -> Result<Why, Halt> {
     if let Refusal::Store(error) = &refusal {
         if matches!(error.kind, Kind::Denied | Kind::NotImplemented | Kind::Rejected | Kind::TooLarge) {
-            return Ok(error.to_string());
+            return Ok(Why::Unable(error.to_string()));
         }
-        gone = matches!(error.kind, Kind::NoSuchKey | Kind::NoSuchVersion);
+        if matches!(error.kind, Kind::NoSuchKey | Kind::NoSuchVersion) {
+            return Ok(Why::Unseen);
+        }
     }
-    let (side, step) = if gone { (Side::Source, Step::Read) } else { (Side::Backup, Step::Write) };
-    Err(job.halt(refusal, side, step))
+    Err(job.halt(refusal, Side::Backup, Step::Write))
 }
 
 /// Proves the copy: by what the store says about it and its source where that can be compared, else by reading.

@@ -136,6 +136,23 @@ async fn tags_that_a_head_did_not_count_are_named_where_they_are_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_copy_does_not_find_and_a_read_does_is_not_gone() {
+    for (size, operation) in [(5, Operation::Copy), (13 * PART, Operation::CopyPart)] {
+        for kind in [Kind::NoSuchKey, Kind::NoSuchVersion] {
+            let rig = inside(Setup::default()).await;
+            rig.upload("k", &bytes(size, 1));
+            rig.upload("other", &bytes(size, 2));
+            rig.vault_does(Rule::new(operation, Fault::Fail(kind)).on("/k~").times(u32::MAX));
+            let receipt = rig.copied("k").await;
+            rig.assert_holds(&receipt, &bytes(size, 1));
+            assert!(!receipt.server_side);
+            assert!(rig.copied("other").await.server_side, "others are copied inside as before");
+            assert_eq!(rig.vault.open_uploads(), Vec::<String>::new());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn gone_is_gone_and_a_missing_bucket_is_not() {
     let rig = inside(Setup::default()).await;
     assert_eq!(rig.fails("never-there").await, "source_gone");
