@@ -320,8 +320,8 @@ local function log_changes()
   redis.call('XADD', PREFIX .. 'events', 'MAXLEN', '~', LOG_ENTRIES, '*', unpack(entry))
 end
 
--- Writes everything. Puts into the answer's first three places how much is pending in each band, with which every answer begins.
-local function commit(out)
+-- Writes everything. Returns how much is pending in each band, with which every answer begins, and behind that what the script says.
+local function commit(answers)
   for i = 1, written, 500 do redis.call('MSET', unpack(sets, i, math.min(i + 499, written))) end
   for _, key in ipairs(dels) do redis.call('DEL', key) end
   log_changes()
@@ -335,8 +335,7 @@ local function commit(out)
     local shard = string.sub(PREFIX, 5, 7)
     redis.call('PUBLISH', 'bh:ready', string.format('%s %.0f %.0f %.0f', shard, pending[0], pending[1], pending[2]))
   end
-  out[1], out[2], out[3] = pending[0], pending[1], pending[2]
-  return out
+  return {pending[0], pending[1], pending[2], unpack(answers)}
 end
 
 -- Time until the next lease end (not in an amnesty), processing or retry time; negative when there is none.

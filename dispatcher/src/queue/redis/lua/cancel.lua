@@ -37,6 +37,4 @@ for i = 1, #KEYS - 1 do
   answers[#answers + 1] = token
   answers[#answers + 1] = session
 end
-local out = commit({})
-for i, part in ipairs(answers) do out[i + 3] = part end
-return out
+return commit(answers)

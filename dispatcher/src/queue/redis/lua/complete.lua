@@ -81,7 +81,7 @@ local function settle(key, raw, token, receipt)
   return again and RUNS_AGAIN or DONE
 end
 
-local raws, answers, done = records(), {0, 0, 0}, 0
+local raws, answers, done = records(), {}, 0
 for i = 1, #KEYS - 1 do
   local key, raw, token, receipt = KEYS[i + 1], raws[i], ARGV[2 * i], ARGV[2 * i + 1]
   local answer
@@ -95,7 +95,7 @@ for i = 1, #KEYS - 1 do
     answer = settle(key, raw, token, receipt)
   end
   if answer == DONE then done = done + 1 end
-  answers[i + 3] = answer
+  answers[i] = answer
 end
 if done > 0 then count('done', done) end
 return commit(answers)

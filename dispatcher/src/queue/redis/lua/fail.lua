@@ -37,6 +37,4 @@ for i = 1, #KEYS - 1 do
   end
   answers[i] = code
 end
-local out = commit({})
-for i, code in ipairs(answers) do out[i + 3] = code end
-return out
+return commit(answers)

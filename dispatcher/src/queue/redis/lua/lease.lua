@@ -293,7 +293,7 @@ if leased > 0 then
   count('leased', leased)
 end
 if #lines + #parked > 0 then
-  commit(out)
+  commit({})
   redis.call('ZREMRANGEBYSCORE', PREFIX .. 'pending:rested:' .. band, '-inf', band_time[band])
 end
 for _, p in ipairs(parked) do

@@ -25,6 +25,4 @@ for i = 1, #KEYS - 1 do
     answers[i] = 1
   end
 end
-local out = commit({})
-for i, code in ipairs(answers) do out[i + 3] = code end
-return out
+return commit(answers)

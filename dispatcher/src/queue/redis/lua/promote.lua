@@ -32,6 +32,6 @@ for i = 1, #KEYS - 1 do
     promoted = promoted + 1
   end
 end
-local out = commit({})
-out[4], out[5], out[6] = promoted, fixed, until_next(ARGV[3] == '1')
+local out = commit({promoted, fixed})
+out[6] = until_next(ARGV[3] == '1')
 return out

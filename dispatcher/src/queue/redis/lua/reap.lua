@@ -31,6 +31,4 @@ for i = 1, #KEYS - 1 do
     reaped = reaped + 1
   end
 end
-local out = commit({})
-out[4], out[5] = reaped, fixed
-return out
+return commit({reaped, fixed})

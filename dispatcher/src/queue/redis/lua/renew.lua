@@ -69,7 +69,6 @@ for i = 1, #KEYS - 1 do
   end
   answers[2 * i - 1], answers[2 * i] = code, left
 end
-local out = commit({})
+local out = commit(answers)
 for _, f in ipairs(fronts) do redis.call('SETRANGE', f[1], 1, f[2]) end
-for i, n in ipairs(answers) do out[i + 3] = n end
 return out

@@ -36,6 +36,4 @@ for i = 1, #KEYS - 1 do
   local n = #answers
   answers[n + 1], answers[n + 2], answers[n + 3] = code, r and r[STATE] or 0, r and r[RUN] or 0
 end
-local out = commit({})
-for i, n in ipairs(answers) do out[i + 3] = n end
-return out
+return commit(answers)

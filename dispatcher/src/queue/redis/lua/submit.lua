@@ -18,7 +18,7 @@
 local shard_cap, tenant_cap, window = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 -- Where an item's record, as far as it is given, says band, tenant and location.
 local BODY_LINE_AT = 17
-local answers, said, created, groups, fronts = {0, 0, 0}, 3, 0, {}, {}
+local answers, said, created, groups, fronts = {}, 0, 0, {}, {}
 
 local function answer(code, state, run)
   answers[said + 1], answers[said + 2], answers[said + 3] = code, state, run
