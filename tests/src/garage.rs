@@ -5,7 +5,6 @@ use std::{fs, process::Command};
 use tempfile::TempDir;
 
 use crate::{
-    eventually::eventually,
     ports::Port,
     process::Process,
     s3::{Credentials, S3},
@@ -46,7 +45,7 @@ impl GarageServer {
         command.env("GARAGE_DEFAULT_SECRET_KEY", &credentials.secret_key);
         let process = Process::start("garage", &mut command, &folder.path().join("garage.log"))?;
         let mut server = Self { s3, _rpc: rpc, credentials, process, _folder: folder };
-        server.until_ready().await?;
+        server.client().until_it_keeps("Garage", &mut server.process).await?;
         Ok(server)
     }
 
@@ -66,19 +65,6 @@ impl GarageServer {
     #[must_use]
     pub fn client(&self) -> S3 {
         S3::connect(&format!("http://{}", self.address()), &self.credentials)
-    }
-
-    async fn until_ready(&mut self) -> anyhow::Result<()> {
-        let client = self.client();
-        eventually("Garage keeps an object", async || {
-            if let Err(ended) = self.process.ensure_running() {
-                return Ok(Err(ended));
-            }
-            client.create_bucket("readiness").await?;
-            client.put("readiness", "probe", b"ready".as_slice().into()).await?;
-            Ok(Ok(()))
-        })
-        .await?
     }
 }
 

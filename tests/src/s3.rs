@@ -10,6 +10,8 @@ use aws_sdk_s3::{
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use crate::{eventually::eventually, process::Process};
+
 /// A key and its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
@@ -48,6 +50,22 @@ impl Credentials {
 }
 
 impl S3 {
+    /// Waits until the store keeps what it is given: some answer before they can.
+    ///
+    /// # Errors
+    /// When its process has ended, or it takes too long.
+    pub(crate) async fn until_it_keeps(&self, store: &str, process: &mut Process) -> anyhow::Result<()> {
+        eventually(&format!("{store} keeps an object"), async || {
+            if let Err(ended) = process.ensure_running() {
+                return Ok(Err(ended));
+            }
+            self.create_bucket("readiness").await?;
+            self.put("readiness", "probe", b"ready".as_slice().into()).await?;
+            Ok(Ok(()))
+        })
+        .await?
+    }
+
     /// A client for the store at `endpoint`. Nothing is sent yet.
     #[must_use]
     pub fn connect(endpoint: &str, credentials: &Credentials) -> Self {

@@ -6,7 +6,6 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    eventually::eventually,
     ports::Port,
     process::Process,
     s3::{Credentials, S3},
@@ -106,7 +105,7 @@ impl WeedServer {
         let process = Process::start("seaweedfs", &mut command, &folder.path().join("weed.log"))?;
 
         let mut server = Self { ports, credentials, process, _folder: folder };
-        server.until_ready().await?;
+        server.client().until_it_keeps("SeaweedFS", &mut server.process).await?;
         Ok(server)
     }
 
@@ -137,20 +136,6 @@ impl WeedServer {
     /// The process, to be signalled.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
-    }
-
-    async fn until_ready(&mut self) -> anyhow::Result<()> {
-        // It answers before it can keep anything: only a write that succeeds means ready.
-        let client = self.client();
-        eventually("SeaweedFS keeps an object", async || {
-            if let Err(ended) = self.process.ensure_running() {
-                return Ok(Err(ended));
-            }
-            client.create_bucket("readiness").await?;
-            client.put("readiness", "probe", b"ready".as_slice().into()).await?;
-            Ok(Ok(()))
-        })
-        .await?
     }
 }
 

@@ -426,20 +426,7 @@ fn some_bucket(locations: &Locations, location: &Location) -> String {
 /// A copy that failed because a store is away has not failed by itself: its task goes back without the cost of an attempt, until the
 /// store is asked again.
 fn blame_the_store(job: &Job<'_>, error: TransferError) -> TransferError {
-    let asked = match error.kind {
-        TransferErrorKind::Io => std::time::Duration::ZERO,
-        TransferErrorKind::Throttled { retry_after } => retry_after,
-        TransferErrorKind::SourceGone
-        | TransferErrorKind::SourceChanged
-        | TransferErrorKind::Denied
-        | TransferErrorKind::Misdirected
-        | TransferErrorKind::NoSuchBucket
-        | TransferErrorKind::Integrity
-        | TransferErrorKind::DestinationConflict
-        | TransferErrorKind::Unsupported
-        | TransferErrorKind::Cancelled => return error,
-    };
-    let Some(until) = job.route.away_until() else { return error };
+    let Some((asked, until)) = error.kind.passing().zip(job.route.away_until()) else { return error };
     let retry_after = until.saturating_duration_since(Instant::now()).max(asked);
     TransferError { kind: TransferErrorKind::Throttled { retry_after }, ..error }
 }

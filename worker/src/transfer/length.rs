@@ -3,6 +3,8 @@
 //! Some stores answer to a key that their database cannot hold as if they were too busy. At the origin anybody may ask for such a key, and nobody
 //! can try it out before: so a task would come back for ever, and enough of them would have the location taken for one that is away.
 
+use std::time::Duration;
+
 use super::{
     TransferError, TransferErrorKind,
     failure::{Side, failed},
@@ -21,20 +23,8 @@ pub(super) async fn blame_the_length(
     at: ObjectPath<'_>,
     error: TransferError,
 ) -> TransferError {
-    let puzzling = match error.kind {
-        TransferErrorKind::Io => true,
-        TransferErrorKind::Throttled { retry_after } => retry_after.is_zero(),
-        TransferErrorKind::SourceGone
-        | TransferErrorKind::SourceChanged
-        | TransferErrorKind::Denied
-        | TransferErrorKind::Misdirected
-        | TransferErrorKind::NoSuchBucket
-        | TransferErrorKind::Integrity
-        | TransferErrorKind::DestinationConflict
-        | TransferErrorKind::Unsupported
-        | TransferErrorKind::Cancelled => false,
-    };
-    if !puzzling || at.key.len() <= UNDOUBTED_BYTES {
+    // Who says how long to wait knows why.
+    if error.kind.passing() != Some(Duration::ZERO) || at.key.len() <= UNDOUBTED_BYTES {
         return error;
     }
     let shorter = &at.key[..at.key.floor_char_boundary(UNDOUBTED_BYTES)];

@@ -233,6 +233,26 @@ pub enum TransferErrorKind {
     Cancelled,
 }
 
+impl TransferErrorKind {
+    /// Of a failure that may pass without anybody's doing: how long the store asked to be left alone, zero when it did not say.
+    #[must_use]
+    pub const fn passing(self) -> Option<Duration> {
+        match self {
+            Self::Io => Some(Duration::ZERO),
+            Self::Throttled { retry_after } => Some(retry_after),
+            Self::SourceGone
+            | Self::SourceChanged
+            | Self::Denied
+            | Self::Misdirected
+            | Self::NoSuchBucket
+            | Self::Integrity
+            | Self::DestinationConflict
+            | Self::Unsupported
+            | Self::Cancelled => None,
+        }
+    }
+}
+
 /// How a copy failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {message}")]

@@ -250,7 +250,7 @@ pub(super) async fn end<T>(job: &Job<'_>, upload: &Upload, result: Result<T, Hal
     match &result {
         Ok(_) => job.progress.set_upload_id(""),
         Err(Halt::HandedBack) if is_named(job) => {}
-        Err(Halt::Failed(error)) if is_named(job) && passes(error.kind) => {}
+        Err(Halt::Failed(error)) if is_named(job) && error.kind.passing().is_some() => {}
         Err(Halt::HandedBack | Halt::Changed | Halt::Redo(_) | Halt::Aborted | Halt::Failed(_)) => {
             abort(job, upload).await;
             job.progress.set_upload_id("");
@@ -262,22 +262,6 @@ pub(super) async fn end<T>(job: &Job<'_>, upload: &Upload, result: Result<T, Hal
 /// Whether heartbeats tell a successor of the upload.
 fn is_named(job: &Job<'_>) -> bool {
     !job.progress.upload_id().is_empty()
-}
-
-/// Whether the next attempt can go on where this one failed.
-const fn passes(kind: TransferErrorKind) -> bool {
-    match kind {
-        TransferErrorKind::Io | TransferErrorKind::Throttled { .. } => true,
-        TransferErrorKind::SourceGone
-        | TransferErrorKind::SourceChanged
-        | TransferErrorKind::Denied
-        | TransferErrorKind::Misdirected
-        | TransferErrorKind::NoSuchBucket
-        | TransferErrorKind::Integrity
-        | TransferErrorKind::DestinationConflict
-        | TransferErrorKind::Unsupported
-        | TransferErrorKind::Cancelled => false,
-    }
 }
 
 impl Upload {

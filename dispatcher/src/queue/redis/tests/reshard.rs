@@ -9,7 +9,7 @@ use std::time::Duration;
 use redis::AsyncCommands as _;
 
 use self::scene::{
-    asked, change, connect, end, fill, from_everywhere, is_clean, look, new, nobody_listens, works_on,
+    asked, change, connect, end, fill, filled, from_everywhere, is_clean, look, new, nobody_listens, works_on,
 };
 use super::{Server, done, options, task};
 use crate::queue::{
@@ -31,9 +31,7 @@ async fn change_alone(server: &Server, options: &RedisOptions, to: u16) -> u64 {
 
 /// A whole change, for whoever looks what it is allowed to do.
 pub(super) async fn is_allowed(options: &RedisOptions, auditor: &mut redis::aio::MultiplexedConnection) {
-    let queue = connect(options, 3).await.unwrap();
-    fill(&queue).await;
-    end(queue).await;
+    filled(options, 3).await;
     super::cluster::until("nobody listens", async || {
         let channels: Vec<String> =
             redis::cmd("PUBSUB").arg("CHANNELS").arg("bh:*").query_async(auditor).await.unwrap();
@@ -175,10 +173,7 @@ fn sweep_by_hand(server: &Server, swept: u32) {
 async fn a_sweep_of_somebody_who_does_not_listen_is_noticed_too() {
     let server = Server::start(&[]);
     let options = options(&server, 0);
-    let queue = connect(&options, 3).await.unwrap();
-    let ids = fill(&queue).await;
-    let before = look(&queue, &ids).await;
-    end(queue).await;
+    let (ids, before) = filled(&options, 3).await;
     nobody_listens(std::slice::from_ref(&server)).await;
     let refused = change_and(&options, 5, |step| {
         if matches!(step, Step::Watching(_)) {
@@ -210,10 +205,7 @@ async fn a_sweep_of_somebody_who_does_not_listen_is_noticed_too() {
 async fn two_changes_at_once_do_not_both_go_on() {
     let server = Server::start(&[]);
     let options = options(&server, 0);
-    let queue = connect(&options, 3).await.unwrap();
-    let ids = fill(&queue).await;
-    let before = look(&queue, &ids).await;
-    end(queue).await;
+    let (ids, before) = filled(&options, 3).await;
     nobody_listens(std::slice::from_ref(&server)).await;
     let mut other = None;
     let changed = change_and(&options, 5, |step| {
@@ -235,9 +227,7 @@ async fn two_changes_at_once_do_not_both_go_on() {
 async fn data_that_is_not_right_is_not_touched() {
     let server = Server::start(&[]);
     let options = options(&server, 0);
-    let queue = connect(&options, 3).await.unwrap();
-    let ids = fill(&queue).await;
-    end(queue).await;
+    let (ids, _) = filled(&options, 3).await;
     nobody_listens(std::slice::from_ref(&server)).await;
     let mut client = server.client().await;
     let damaged = keys::record(ids[5].shard(3), &ids[5]);
@@ -256,9 +246,7 @@ async fn data_that_is_not_right_is_not_touched() {
 async fn another_record_in_the_new_shard_is_never_written_over() {
     let server = Server::start(&[]);
     let options = options(&server, 0);
-    let queue = connect(&options, 3).await.unwrap();
-    let ids = fill(&queue).await;
-    end(queue).await;
+    let (ids, _) = filled(&options, 3).await;
     nobody_listens(std::slice::from_ref(&server)).await;
     let id = ids.iter().find(|id| id.shard(3) != id.shard(5)).unwrap();
     let (old, new) = (keys::record(id.shard(3), id), keys::record(id.shard(5), id));

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicI64};
 
 use super::{
     super::{Server, options},
-    scene::{Seen, change, connect, end, fill, is_clean, look, nobody_listens, works_on},
+    scene::{Seen, change, connect, end, filled, is_clean, look, nobody_listens, works_on},
 };
 use crate::queue::{
     TaskId,
@@ -32,10 +32,7 @@ struct Scene {
 impl Scene {
     async fn new(server: Server, db: u32, from: u16) -> Self {
         let options = options(&server, db);
-        let queue = connect(&options, from).await.unwrap();
-        let ids = fill(&queue).await;
-        let before = look(&queue, &ids).await;
-        end(queue).await;
+        let (ids, before) = filled(&options, from).await;
         let scene = Self { server, options, ids, before };
         scene.nobody_listens().await;
         scene

@@ -149,6 +149,15 @@ pub(super) fn from_everywhere(session: &str, number: u64, most: u32) -> LeaseReq
     }
 }
 
+/// Makes a queue of so many shards, fills it and leaves it; gives its tasks, and what they were.
+pub(super) async fn filled(options: &RedisOptions, shards: u16) -> (Vec<TaskId>, Seen) {
+    let queue = connect(options, shards).await.unwrap();
+    let ids = fill(&queue).await;
+    let before = look(&queue, &ids).await;
+    end(queue).await;
+    (ids, before)
+}
+
 /// Tasks in every state, of three tenants, all bands and two locations; listings with all that belongs to them; and what lies beside.
 pub(super) async fn fill(queue: &RedisQueue) -> Vec<TaskId> {
     // Somebody watches, so the logs are kept.

@@ -6,7 +6,7 @@ use redis::AsyncCommands as _;
 
 use super::{
     super::cluster::{Cluster, Watched},
-    scene::{asked, change, connect, end, fill, is_clean, look, new, nobody_listens, works_on},
+    scene::{asked, change, connect, end, filled, is_clean, look, new, nobody_listens, works_on},
 };
 use crate::queue::redis::{
     ConnectError, Durability, RedisOptions, Unfit, keys,
@@ -23,10 +23,7 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 async fn the_shards_of_a_cluster_are_changed_too() {
     let cluster = Cluster::without_replicas(&DURABLE).await;
     let options = RedisOptions { durability: Durability::Local, ..cluster.options() };
-    let queue = connect(&options, 2).await.unwrap();
-    let ids = fill(&queue).await;
-    let before = look(&queue, &ids).await;
-    end(queue).await;
+    let (ids, before) = filled(&options, 2).await;
     for to in [16, 3] {
         nobody_listens(&cluster.nodes).await;
         assert!(change(&options, to).await.unwrap().moved > 0);
@@ -61,10 +58,7 @@ async fn a_dispatcher_that_was_cut_off_all_the_while_takes_nothing_once_it_has_l
 async fn what_no_replica_has_is_not_let_go() {
     let cluster = Cluster::start(NEVER, &DURABLE).await;
     let options = RedisOptions { durability: Durability::Replicas(1), ..cluster.options() };
-    let queue = connect(&options, 2).await.unwrap();
-    let ids = fill(&queue).await;
-    let before = look(&queue, &ids).await;
-    end(queue).await;
+    let (ids, before) = filled(&options, 2).await;
     nobody_listens(&cluster.nodes).await;
     // A node that has shards to come, and neither those that there are nor the mark.
     let busy = [0, 1].map(Cluster::home);
@@ -96,10 +90,7 @@ async fn what_no_replica_has_is_not_let_go() {
 async fn the_shards_behind_sentinels_are_changed_too() {
     let watched = Watched::start(NEVER, &DURABLE).await;
     let options = RedisOptions { durability: Durability::Replicas(2), ..watched.options() };
-    let queue = connect(&options, 2).await.unwrap();
-    let ids = fill(&queue).await;
-    let before = look(&queue, &ids).await;
-    end(queue).await;
+    let (ids, before) = filled(&options, 2).await;
     nobody_listens(&watched.servers).await;
     assert!(change(&options, 5).await.unwrap().moved > 0);
     let queue = connect(&options, 5).await.unwrap();
