@@ -424,9 +424,12 @@ async fn run_watches(watches: Watches, end: CancellationToken) -> Result<(), App
 
 /// What the streams are told of the settings. They get most of the time for a stop; the rest is for calls in progress.
 pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
+    let defaults = StreamSettings::default();
+    let accept_within = config.queue.accept_within * 2 / 3;
     StreamSettings {
         lease: config.queue.lease,
-        accept_within: config.queue.accept_within * 2 / 3,
+        accept_within,
+        accepts_after: defaults.accepts_after.min(accept_within / 4),
         heartbeat_every: config.queue.lease / 3,
         hello_within: config.hello_within,
         max_streams: config.max_streams,
@@ -435,7 +438,7 @@ pub(crate) fn stream_settings(config: &Config) -> StreamSettings {
         rebalance_after: config.max_stream_age,
         drain_within: config.drain_within * 4 / 5,
         sweep_every: config.queue.sweep_every,
-        ..StreamSettings::default()
+        ..defaults
     }
 }
 

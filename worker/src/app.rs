@@ -238,7 +238,7 @@ pub fn engine_settings(settings: &WorkerSettings) -> EngineSettings {
     };
     // What a large object may hold in its window a smaller one may hold at once, as long as two of them find room.
     let window = settings.part_bytes.saturating_mul(PARTS_IN_FLIGHT.into());
-    let room = (settings.memory_bytes - settings.readback_bytes()) / 2;
+    let room = settings.copying_bytes() / 2;
     EngineSettings { whole_bytes: window.min(room).max(settings.part_bytes), ..settings }
 }
 
@@ -247,7 +247,8 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
         worker: settings.name.clone(),
         budget: Budget {
             tasks: usize::try_from(settings.max_tasks).unwrap_or(usize::MAX),
-            memory_bytes: settings.memory_bytes,
+            // More copies than find room would only hold answers open that they cannot read.
+            memory_bytes: engine_settings(settings).copying_bytes(),
             part_bytes: settings.part_bytes,
             parts_in_flight: PARTS_IN_FLIGHT,
         },
@@ -255,8 +256,11 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
     }
 }
 
+/// A quarter more than what is copied at a time: the way of a result to the dispatcher and of the next task back takes part of the time
+/// of a small copy, and no room should stand empty meanwhile.
 fn credit(settings: &WorkerSettings) -> CreditLimit {
-    CreditLimit { tasks: settings.max_tasks, bytes: settings.memory_bytes }
+    let tasks = settings.max_tasks.saturating_add(settings.max_tasks / 4).min(CreditLimit::MAX_TASKS);
+    CreditLimit { tasks, bytes: settings.memory_bytes }
 }
 
 fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
@@ -271,7 +275,7 @@ fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {
         credit: credit(settings),
         welcome_within: Duration::from_secs(10),
         answer_within: Duration::from_secs(20),
-        flush_every: Duration::from_millis(5),
+        flush_every: Duration::from_millis(20),
         retry_after: Duration::from_secs(1),
         backoff: Backoff::try_new(Duration::from_millis(100), Duration::from_secs(10))?,
         stable_after: Duration::from_secs(10),

@@ -27,9 +27,9 @@ pub struct StreamSettings {
     pub drain_within: Duration,
     /// Age at which a stream is drained so that workers spread over dispatchers, give or take a tenth; `None` for never.
     pub rebalance_after: Option<Duration>,
-    /// How long an accept may wait for others before it is written, so that one write serves many and none is made for a copy
-    /// that is already finished.
-    pub coalesce: Duration,
+    /// How long an accept waits before it is written: none is written of a copy that has ended by then, which most do. Shorter than
+    /// `accept_within`, because until then the queue would take the task back. What waits is written when the stream ends.
+    pub accepts_after: Duration,
     /// Longest wait for one call of the queue. The store has its own, shorter limits; this one bounds a store that hangs.
     pub queue_timeout: Duration,
     /// Messages a second that a worker may send over time without bringing an answer to an assignment; ten seconds' worth may
@@ -68,7 +68,7 @@ impl Default for StreamSettings {
             max_streams_per_identity: 1_000,
             drain_within: Duration::from_secs(25),
             rebalance_after: Some(Duration::from_secs(30 * 60)),
-            coalesce: Duration::from_millis(5),
+            accepts_after: Duration::from_millis(500),
             queue_timeout: Duration::from_secs(5),
             messages_per_second: 100,
             lease_batch: 256,
@@ -90,6 +90,7 @@ impl StreamSettings {
         }
         let in_range = [
             ("accept_within", !self.accept_within.is_zero()),
+            ("accepts_after", self.accepts_after < self.accept_within),
             ("hello_within", !self.hello_within.is_zero()),
             ("max_streams", self.max_streams > 0),
             ("max_streams_per_address", self.max_streams_per_address > 0),

@@ -1,7 +1,7 @@
 //! What a session wants from the queue and has not asked yet, and what it has asked and not heard of. Pure.
 //!
 //! One call of each kind is under way at a time, and what gathers meanwhile goes into the next: under load batches grow by
-//! themselves. Accepts wait a little even when nothing is under way, because a result makes the write needless.
+//! themselves. Accepts wait even when nothing is under way, because a result makes the write needless.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,9 +13,6 @@ use crate::queue::{LeaseToken, Renewal, Settlement};
 
 /// Most items in one settle call.
 const SETTLES_PER_CALL: usize = 1_000;
-
-/// Accepts that are written without waiting for more.
-const ACCEPTS_AT_ONCE: usize = 100;
 
 /// How long after an error accepts are tried again; heartbeats accept them as well.
 const ACCEPT_RETRY: Duration = Duration::from_millis(500);
@@ -31,9 +28,10 @@ pub(crate) struct Beats {
 /// Accepts that wait or are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Accepts {
-    waiting: Vec<LeaseKey>,
-    due: Option<Instant>,
-    is_ripe: bool,
+    /// With the time at which each is to be written. Some have ended meanwhile: as many as ended in that time.
+    waiting: VecDeque<(Instant, LeaseKey)>,
+    /// To be written as soon as no call is under way.
+    ripe: Vec<LeaseKey>,
     asked: Option<Vec<LeaseKey>>,
 }
 
@@ -109,47 +107,45 @@ impl Beats {
 }
 
 impl Accepts {
-    /// A lease that the worker has accepted.
+    /// A lease that the worker has accepted, to be written at that time.
     pub(crate) fn push(&mut self, key: LeaseKey, due: Instant) {
-        self.waiting.push(key);
-        self.due.get_or_insert(due);
+        self.waiting.push_back((due, key));
     }
 
     /// True when nothing waits and nothing is under way.
-    pub(crate) const fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.asked.is_none()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.ripe.is_empty() && self.asked.is_none()
     }
 
-    /// When those that wait have waited long enough; `None` when nothing waits for that.
-    pub(crate) const fn due(&self) -> Option<Instant> {
-        self.due
+    /// When the next is to be written; `None` when none waits for that.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.waiting.front().map(|(due, _)| *due)
     }
 
     /// Time has passed.
     pub(crate) fn ripen(&mut self, now: Instant) {
-        if self.due.is_some_and(|due| due <= now) {
-            self.due = None;
-            self.is_ripe = true;
+        while let Some((_, key)) = self.waiting.pop_front_if(|(due, _)| *due <= now) {
+            self.ripe.push(key);
         }
     }
 
-    /// The next call; `None` while one is under way. `is_wanted` says whether a lease still needs it.
+    /// The next call; `None` while one is under way. `is_wanted` says whether a lease still needs it, `hurry` that none may wait.
     pub(crate) fn next(
         &mut self,
         hurry: bool,
         is_wanted: impl Fn(&LeaseKey) -> bool,
     ) -> Option<Vec<LeaseKey>> {
-        let is_due = self.is_ripe || hurry || self.waiting.len() >= ACCEPTS_AT_ONCE;
-        if self.asked.is_some() || !is_due {
+        if self.asked.is_some() {
             return None;
         }
-        self.due = None;
-        self.is_ripe = false;
-        self.waiting.retain(is_wanted);
-        if self.waiting.is_empty() {
+        if hurry {
+            self.ripe.extend(self.waiting.drain(..).map(|(_, key)| key));
+        }
+        self.ripe.retain(is_wanted);
+        if self.ripe.is_empty() {
             return None;
         }
-        let keys = std::mem::take(&mut self.waiting);
+        let keys = std::mem::take(&mut self.ripe);
         self.asked = Some(keys.clone());
         Some(keys)
     }
@@ -161,10 +157,7 @@ impl Accepts {
 
     /// The queue could not be asked: tries again after a while.
     pub(crate) fn again(&mut self, now: Instant, keys: Vec<LeaseKey>) {
-        if !keys.is_empty() {
-            self.waiting.extend(keys);
-            self.due = Some(now + ACCEPT_RETRY);
-        }
+        self.waiting.extend(keys.into_iter().map(|key| (now + ACCEPT_RETRY, key)));
     }
 }
 

@@ -14,6 +14,7 @@ mod usage;
 use std::{
     fs,
     io::{Write as _, stdout},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,14 +35,15 @@ use self::{
     stores::Stores,
 };
 
-const ROUNDS: usize = 3;
-
 /// Measures copies from one S3 server to another.
 #[derive(Debug, Parser)]
 struct Args {
     /// Fewer and smaller objects, one round.
     #[arg(long)]
     quick: bool,
+    /// Times that each tool copies each case; one when it is to be quick.
+    #[arg(long, default_value = "3")]
+    rounds: NonZeroUsize,
     /// Only cases whose name begins with this.
     #[arg(long, default_value = "")]
     only: String,
@@ -106,7 +108,7 @@ async fn measure(args: Args, cases: [Case; 4]) -> anyhow::Result<()> {
     let wanted: Vec<Case> = cases.iter().filter(|case| case.name.starts_with(&args.only)).copied().collect();
     let stores = Stores::start(&wanted).await?;
     let mut run = Run { args, cases, folder, peers, stores, report: Report::default() };
-    let rounds = if run.args.quick { 1 } else { ROUNDS };
+    let rounds = if run.args.quick { 1 } else { run.args.rounds.get() };
     for round in 0..rounds {
         run.round(round).await?;
     }

@@ -86,7 +86,8 @@ impl Backhaul {
         let client = BackupServiceClient::new(channel);
         let mut started = Self { worker, dispatcher, redis, client };
         started.submit(vec![request(object(WARM_BUCKET, WARM_KEY.to_owned()), None)]).await?;
-        started.until_done(1).await?;
+        started.until_idle().await?;
+        started.ensure_done(1).await?;
         Ok(started)
     }
 
@@ -99,9 +100,10 @@ impl Backhaul {
         for batch in requests.chunks(BATCH) {
             self.submit(batch.to_vec()).await?;
         }
-        self.until_done(case.count + 1).await?;
+        self.until_idle().await?;
         let wall_s = begin.elapsed().as_secs_f64();
         let after = self.cpu_s()?;
+        self.ensure_done(case.count + 1).await?;
         let peak_mib = peak_mib_of(self.worker.id())?;
         Ok(PathUsage {
             worker: Usage { wall_s, cpu_s: after[0] - before[0], peak_mib, stores_cpu_s: 0.0 },
@@ -143,14 +145,19 @@ impl Backhaul {
         Ok(())
     }
 
-    /// Waits until nothing is under way, and all of it ended well.
-    async fn until_done(&mut self, count: u64) -> anyhow::Result<()> {
+    /// Waits until nothing is under way.
+    async fn until_idle(&mut self) -> anyhow::Result<()> {
         use TaskState::{Delayed, Pending, Scheduled, Working};
         while self.any(&[Scheduled, Pending, Working, Delayed]).await? {
             self.worker.ensure_running()?;
             self.dispatcher.ensure_running()?;
             sleep(POLL).await;
         }
+        Ok(())
+    }
+
+    /// That all of it ended well.
+    async fn ensure_done(&mut self, count: u64) -> anyhow::Result<()> {
         let done = self.count(TaskState::Done).await?;
         ensure!(done == count, "{done} of {count} tasks are done:\n{}", self.worker.log()?);
         Ok(())

@@ -169,14 +169,16 @@ impl Report {
         Ok(fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?)
     }
 
-    /// Of medians; the rate is the inverse of the time.
+    /// The median of what it was in each round: a shared machine is another one from minute to minute, and in a round two tools are a few
+    /// seconds apart. The rate is the inverse of the time.
     fn ratio(&self, cases: &[Case], name: &str, who: Tool, whom: Tool, of: Of) -> Option<f64> {
         let case = cases.iter().position(|case| case.name == name)?;
-        let (who, whom) = (medians(self.rounds.get(&(case, who))?), medians(self.rounds.get(&(case, whom))?));
-        Some(match of {
+        let (who, whom) = (self.rounds.get(&(case, who))?, self.rounds.get(&(case, whom))?);
+        let of_round = |(who, whom): (&Usage, &Usage)| match of {
             Of::Rate => whom.wall_s / who.wall_s,
             Of::Cpu => who.cpu_s / whom.cpu_s,
-        })
+        };
+        Some(median(who.iter().zip(whom).map(of_round)))
     }
 }
 

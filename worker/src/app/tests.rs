@@ -197,6 +197,25 @@ async fn a_worker_told_to_leave_hands_back_what_has_not_started_and_finishes_wha
     assert_eq!((departure, in_order), (CLEAN, true));
 }
 
+#[test]
+fn a_worker_is_given_more_tasks_than_it_copies_and_copies_no_more_than_it_has_memory_for() {
+    let settings = |max_tasks| WorkerSettings {
+        dispatchers: Vec::new(),
+        name: "worker".to_owned(),
+        origins: [].into(),
+        retention_classes: [].into(),
+        max_tasks,
+        memory_bytes: 512 << 20,
+        part_bytes: 16 << 20,
+        drain_within: Duration::from_secs(20),
+        security: None,
+    };
+    let given = [1, 3, 4, 128, 4_000, 5_000].map(|most| credit(&settings(most)).tasks);
+    assert_eq!(given, [1, 3, 5, 160, 5_000, 5_000], "and never more than a Hello may bring back");
+    let copied = runner_settings(&settings(128)).budget;
+    assert_eq!((copied.tasks, copied.memory_bytes), (128, 384 << 20), "a quarter is for reading back");
+}
+
 #[tokio::test]
 async fn a_drain_hands_running_copies_back_with_their_upload_when_time_is_short() {
     let mut dispatcher = ScriptedDispatcher::start().await;

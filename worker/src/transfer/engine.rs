@@ -204,10 +204,9 @@ impl Engine {
                 classes.insert(format!("{}/{class}", location.name), route(Some(*retain)));
             }
         }
-        let readback = settings.readback_bytes();
         Ok(Self {
-            memory: MemoryBudget::new(settings.memory_bytes - readback),
-            readback_memory: MemoryBudget::new(readback),
+            memory: MemoryBudget::new(settings.copying_bytes()),
+            readback_memory: MemoryBudget::new(settings.readback_bytes()),
             settings,
             sites: sites.into_values().map(|(_, site)| site).collect(),
             routes,

@@ -54,6 +54,12 @@ impl EngineSettings {
         (self.memory_bytes / 4).max(self.part_bytes)
     }
 
+    /// How much of the memory is for copies on their way, in bytes: the rest.
+    #[must_use]
+    pub fn copying_bytes(&self) -> u64 {
+        self.memory_bytes - self.readback_bytes()
+    }
+
     /// Checks the values, alone and against each other.
     ///
     /// # Errors
@@ -82,7 +88,7 @@ impl EngineSettings {
         if self.whole_bytes < self.part_bytes || self.whole_bytes > max_part_bytes {
             return error("whole_bytes", "must be between one part and what S3 takes at once, 5 GiB");
         }
-        if self.memory_bytes - self.readback_bytes() < self.whole_bytes {
+        if self.copying_bytes() < self.whole_bytes {
             return error("whole_bytes", "must fit into the memory besides what is for reading back");
         }
         if self.window == 0 {

@@ -158,7 +158,7 @@ impl Session {
                     message_use = Use::Earned;
                     self.counters.accepted += 1;
                     let _before = self.leases.advance(now, &key, Stage::Accepted);
-                    self.accepts.push(key, now + self.settings.coalesce);
+                    self.accepts.push(key, now + self.settings.accepts_after);
                 }
                 (
                     Some(key),
