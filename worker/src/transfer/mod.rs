@@ -22,6 +22,7 @@
 //! only begins again.
 
 mod breaker;
+mod buffers;
 mod capability;
 mod checksum;
 mod clock;

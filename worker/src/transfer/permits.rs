@@ -12,6 +12,8 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::buffers::Buffers;
+
 /// Semaphores count in small numbers; 4 KiB is fine enough for any object.
 const UNIT_BYTES: u64 = 4096;
 
@@ -21,6 +23,7 @@ pub(super) struct MemoryBudget {
     units: Arc<Semaphore>,
     used: Arc<Usage>,
     total_bytes: u64,
+    buffers: Buffers,
 }
 
 /// Bytes taken from a budget; given back when dropped.
@@ -47,6 +50,7 @@ impl MemoryBudget {
             units: Arc::new(Semaphore::new(permits)),
             used: Arc::default(),
             total_bytes: units * UNIT_BYTES,
+            buffers: Buffers::default(),
         }
     }
 
@@ -59,6 +63,11 @@ impl MemoryBudget {
         let now = self.used.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.used.most.fetch_max(now, Ordering::Relaxed);
         MemoryPermit { used: Arc::clone(&self.used), bytes, _units: permit }
+    }
+
+    /// Where the bytes go that permits are for.
+    pub(super) const fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     /// The whole budget, in bytes.

@@ -3,12 +3,13 @@
 //! An answer is believed only when it is what was asked for: the right range of an object of the right size, ETag and version, and
 //! not a byte more. A body that breaks off is continued where it ended; what it brought is kept.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::{
     Step,
+    buffers::{BUFFER_BYTES, Buffer, Buffers},
     checksum::{Crc, RunningCrc},
     failure::{Halt, Side},
     job::Job,
@@ -39,8 +40,9 @@ pub(super) struct Wanted<'a> {
 /// What is kept of a body: the bytes, in buffers that hold nothing else. A piece as it comes from the network may keep a buffer alive that
 /// is many times its size, so the memory of many of them would be anybody's guess.
 struct Kept {
+    buffers: Buffers,
     full: Vec<Bytes>,
-    filling: BytesMut,
+    filling: Option<Buffer>,
     /// Bytes that no buffer has been made for yet.
     left: u64,
 }
@@ -80,34 +82,31 @@ pub(super) async fn read(
 }
 
 impl Kept {
-    /// Large enough that a buffer costs nothing beside its bytes, small enough to be given back in little steps.
-    const BUFFER_BYTES: u64 = 256 * 1024;
-
     /// Room for so many bytes, made as they come.
-    fn of(bytes: u64) -> Self {
-        Self { full: Vec::new(), filling: BytesMut::new(), left: bytes }
+    fn of(bytes: u64, buffers: &Buffers) -> Self {
+        Self { buffers: buffers.clone(), full: Vec::new(), filling: None, left: bytes }
     }
 
     fn add(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
-            if self.filling.is_empty() {
-                let room = self.left.clamp(1, Self::BUFFER_BYTES);
-                self.left -= room.min(self.left);
-                self.filling = BytesMut::with_capacity(usize::try_from(room).unwrap_or(usize::MAX));
-            }
-            let fits = piece.len().min(self.filling.capacity() - self.filling.len());
-            let (now, later) = piece.split_at(fits);
-            self.filling.extend_from_slice(now);
-            piece = later;
-            if self.filling.len() == self.filling.capacity() {
-                self.full.push(std::mem::take(&mut self.filling).freeze());
+            let mut filling = self.filling.take().unwrap_or_else(|| self.next());
+            piece = &piece[filling.add(piece)..];
+            if filling.is_full() {
+                self.full.push(filling.freeze());
+            } else {
+                self.filling = Some(filling);
             }
         }
     }
 
+    fn next(&mut self) -> Buffer {
+        let room = usize::try_from(self.left).unwrap_or(usize::MAX).clamp(1, BUFFER_BYTES);
+        self.left = self.left.saturating_sub(room as u64);
+        self.buffers.take(room)
+    }
+
     fn into_pieces(self) -> impl Iterator<Item = Bytes> {
-        let last = Some(self.filling.freeze()).filter(|rest| !rest.is_empty());
-        self.full.into_iter().chain(last)
+        self.full.into_iter().chain(self.filling.map(Buffer::freeze))
     }
 }
 
@@ -143,7 +142,7 @@ async fn once(
     };
     check(&response, wanted, rest)?;
     let mut body = response.body;
-    let mut fresh = Kept::of(rest.length);
+    let mut fresh = Kept::of(rest.length, job.memory.buffers());
     let mut crc = have.crc;
     let mut received = 0;
     let ended = loop {
@@ -218,8 +217,9 @@ mod tests {
     #[test]
     fn bytes_are_kept_in_few_buffers_of_their_own_however_they_came() {
         let body: Vec<u8> = (0..700_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+        let buffers = Buffers::default();
         for step in [1, 1_000, 8_192, 400_000, 700_000] {
-            let mut kept = Kept::of(700_000);
+            let mut kept = Kept::of(700_000, &buffers);
             for piece in body.chunks(step) {
                 kept.add(piece);
             }
@@ -232,12 +232,12 @@ mod tests {
             );
         }
         // What breaks off half-way is kept as well; more than was announced is none of its business.
-        let mut kept = Kept::of(10);
+        let mut kept = Kept::of(10, &buffers);
         kept.add(b"1234");
         assert_eq!(kept.into_pieces().collect::<Vec<_>>(), ["1234"]);
-        let mut kept = Kept::of(2);
+        let mut kept = Kept::of(2, &buffers);
         kept.add(b"123");
         assert_eq!(kept.into_pieces().collect::<Vec<_>>().concat(), b"123");
-        assert_eq!(Kept::of(0).into_pieces().count(), 0);
+        assert_eq!(Kept::of(0, &buffers).into_pieces().count(), 0);
     }
 }
