@@ -256,11 +256,9 @@ fn runner_settings(settings: &WorkerSettings) -> RunnerSettings {
     }
 }
 
-/// A quarter more than what is copied at a time: the way of a result to the dispatcher and of the next task back takes part of the time
-/// of a small copy, and no room should stand empty meanwhile.
+/// What is copied at a time, and no more: a task that waited here would make no progress, and lose its lease for that in the end.
 fn credit(settings: &WorkerSettings) -> CreditLimit {
-    let tasks = settings.max_tasks.saturating_add(settings.max_tasks / 4).min(CreditLimit::MAX_TASKS);
-    CreditLimit { tasks, bytes: settings.memory_bytes }
+    CreditLimit { tasks: settings.max_tasks, bytes: engine_settings(settings).copying_bytes() }
 }
 
 fn link_settings(settings: &WorkerSettings) -> Result<LinkSettings, AppError> {

@@ -38,7 +38,7 @@ pub struct Args {
     /// Name for logs and receipts: 1 to 128 printable ASCII characters. The host name unless given.
     #[arg(long, env = "BACKHAUL_NAME", value_name = "NAME")]
     pub name: Option<String>,
-    /// Most objects copied at a time: 1 to 5000. A quarter more tasks may be held, to begin at once when one ends.
+    /// Most tasks held at a time: 1 to 5000.
     #[arg(long, env = "BACKHAUL_MAX_TASKS", value_name = "COUNT", default_value_t = 128)]
     pub max_tasks: u32,
     /// Most bytes of objects held in memory; at least two parts.
@@ -89,7 +89,7 @@ pub struct WorkerSettings {
     pub origins: BTreeSet<String>,
     /// Retention classes of their copies, as `LOCATION/CLASS`.
     pub retention_classes: BTreeSet<String>,
-    /// Most objects copied at a time: 1 to [`CreditLimit::MAX_TASKS`].
+    /// Most tasks held at a time: 1 to [`CreditLimit::MAX_TASKS`].
     pub max_tasks: u32,
     /// Most bytes of objects held in memory: at least two parts.
     pub memory_bytes: u64,

@@ -25,16 +25,6 @@ pub(crate) struct Credit {
     pub(crate) bytes: u64,
 }
 
-impl Credit {
-    pub(crate) const fn plus(self, other: Self) -> Self {
-        Self { tasks: self.tasks.saturating_add(other.tasks), bytes: self.bytes.saturating_add(other.bytes) }
-    }
-
-    pub(crate) const fn minus(self, other: Self) -> Self {
-        Self { tasks: self.tasks.saturating_sub(other.tasks), bytes: self.bytes.saturating_sub(other.bytes) }
-    }
-}
-
 /// A lease on a task.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct LeaseKey {

@@ -1,7 +1,6 @@
 //! The leases that one worker holds, and the credit they use. Pure: no clock, no queue.
 //!
-//! A lease uses credit from the moment it is put on the wire until its copy has ended as far as anybody here knows: the worker has
-//! reported, or the lease is over. It is held until its result is stored, because the result may have to come again.
+//! A lease is counted from the moment it is put on the wire until its result is stored, or until it is known to be over.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,8 +15,7 @@ use crate::queue::{DEFAULT_COST_BYTES, LeaseToken, LeasedTask, TaskId};
 pub(crate) struct Leases {
     limit: Credit,
     held: HashMap<LeaseToken, Lease>,
-    /// What those use that are not reported.
-    used: Credit,
+    bytes: u64,
     /// When the assignments that were not answered must have been.
     deadlines: BTreeSet<(Instant, [u8; LeaseToken::LEN])>,
 }
@@ -31,6 +29,8 @@ pub(crate) struct Lease {
     pub(crate) cost: u64,
     /// How far it is.
     pub(crate) stage: Stage,
+    /// The queue knows that the worker has accepted it.
+    pub(crate) is_written: bool,
     /// Multipart upload that the assignment came with.
     pub(crate) upload_id: String,
     /// Place of its location in the worker's list; `None` for a lease that the worker brought along.
@@ -51,16 +51,6 @@ pub(crate) enum Stage {
     Accepted,
     /// The worker has reported; the queue has not confirmed yet.
     Reported,
-}
-
-impl Lease {
-    /// What it uses of the credit.
-    const fn used(&self) -> Credit {
-        match self.stage {
-            Stage::Offered { .. } | Stage::Accepted => Credit { tasks: 1, bytes: self.cost },
-            Stage::Reported => Credit { tasks: 0, bytes: 0 },
-        }
-    }
 }
 
 /// Largest size that is believed: the contract's bound of a size hint.
@@ -86,16 +76,16 @@ impl Leases {
         self.limit
     }
 
-    /// Tasks and bytes that the worker works on.
-    pub(crate) const fn outstanding(&self) -> Credit {
-        self.used
+    /// Tasks and bytes held.
+    pub(crate) fn outstanding(&self) -> Credit {
+        Credit { tasks: u32::try_from(self.held.len()).unwrap_or(u32::MAX), bytes: self.bytes }
     }
 
     /// True when a task of this cost may be sent now: within both limits, or alone.
     pub(crate) fn fits(&self, cost: u64) -> bool {
         let held = self.outstanding();
         held.tasks < self.limit.tasks
-            && (held.tasks == 0 || held.bytes.saturating_add(cost) <= self.limit.bytes)
+            && (held.tasks == 0 || self.bytes.saturating_add(cost) <= self.limit.bytes)
     }
 
     /// What is left of the credit; nothing at all when either limit is reached.
@@ -115,6 +105,7 @@ impl Leases {
             id: task.id.clone(),
             cost: cost_of(task.spec.size_hint_bytes),
             stage: Stage::Offered { by },
+            is_written: false,
             upload_id: task.upload_id.clone(),
             location,
             seen: now,
@@ -129,6 +120,7 @@ impl Leases {
                 id: key.id.clone(),
                 cost: cost_of(size_bytes),
                 stage: Stage::Accepted,
+                is_written: false,
                 upload_id: String::new(),
                 location: None,
                 seen: now,
@@ -151,11 +143,16 @@ impl Leases {
     pub(crate) fn advance(&mut self, now: Instant, key: &LeaseKey, stage: Stage) -> Option<Stage> {
         let lease = self.held.get_mut(&key.lease).filter(|lease| lease.id == key.id)?;
         lease.seen = now;
-        self.used = self.used.minus(lease.used());
         let before = std::mem::replace(&mut lease.stage, stage);
-        self.used = self.used.plus(lease.used());
         self.forget_deadline(before, key.lease);
         Some(before)
+    }
+
+    /// The queue has renewed it, which accepts it.
+    pub(crate) fn written(&mut self, key: &LeaseKey) {
+        if let Some(lease) = self.held.get_mut(&key.lease).filter(|lease| lease.id == key.id) {
+            lease.is_written = true;
+        }
     }
 
     /// Forgets a lease and frees its credit.
@@ -197,11 +194,11 @@ impl Leases {
     /// Forgets leases that the worker has not spoken of since `before`: their time is over.
     pub(crate) fn forget_unseen(&mut self, before: Instant) -> usize {
         let count = self.held.len();
-        let used = &mut self.used;
+        let bytes = &mut self.bytes;
         self.held.retain(|_, lease| {
             let keep = lease.seen >= before || lease.stage != Stage::Accepted;
             if !keep {
-                *used = used.minus(lease.used());
+                *bytes = bytes.saturating_sub(lease.cost);
             }
             keep
         });
@@ -210,7 +207,7 @@ impl Leases {
 
     fn insert(&mut self, token: LeaseToken, lease: Lease) {
         let _replaced = self.take(token);
-        self.used = self.used.plus(lease.used());
+        self.bytes = self.bytes.saturating_add(lease.cost);
         if let Stage::Offered { by } = lease.stage {
             self.deadlines.insert((by, *token.as_bytes()));
         }
@@ -219,7 +216,7 @@ impl Leases {
 
     fn take(&mut self, token: LeaseToken) -> Option<(LeaseKey, Lease)> {
         let lease = self.held.remove(&token)?;
-        self.used = self.used.minus(lease.used());
+        self.bytes = self.bytes.saturating_sub(lease.cost);
         self.forget_deadline(lease.stage, token);
         Some((LeaseKey { id: lease.id.clone(), lease: token }, lease))
     }
@@ -284,12 +281,13 @@ mod tests {
                 let now = start + Duration::from_millis(size);
                 match step {
                     0 => leases.resume(now, &key(n), size),
-                    1 => { leases.advance(now, &key(n), if size < 50 { Stage::Accepted } else { Stage::Reported }); }
+                    1 => { leases.advance(now, &key(n), Stage::Accepted); }
                     2 => { leases.remove(&key(n)); }
                     3 => { leases.insert(key(n).lease, Lease {
                         id: key(n).id,
                         cost: cost_of(size),
                         stage: Stage::Offered { by: now + Duration::from_secs(1) },
+                        is_written: false,
                         upload_id: String::new(),
                         location: None,
                         seen: now,
@@ -297,10 +295,8 @@ mod tests {
                     4 => { leases.take_overdue(start + Duration::from_millis(1_000 + size)); }
                     _ => { leases.forget_unseen(now); }
                 }
-                let works = || leases.held.values().filter(|lease| lease.stage != Stage::Reported);
-                let bytes: u64 = works().map(|lease| lease.cost).sum();
-                let tasks = u32::try_from(works().count()).unwrap();
-                prop_assert_eq!(leases.outstanding(), Credit { tasks, bytes });
+                let bytes: u64 = leases.held.values().map(|lease| lease.cost).sum();
+                prop_assert_eq!(leases.bytes, bytes);
                 let mut open: Vec<_> = leases
                     .held
                     .iter()

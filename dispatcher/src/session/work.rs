@@ -28,7 +28,7 @@ pub(crate) struct Beats {
 /// Accepts that wait or are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Accepts {
-    /// With the time at which each is to be written. Some have ended meanwhile: as many as ended in that time.
+    /// With the time at which each is to be written, in this order. Some have ended meanwhile: as many as ended in that time.
     waiting: VecDeque<(Instant, LeaseKey)>,
     /// To be written as soon as no call is under way.
     ripe: Vec<LeaseKey>,
@@ -109,7 +109,8 @@ impl Beats {
 impl Accepts {
     /// A lease that the worker has accepted, to be written at that time.
     pub(crate) fn push(&mut self, key: LeaseKey, due: Instant) {
-        self.waiting.push_back((due, key));
+        let at = self.waiting.partition_point(|(earlier, _)| *earlier <= due);
+        self.waiting.insert(at, (due, key));
     }
 
     /// True when nothing waits and nothing is under way.
@@ -157,7 +158,7 @@ impl Accepts {
 
     /// The queue could not be asked: tries again after a while.
     pub(crate) fn again(&mut self, now: Instant, keys: Vec<LeaseKey>) {
-        self.waiting.extend(keys.into_iter().map(|key| (now + ACCEPT_RETRY, key)));
+        keys.into_iter().for_each(|key| self.push(key, now + ACCEPT_RETRY));
     }
 }
 

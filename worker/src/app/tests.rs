@@ -198,22 +198,21 @@ async fn a_worker_told_to_leave_hands_back_what_has_not_started_and_finishes_wha
 }
 
 #[test]
-fn a_worker_is_given_more_tasks_than_it_copies_and_copies_no_more_than_it_has_memory_for() {
-    let settings = |max_tasks| WorkerSettings {
+fn a_worker_is_given_what_it_has_memory_to_copy_and_no_more() {
+    let settings = WorkerSettings {
         dispatchers: Vec::new(),
         name: "worker".to_owned(),
         origins: [].into(),
         retention_classes: [].into(),
-        max_tasks,
+        max_tasks: 128,
         memory_bytes: 512 << 20,
         part_bytes: 16 << 20,
         drain_within: Duration::from_secs(20),
         security: None,
     };
-    let given = [1, 3, 4, 128, 4_000, 5_000].map(|most| credit(&settings(most)).tasks);
-    assert_eq!(given, [1, 3, 5, 160, 5_000, 5_000], "and never more than a Hello may bring back");
-    let copied = runner_settings(&settings(128)).budget;
+    let copied = runner_settings(&settings).budget;
     assert_eq!((copied.tasks, copied.memory_bytes), (128, 384 << 20), "a quarter is for reading back");
+    assert_eq!(credit(&settings), CreditLimit { tasks: 128, bytes: 384 << 20 });
 }
 
 #[tokio::test]

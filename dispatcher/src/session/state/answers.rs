@@ -43,7 +43,10 @@ impl Session {
     fn verdict(&mut self, task: TaskName, key: &LeaseKey, answer: Option<Renewed>) -> LeaseUpdate {
         let lease: LeaseToken = key.lease;
         match answer {
-            Some(Ok(RenewOutcome::Keep(keep))) => wire::update(task, lease, LeaseVerdict::Keep, keep),
+            Some(Ok(RenewOutcome::Keep(keep))) => {
+                self.leases.written(key);
+                wire::update(task, lease, LeaseVerdict::Keep, keep)
+            }
             Some(Ok(RenewOutcome::Lost) | Err(QueueError::NotFound(_))) => {
                 // A report that came meanwhile has its own answer.
                 if !self.settles.is_settling(lease) {

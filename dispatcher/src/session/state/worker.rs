@@ -154,11 +154,12 @@ impl Session {
             let key = task.with(lease);
             let stage = key.as_ref().and_then(|key| self.leases.get(key)).map(|lease| lease.stage);
             match (key, stage, refusal) {
-                (Some(key), Some(Stage::Offered { .. }), AcceptRefusal::Unspecified) => {
+                (Some(key), Some(Stage::Offered { by }), AcceptRefusal::Unspecified) => {
                     message_use = Use::Earned;
                     self.counters.accepted += 1;
                     let _before = self.leases.advance(now, &key, Stage::Accepted);
-                    self.accepts.push(key, now + self.settings.accepts_after);
+                    // After `by` the queue may take the task for one that was never accepted.
+                    self.accepts.push(key, (now + self.settings.accepts_after).min(by));
                 }
                 (
                     Some(key),

@@ -35,19 +35,10 @@ pub(crate) struct Stranger {
 struct Stream {
     say: mpsc::Sender<pb::FromWorker>,
     credit: pb::Credit,
-    /// Assigned, and not known to be over, by token.
-    held: BTreeMap<Vec<u8>, Held>,
+    /// Assigned and not given back, by token, with what each counts for.
+    held: BTreeMap<Vec<u8>, (pb::Assignment, u64)>,
     /// Given back, and known to be.
     gone: Vec<pb::Assignment>,
-}
-
-/// A lease.
-struct Held {
-    assignment: pb::Assignment,
-    /// What it counts for.
-    bytes: u64,
-    /// What is reported counts no more, unless it has to be reported again.
-    reported: bool,
 }
 
 impl Stranger {
@@ -109,10 +100,8 @@ impl Stranger {
     fn assigned(&mut self, stream: &mut Stream, assignment: pb::Assignment) {
         let counts =
             if assignment.size_hint_bytes == 0 { UNKNOWN_SIZE_BYTES } else { assignment.size_hint_bytes };
-        let held = Held { assignment: assignment.clone(), bytes: counts, reported: false };
-        stream.held.insert(assignment.lease.to_vec(), held);
-        let counted = || stream.held.values().filter(|held| !held.reported);
-        let (tasks, bytes) = (counted().count(), counted().map(|held| held.bytes).sum::<u64>());
+        stream.held.insert(assignment.lease.to_vec(), (assignment.clone(), counts));
+        let (tasks, bytes) = (stream.held.len(), stream.held.values().map(|(_, counts)| counts).sum::<u64>());
         let pb::Credit { tasks: most_tasks, bytes: most_bytes } = stream.credit;
         if tasks > most_tasks as usize || (tasks > 1 && bytes > most_bytes) {
             let what = format_args!(
@@ -136,11 +125,8 @@ impl Stranger {
                 stream.say(Said::Accepts(pb::Accepts { accepts: vec![accept] }));
                 let back = Reported::HandedBack(pb::Stopped::default());
                 for _ in 0..self.rng.u32(1..=2) {
-                    let results = vec![result(&assignment, back.clone())];
-                    let is_said = stream.say(Said::Results(pb::Results { results }));
-                    if let Some(held) = stream.held.get_mut(&*assignment.lease) {
-                        held.reported |= is_said;
-                    }
+                    stream
+                        .say(Said::Results(pb::Results { results: vec![result(&assignment, back.clone())] }));
                 }
             }
         }
@@ -159,14 +145,14 @@ impl Stream {
             !matches!(confirm.verdict(), pb::ConfirmVerdict::TryAgain | pb::ConfirmVerdict::Unspecified);
         if settled {
             self.is_over(&confirm.lease);
-        } else if let Some(held) = self.held.get_mut(&*confirm.lease) {
-            held.reported = false;
         }
     }
 
     /// The dispatcher does not count this lease any more.
     fn is_over(&mut self, lease: &[u8]) {
-        self.gone.extend(self.held.remove(lease).map(|held| held.assignment));
+        if let Some((assignment, _)) = self.held.remove(lease) {
+            self.gone.push(assignment);
+        }
     }
 
     /// Says something, if there is room; a stranger does not wait.

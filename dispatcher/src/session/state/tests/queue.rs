@@ -37,6 +37,38 @@ fn accepts_that_wait_are_written_when_the_stream_ends() {
 }
 
 #[test]
+fn a_heartbeat_that_the_queue_has_kept_makes_the_write_of_an_accept_needless() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a b");
+    rig.drain();
+    rig.accepts("a b");
+    rig.beats(1, "a b");
+    assert_eq!(rig.drain(), ["renew Heartbeat(1) a b"]);
+    let keep = Ok(RenewOutcome::Keep(Duration::from_secs(30)));
+    rig.says(Event::Renewed(RenewFor::Heartbeat(1), vec![keep, unavailable()]));
+    assert_eq!(rig.drain(), ["LEASES 1 a=Keep b=Unknown"]);
+    rig.wait_ms(500);
+    assert_eq!(rig.drain(), ["renew Accepts b"], "it would bring back what the heartbeat has replaced");
+}
+
+#[test]
+fn an_accept_that_came_late_is_written_before_the_queue_takes_the_task_back() {
+    let mut rig = Rig::attached(10, 1_000);
+    rig.offers("a");
+    rig.drain();
+    rig.wait_ms(9_600);
+    rig.offers("b");
+    rig.drain();
+    rig.accepts("b");
+    rig.wait_ms(200);
+    rig.accepts("a");
+    rig.wait_ms(199);
+    assert_eq!(rig.drain(), [""; 0]);
+    rig.wait_ms(1);
+    assert_eq!(rig.drain(), ["renew Accepts a"]);
+}
+
+#[test]
 fn accepts_gather_while_a_call_is_under_way() {
     let mut rig = Rig::attached(10, 1_000);
     rig.offers("a b c");
@@ -296,8 +328,14 @@ fn a_result_that_overtakes_the_answer_to_a_heartbeat_keeps_its_own_answer() {
     assert_eq!(rig.drain(), ["settle a=done", "renew Heartbeat(1) a"]);
     rig.says(Event::Renewed(RenewFor::Heartbeat(1), vec![Ok(RenewOutcome::Lost)]));
     assert_eq!(rig.drain(), ["LEASES 1 a=Lost"]);
+    assert_eq!(
+        rig.session.standing().outstanding,
+        1,
+        "its credit is free when its Confirm is sent, not before"
+    );
     rig.stored(1);
     assert_eq!(rig.drain(), ["CONFIRM a=Stored"]);
+    assert_eq!(rig.session.standing().outstanding, 0);
 }
 
 #[test]

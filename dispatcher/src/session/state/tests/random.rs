@@ -54,7 +54,7 @@ struct Model {
     credit: Credit,
     /// Leases ever offered to the session, and their cost.
     offered: HashMap<LeaseToken, (LeaseKey, u64)>,
-    /// Sent to the worker and not reported, called off or lost. What was reported and has to come again counts again.
+    /// Sent to the worker and not confirmed, called off or lost.
     outstanding: HashMap<LeaseToken, u64>,
     sent: HashSet<LeaseToken>,
     sent_at: HashMap<LeaseToken, Instant>,
@@ -146,7 +146,6 @@ impl Run {
                 if let Some(token) = pick(&self.model.accepted, index) {
                     self.model.accepted.remove(&token);
                     self.model.reported.insert(token);
-                    self.model.outstanding.remove(&token);
                     self.report(token);
                 }
             }
