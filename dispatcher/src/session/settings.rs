@@ -28,7 +28,7 @@ pub struct StreamSettings {
     /// Age at which a stream is drained so that workers spread over dispatchers, give or take a tenth; `None` for never.
     pub rebalance_after: Option<Duration>,
     /// How long an accept waits before it is written: none is written of a copy that has ended by then, which most do. Shorter than
-    /// `accept_within`, because until then the queue would take the task back. What waits is written when the stream ends.
+    /// `accept_within`, after which the queue may take the task back. What waits is written when the stream ends.
     pub accepts_after: Duration,
     /// Longest wait for one call of the queue. The store has its own, shorter limits; this one bounds a store that hangs.
     pub queue_timeout: Duration,

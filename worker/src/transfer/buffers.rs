@@ -1,9 +1,8 @@
 //! The buffers that bytes of objects are held in: of one size, and used again.
 //!
-//! An allocator keeps freed buffers of that size apart for each thread, and a copy may be read by one thread and written by another; so
-//! the memory of a worker that moves large objects grew by a sixth beyond what the permits count, and half of its page faults were for
-//! buffers that had just been given back. Kept here they are anybody's. Never more lie idle than are in use: a worker without copies
-//! keeps none.
+//! They exist because an allocator keeps what is freed apart for each thread, and a copy may be read by one thread and written by another:
+//! a worker that moved large objects held a sixth more than its permits count. Kept here, buffers are anybody's. They must not be a cache:
+//! never more lie idle than are in use, so a worker without copies keeps none.
 
 use std::sync::{
     Arc, Mutex, PoisonError,

@@ -91,7 +91,7 @@ impl Session {
         let mut again = Vec::new();
         for key in self.accepts.answered() {
             match answers.next() {
-                Some(Ok(RenewOutcome::Keep(_))) => {}
+                Some(Ok(RenewOutcome::Keep(_))) => self.leases.written(&key),
                 Some(Ok(RenewOutcome::Lost | RenewOutcome::Cancel) | Err(QueueError::NotFound(_))) => {
                     if self.leases.get(&key).is_some_and(|lease| lease.stage == Stage::Accepted) {
                         self.outbox.cancel(wire::cancel(&key));

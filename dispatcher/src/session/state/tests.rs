@@ -134,6 +134,13 @@ impl Rig {
         self.answers(keys, pb::AcceptRefusal::Unspecified);
     }
 
+    /// Tasks that the worker has been given and has accepted.
+    fn copies(&mut self, keys: &str) {
+        self.offers(keys);
+        self.drain();
+        self.accepts(keys);
+    }
+
     fn answers(&mut self, keys: &str, refusal: pb::AcceptRefusal) {
         let answers = keys
             .split_whitespace()

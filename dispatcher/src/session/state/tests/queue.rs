@@ -24,9 +24,7 @@ fn an_accept_is_written_when_its_copy_has_not_ended_after_half_a_second() {
 #[test]
 fn accepts_that_wait_are_written_when_the_stream_ends() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a b");
-    rig.drain();
-    rig.accepts("a b");
+    rig.copies("a b");
     rig.done("a");
     rig.says(Event::PeerLost);
     assert_eq!(
@@ -39,9 +37,7 @@ fn accepts_that_wait_are_written_when_the_stream_ends() {
 #[test]
 fn a_heartbeat_that_the_queue_has_kept_makes_the_write_of_an_accept_needless() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a b");
-    rig.drain();
-    rig.accepts("a b");
+    rig.copies("a b");
     rig.beats(1, "a b");
     assert_eq!(rig.drain(), ["renew Heartbeat(1) a b"]);
     let keep = Ok(RenewOutcome::Keep(Duration::from_secs(30)));
@@ -57,9 +53,7 @@ fn an_accept_that_came_late_is_written_before_the_queue_takes_the_task_back() {
     rig.offers("a");
     rig.drain();
     rig.wait_ms(9_600);
-    rig.offers("b");
-    rig.drain();
-    rig.accepts("b");
+    rig.copies("b");
     rig.wait_ms(200);
     rig.accepts("a");
     rig.wait_ms(199);
@@ -88,9 +82,7 @@ fn accepts_gather_while_a_call_is_under_way() {
 #[test]
 fn a_lease_lost_before_its_accept_was_written_is_stopped_at_once() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a b");
-    rig.drain();
-    rig.accepts("a b");
+    rig.copies("a b");
     rig.wait_ms(500);
     rig.drain();
     rig.says(Event::Renewed(RenewFor::Accepts, vec![Ok(RenewOutcome::Lost), Ok(RenewOutcome::Cancel)]));
@@ -100,9 +92,7 @@ fn a_lease_lost_before_its_accept_was_written_is_stopped_at_once() {
 #[test]
 fn an_accept_that_could_not_be_written_is_tried_again() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a");
-    rig.drain();
-    rig.accepts("a");
+    rig.copies("a");
     rig.wait_ms(500);
     assert_eq!(rig.drain(), ["renew Accepts a"]);
     rig.says(Event::Renewed(RenewFor::Accepts, vec![unavailable()]));
@@ -131,9 +121,7 @@ fn an_assignment_that_is_not_answered_goes_back_at_no_cost_and_is_called_off() {
 #[test]
 fn a_heartbeat_is_answered_lease_by_lease_with_its_number() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a b c d");
-    rig.drain();
-    rig.accepts("a b c d");
+    rig.copies("a b c d");
     rig.beats(1, "a b c d");
     assert_eq!(rig.drain(), ["renew Heartbeat(1) a b c d"]);
     rig.says(Event::Renewed(
@@ -196,9 +184,7 @@ fn a_heartbeat_without_leases_is_answered_too() {
 #[test]
 fn a_lease_that_the_worker_forgot_stops_using_credit_when_its_time_is_over() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a");
-    rig.drain();
-    rig.accepts("a");
+    rig.copies("a");
     for beat in 1..=4 {
         rig.wait_ms(9_000);
         rig.beats(beat, "");
@@ -212,9 +198,7 @@ fn a_lease_that_the_worker_forgot_stops_using_credit_when_its_time_is_over() {
 #[test]
 fn a_result_is_confirmed_only_when_the_queue_has_stored_it() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a b");
-    rig.drain();
-    rig.accepts("a b");
+    rig.copies("a b");
     rig.done("a");
     assert_eq!(rig.drain(), ["settle a=done"]);
     rig.done("b");
@@ -320,9 +304,7 @@ fn a_cancel_goes_to_the_worker_that_holds_the_copy() {
 #[test]
 fn a_result_that_overtakes_the_answer_to_a_heartbeat_keeps_its_own_answer() {
     let mut rig = Rig::attached(10, 1_000);
-    rig.offers("a");
-    rig.drain();
-    rig.accepts("a");
+    rig.copies("a");
     rig.beats(1, "a");
     rig.done("a");
     assert_eq!(rig.drain(), ["settle a=done", "renew Heartbeat(1) a"]);
