@@ -29,8 +29,8 @@ pub(crate) struct Lease {
     pub(crate) cost: u64,
     /// How far it is.
     pub(crate) stage: Stage,
-    /// The queue knows that the worker has accepted it.
-    pub(crate) is_written: bool,
+    /// The queue has renewed it at the worker's word, which accepts it: to write its accept would say nothing new.
+    pub(crate) is_renewed: bool,
     /// Multipart upload that the assignment came with.
     pub(crate) upload_id: String,
     /// Place of its location in the worker's list; `None` for a lease that the worker brought along.
@@ -105,7 +105,7 @@ impl Leases {
             id: task.id.clone(),
             cost: cost_of(task.spec.size_hint_bytes),
             stage: Stage::Offered { by },
-            is_written: false,
+            is_renewed: false,
             upload_id: task.upload_id.clone(),
             location,
             seen: now,
@@ -120,7 +120,7 @@ impl Leases {
                 id: key.id.clone(),
                 cost: cost_of(size_bytes),
                 stage: Stage::Accepted,
-                is_written: false,
+                is_renewed: false,
                 upload_id: String::new(),
                 location: None,
                 seen: now,
@@ -148,10 +148,10 @@ impl Leases {
         Some(before)
     }
 
-    /// The queue has renewed it, which accepts it.
-    pub(crate) fn written(&mut self, key: &LeaseKey) {
+    /// The queue has renewed it at the worker's word.
+    pub(crate) fn renewed(&mut self, key: &LeaseKey) {
         if let Some(lease) = self.held.get_mut(&key.lease).filter(|lease| lease.id == key.id) {
-            lease.is_written = true;
+            lease.is_renewed = true;
         }
     }
 
@@ -287,7 +287,7 @@ mod tests {
                         id: key(n).id,
                         cost: cost_of(size),
                         stage: Stage::Offered { by: now + Duration::from_secs(1) },
-                        is_written: false,
+                        is_renewed: false,
                         upload_id: String::new(),
                         location: None,
                         seen: now,

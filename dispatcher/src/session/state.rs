@@ -176,7 +176,7 @@ impl Session {
         let hurry = matches!(self.state, State::Closed { .. });
         let leases = &self.leases;
         let is_wanted = |key: &LeaseKey| {
-            leases.get(key).is_some_and(|lease| lease.stage == Stage::Accepted && !lease.is_written)
+            leases.get(key).is_some_and(|lease| lease.stage == Stage::Accepted && !lease.is_renewed)
         };
         let accepted = self.accepts.next(hurry, is_wanted)?;
         let renewals = accepted

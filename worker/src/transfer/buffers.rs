@@ -79,9 +79,7 @@ impl Drop for Buffer {
         let Some(shelf) = &self.shelf else { return };
         let mut idle = shelf.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let in_use = shelf.in_use.fetch_sub(1, Ordering::Relaxed) - 1;
-        if idle.len() < in_use {
-            idle.push(std::mem::take(&mut self.bytes));
-        }
+        idle.push(std::mem::take(&mut self.bytes));
         idle.truncate(in_use);
     }
 }

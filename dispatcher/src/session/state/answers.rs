@@ -44,7 +44,7 @@ impl Session {
         let lease: LeaseToken = key.lease;
         match answer {
             Some(Ok(RenewOutcome::Keep(keep))) => {
-                self.leases.written(key);
+                self.leases.renewed(key);
                 wire::update(task, lease, LeaseVerdict::Keep, keep)
             }
             Some(Ok(RenewOutcome::Lost) | Err(QueueError::NotFound(_))) => {
@@ -91,7 +91,7 @@ impl Session {
         let mut again = Vec::new();
         for key in self.accepts.answered() {
             match answers.next() {
-                Some(Ok(RenewOutcome::Keep(_))) => self.leases.written(&key),
+                Some(Ok(RenewOutcome::Keep(_))) => {}
                 Some(Ok(RenewOutcome::Lost | RenewOutcome::Cancel) | Err(QueueError::NotFound(_))) => {
                     if self.leases.get(&key).is_some_and(|lease| lease.stage == Stage::Accepted) {
                         self.outbox.cancel(wire::cancel(&key));
