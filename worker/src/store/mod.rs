@@ -27,6 +27,7 @@ mod s3_shapes;
 pub(crate) mod s3_tests;
 #[cfg(test)]
 mod s3_verbs;
+mod s3_waits;
 #[cfg(test)]
 mod s3_wire_tests;
 

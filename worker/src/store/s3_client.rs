@@ -23,14 +23,18 @@ use aws_smithy_http_client::{
     Builder as HttpBuilder, Connector,
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
-use aws_smithy_runtime_api::client::{dns::ResolveDns, http::HttpConnectorSettings};
+use aws_smithy_runtime_api::client::{
+    dns::ResolveDns,
+    http::{HttpConnectorSettings, http_client_fn},
+};
 use backhaul_runtime::{address::AddressRule, locations::Location};
 
 use super::{
     S3Store,
     credentials::{CredentialsError, Environment, provider},
     s3_direct::{Direct, Transport},
-    s3_guard::{CheckedClient, CheckedConnector, CheckedNames, SystemNames},
+    s3_guard::{CheckedConnector, CheckedNames, SystemNames},
+    s3_waits::Impatient,
 };
 
 /// Waits and pools.
@@ -140,6 +144,12 @@ impl Clients {
         Self::with_names(ClientSettings::default(), tls, names)
     }
 
+    /// What requests to stores are sent with.
+    #[cfg(test)]
+    pub(super) const fn for_stores(&self) -> &aws_smithy_runtime_api::client::http::SharedHttpConnector {
+        self.ways.transport.connector()
+    }
+
     /// What credentials are fetched with.
     #[cfg(test)]
     pub(super) const fn for_credentials(&self) -> &SharedHttpClient {
@@ -155,11 +165,8 @@ impl Clients {
         let credentials =
             provider(&location.name, &location.credentials, &region, &self.credentials, environment)?;
         let Ways { http, transport } = self.ways(location.addresses);
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(self.settings.connect_timeout)
-            .read_timeout(self.settings.first_byte_timeout)
-            .operation_attempt_timeout(self.settings.request_timeout)
-            .build();
+        let timeouts =
+            TimeoutConfig::builder().operation_attempt_timeout(self.settings.request_timeout).build();
         let mut config = Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .http_client(http.clone())
@@ -198,11 +205,6 @@ impl Ways {
         names: impl ResolveDns + Clone + 'static,
     ) -> Self {
         let names = CheckedNames::new(names, rule);
-        let http = HttpBuilder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(tls.clone())
-            .pool_idle_timeout(settings.idle_connection)
-            .build_with_resolver(names.clone());
         let connect = HttpConnectorSettings::builder().connect_timeout(settings.connect_timeout).build();
         let connector = Connector::builder()
             .connector_settings(connect)
@@ -210,11 +212,11 @@ impl Ways {
             .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
             .tls_context(tls.clone())
             .build_with_resolver(names);
-        let connector = CheckedConnector::new(connector, rule);
-        Self {
-            http: SharedHttpClient::new(CheckedClient::new(http, rule)),
-            transport: Transport::new(connector, settings),
-        }
+        let connector = CheckedConnector::new(Impatient::new(connector, settings), rule);
+        let transport = Transport::new(connector, settings);
+        let connector = transport.connector().clone();
+        // Its settings are those of `settings` already.
+        Self { http: http_client_fn(move |_, _| connector.clone()), transport }
     }
 }
 

@@ -5,19 +5,12 @@
 //! that is a second line. What asks a cloud for credentials does not come by here:
 //! it goes to such addresses on purpose, and to no others than its own settings name.
 
-use aws_sdk_s3::config::SharedHttpClient;
-use aws_smithy_runtime_api::{
-    box_error::BoxError,
-    client::{
-        connector_metadata::ConnectorMetadata,
-        dns::{DnsFuture, ResolveDns, ResolveDnsError},
-        http::{HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
-        orchestrator::HttpRequest,
-        result::ConnectorError,
-        runtime_components::{RuntimeComponents, RuntimeComponentsBuilder},
-    },
+use aws_smithy_runtime_api::client::{
+    dns::{DnsFuture, ResolveDns, ResolveDnsError},
+    http::{HttpConnector, HttpConnectorFuture},
+    orchestrator::HttpRequest,
+    result::ConnectorError,
 };
-use aws_smithy_types::config_bag::ConfigBag;
 use backhaul_runtime::address::{AddressRule, look_up};
 use http::Uri;
 
@@ -32,14 +25,7 @@ pub(super) struct CheckedNames<R> {
     rule: AddressRule,
 }
 
-/// A client whose requests to hosts that are addresses are checked.
-#[derive(Debug)]
-pub(super) struct CheckedClient {
-    client: SharedHttpClient,
-    rule: AddressRule,
-}
-
-/// The same for a connector.
+/// A connector whose requests to hosts that are addresses are checked.
 #[derive(Debug)]
 pub(super) struct CheckedConnector<C> {
     connector: C,
@@ -49,12 +35,6 @@ pub(super) struct CheckedConnector<C> {
 impl<R> CheckedNames<R> {
     pub(super) const fn new(names: R, rule: AddressRule) -> Self {
         Self { names, rule }
-    }
-}
-
-impl CheckedClient {
-    pub(super) const fn new(client: SharedHttpClient, rule: AddressRule) -> Self {
-        Self { client, rule }
     }
 }
 
@@ -88,28 +68,5 @@ impl<C: HttpConnector> HttpConnector for CheckedConnector<C> {
             Ok(Err(forbidden)) => HttpConnectorFuture::ready(Err(ConnectorError::user(forbidden.into()))),
             Err(malformed) => HttpConnectorFuture::ready(Err(ConnectorError::user(malformed.into()))),
         }
-    }
-}
-
-impl HttpClient for CheckedClient {
-    fn http_connector(
-        &self,
-        settings: &HttpConnectorSettings,
-        components: &RuntimeComponents,
-    ) -> SharedHttpConnector {
-        let connector = self.client.http_connector(settings, components);
-        SharedHttpConnector::new(CheckedConnector::new(connector, self.rule))
-    }
-
-    fn validate_base_client_config(
-        &self,
-        components: &RuntimeComponentsBuilder,
-        config: &ConfigBag,
-    ) -> Result<(), BoxError> {
-        self.client.validate_base_client_config(components, config)
-    }
-
-    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
-        self.client.connector_metadata()
     }
 }

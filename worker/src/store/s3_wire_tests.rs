@@ -1,5 +1,7 @@
 //! What the S3 store puts on the wire and makes of answers that no proper server gives, against a server of canned answers.
 
+use std::time::Duration;
+
 use backhaul_runtime::locations::Credentials;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -169,5 +171,23 @@ async fn answers_that_are_no_s3_have_a_kind_too() {
         let error = response.expect_err("no object");
         assert_eq!(error.kind, kind, "{error} for {}", String::from_utf8_lossy(answer));
         assert!(!format!("{error:?}").contains("test-value"), "credentials in an error");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_begin_is_waited_for_by_both_ways_alike() {
+    let settings =
+        ClientSettings { first_byte_timeout: Duration::from_millis(50), ..ClientSettings::default() };
+    let clients = Clients::new(settings).expect("certificates");
+    for past_the_library in [true, false] {
+        let server = Canned::new().await;
+        let address = server.listener.local_addr().expect("address");
+        let mut location = location(&format!("http://{address}"), Credentials::Anonymous);
+        location.path_style = past_the_library;
+        let store = clients.store_with(&location, &|_| None).expect("no credentials");
+        // A name that is an address has no host for a bucket of its own, so both ask for the same.
+        let error = get(&store).await.expect_err("no answer");
+        assert_eq!(error.kind, StoreErrorKind::Timeout, "{error:?}");
+        assert!(format!("{error:?}").contains("Late(50ms)"), "{error:?}");
     }
 }

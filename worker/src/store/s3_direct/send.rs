@@ -1,14 +1,6 @@
 //! Sends a request over the client library's connections and waits for its answer, as long as that is worth it.
 
-use std::{
-    convert::Infallible,
-    error::Error,
-    fmt,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, SystemTime},
-};
+use std::{error::Error, sync::Arc, time::SystemTime};
 
 use aws_smithy_runtime_api::{
     client::{
@@ -21,25 +13,22 @@ use aws_smithy_types::body::SdkBody;
 use backhaul_runtime::address::ForbiddenAddress;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Uri};
-use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     super::{
         ClientSettings, StoreError, StoreErrorKind,
-        body::{Payload, PayloadBody},
+        body::Payload,
         error::Operation,
         s3_error::{cause, credentials_kind, refusal},
+        s3_waits::Late,
     },
     Draft, Signer,
 };
 
 /// Longest text of an answer that is read, be it an error or the result of a copy.
 const TEXT_MAX_BYTES: usize = 64 * 1024;
-/// How many times as long as a connection may take a request may wait for one. A pool can give a request to a connection that closes in
-/// this moment, where nobody takes it: without a limit, its answer would be waited for as long as for that of an upload.
-const CONNECTS: u32 = 3;
 const USER_AGENT: &str = concat!("backhaul/", env!("CARGO_PKG_VERSION"));
 
 pub(super) type HttpResponse = aws_smithy_runtime_api::http::Response;
@@ -61,29 +50,13 @@ pub(super) struct Wire {
     signer: Option<Arc<Signer>>,
 }
 
-/// A body that tells when it was looked at, which only the connection does that its request is sent on, and when its last byte was
-/// taken.
-struct Watched {
-    /// `None` is empty.
-    body: Option<PayloadBody>,
-    way: Arc<OnItsWay>,
-}
-
-/// How far a request has come.
-#[derive(Debug, Default)]
-struct OnItsWay {
-    begun: Notify,
-    taken: Notify,
-}
-
-/// No answer in time.
-#[derive(Debug, thiserror::Error)]
-#[error("no answer within {0:?}")]
-struct Late(Duration);
-
 impl Transport {
     pub(in super::super) fn new(connector: impl HttpConnector + 'static, settings: ClientSettings) -> Self {
         Self { connector: SharedHttpConnector::new(connector), settings }
+    }
+
+    pub(in super::super) const fn connector(&self) -> &SharedHttpConnector {
+        &self.connector
     }
 }
 
@@ -114,21 +87,14 @@ impl Wire {
             signed
                 .map_err(|e| failed(operation, credentials_kind(&e).unwrap_or(StoreErrorKind::Denied), e))?;
         }
-        let way = Arc::new(OnItsWay::default());
-        let request = self.request(draft, &way);
-        let request = request.map_err(|e| failed(operation, StoreErrorKind::Rejected, e))?;
+        let request = self.request(draft).map_err(|e| failed(operation, StoreErrorKind::Rejected, e))?;
         let request = request.try_into().map_err(|e| failed(operation, StoreErrorKind::Rejected, e))?;
         let Transport { connector, settings } = &self.transport;
-        let late = |limit| failed(operation, StoreErrorKind::Timeout, Late(limit));
-        let answered = async {
-            tokio::select! {
-                biased;
-                answer = connector.call(request) => answer.map_err(|e| unsent(operation, e)),
-                limit = way.too_long(settings) => Err(late(limit)),
-            }
+        let limit = settings.request_timeout;
+        let answer = match timeout(limit, connector.call(request)).await {
+            Ok(answer) => answer.map_err(|e| unsent(operation, e))?,
+            Err(_) => return Err(failed(operation, StoreErrorKind::Timeout, Late(limit))),
         };
-        let answer = timeout(settings.request_timeout, answered).await;
-        let answer = answer.unwrap_or_else(|_| Err(late(settings.request_timeout)))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
@@ -176,12 +142,12 @@ impl Wire {
         }
     }
 
-    fn request(&self, draft: Draft<'_>, way: &Arc<OnItsWay>) -> Result<Request<SdkBody>, http::Error> {
+    fn request(&self, draft: Draft<'_>) -> Result<Request<SdkBody>, http::Error> {
         let Draft { method, path, query, headers, body, .. } = draft;
         let mark = if query.is_empty() { "" } else { "?" };
         let uri: Uri = format!("{}{path}{mark}{query}", self.endpoint).parse()?;
         let body = body.filter(|payload| !payload.is_empty()).map(Payload::body);
-        let body = SdkBody::from_body_1_x(Watched { body, way: Arc::clone(way) });
+        let body = body.map_or_else(SdkBody::empty, SdkBody::from_body_1_x);
         let mut request = Request::builder().method(method).uri(uri).body(body)?;
         let map = request.headers_mut();
         map.reserve(headers.len() + 1);
@@ -222,124 +188,4 @@ fn failed(
 )]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
-}
-
-impl OnItsWay {
-    /// Ends with the limit that has passed without an answer.
-    async fn too_long(&self, settings: &ClientSettings) -> Duration {
-        let limit = settings.connect_timeout * CONNECTS;
-        if timeout(limit, self.begun.notified()).await.is_err() {
-            return limit;
-        }
-        self.taken.notified().await;
-        tokio::time::sleep(settings.first_byte_timeout).await;
-        settings.first_byte_timeout
-    }
-}
-
-impl Watched {
-    fn look(&self) {
-        self.way.begun.notify_one();
-        if self.body.as_ref().is_none_or(Body::is_end_stream) {
-            self.way.taken.notify_one();
-        }
-    }
-}
-
-impl Body for Watched {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = self.body.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx));
-        self.look();
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.look();
-        self.body.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl fmt::Debug for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watched").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::pending;
-
-    use aws_smithy_runtime_api::client::{http::HttpConnectorFuture, orchestrator::HttpRequest};
-    use http::Method;
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::store::ObjectPath;
-
-    const SETTINGS: ClientSettings = ClientSettings {
-        connect_timeout: Duration::from_secs(5),
-        first_byte_timeout: Duration::from_secs(60),
-        request_timeout: Duration::from_secs(300),
-        idle_connection: Duration::from_secs(60),
-    };
-
-    /// How far a request comes of which nothing more is heard.
-    #[derive(Debug, Clone, Copy)]
-    enum Until {
-        Lost,
-        Begun,
-        Sent,
-    }
-
-    impl HttpConnector for Until {
-        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-            let until = *self;
-            HttpConnectorFuture::new(async move {
-                let mut body = request.into_body();
-                match until {
-                    Self::Lost => {}
-                    Self::Begun => assert!(!Body::is_end_stream(&body), "there is more"),
-                    Self::Sent if Body::is_end_stream(&body) => {}
-                    Self::Sent => drop((&mut body).collect().await),
-                }
-                pending::<()>().await;
-                drop(body);
-                unreachable!("nothing more is heard of it")
-            })
-        }
-    }
-
-    /// How long it is waited for, and that it ends as what has its own way to be repeated.
-    async fn waited(until: Until, body: Option<&Payload>) -> Duration {
-        let transport = Transport::new(until, SETTINGS);
-        let wire = Wire::new(&transport, "http://127.0.0.1:1", None).expect("a way");
-        let at = ObjectPath { bucket: "bucket", key: "key" };
-        let mut draft = Draft::of_object(Operation::Put, Method::PUT, at, None);
-        draft.body = body;
-        let begin = Instant::now();
-        let error = wire.send(draft).await.expect_err("no answer");
-        assert_eq!(error.kind, StoreErrorKind::Timeout, "{error}");
-        begin.elapsed()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_is_waited_for_as_long_as_is_worth_it_where_it_is() {
-        let payload = Payload::new(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"def")]);
-        let seconds = |limit: Duration| limit.as_secs();
-        for body in [None, Some(&Payload::default()), Some(&payload)] {
-            assert_eq!(seconds(waited(Until::Lost, body).await), 15, "no connection takes it");
-            assert_eq!(seconds(waited(Until::Sent, body).await), 60, "no answer comes");
-        }
-        assert_eq!(seconds(waited(Until::Begun, Some(&payload)).await), 300, "it is never sent to its end");
-    }
 }
