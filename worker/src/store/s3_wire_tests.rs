@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backhaul_runtime::locations::Credentials;
+use backhaul_runtime::locations::{Credentials, Location};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::{
@@ -37,6 +37,16 @@ impl Canned {
         let address = self.listener.local_addr().expect("address");
         let location = location(&format!("http://{address}"), credentials);
         clients.store_with(&location, &|_| Some("test-value".into())).expect("credentials")
+    }
+
+    /// Asked past the client library or by it: as an address has no names for buckets, both ask for the same.
+    fn store_of(&self, clients: &Clients, past_the_library: bool) -> S3Store {
+        let address = self.listener.local_addr().expect("address");
+        let location = Location {
+            path_style: past_the_library,
+            ..location(&format!("http://{address}"), Credentials::Anonymous)
+        };
+        clients.store_with(&location, &|_| None).expect("no credentials")
     }
 
     async fn answer(&self, answers: Vec<&[u8]>) -> Vec<String> {
@@ -181,13 +191,47 @@ async fn an_answer_that_does_not_begin_is_waited_for_by_both_ways_alike() {
     let clients = Clients::new(settings).expect("certificates");
     for past_the_library in [true, false] {
         let server = Canned::new().await;
-        let address = server.listener.local_addr().expect("address");
-        let mut location = location(&format!("http://{address}"), Credentials::Anonymous);
-        location.path_style = past_the_library;
-        let store = clients.store_with(&location, &|_| None).expect("no credentials");
-        // A name that is an address has no host for a bucket of its own, so both ask for the same.
+        let store = server.store_of(&clients, past_the_library);
         let error = get(&store).await.expect_err("no answer");
         assert_eq!(error.kind, StoreErrorKind::Timeout, "{error:?}");
         assert!(format!("{error:?}").contains("Late(50ms)"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn how_long_it_takes_to_send_is_no_part_of_the_wait_for_an_answer() {
+    const PIECE: usize = 256 * 1024;
+    const PIECES: usize = 64;
+    let settings = ClientSettings { first_byte_timeout: Duration::from_secs(2), ..ClientSettings::default() };
+    let clients = Clients::new(settings).expect("certificates");
+    for past_the_library in [true, false] {
+        let server = Canned::new().await;
+        let store = server.store_of(&clients, past_the_library);
+        let slow = async {
+            let (mut connection, _) = server.listener.accept().await.expect("accept");
+            // What nobody reads fills the connection, so most of the body cannot be sent until then.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let (mut buffer, mut read) = (vec![0; PIECE], 0);
+            while read < PIECE * PIECES {
+                let more = connection.read(&mut buffer).await.expect("read");
+                assert!(more > 0, "cut off after {read} bytes");
+                read += more;
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\netag: \"e\"\r\n\r\n";
+            connection.write_all(answer).await.expect("write");
+            connection
+        };
+        let body = Payload::new(vec![Bytes::from(vec![7; PIECE]); PIECES]);
+        let attributes = Attributes::default();
+        let put = Put {
+            body: &body,
+            proof: Proof::default(),
+            attributes: &attributes,
+            tags: &[],
+            terms: Terms::default(),
+            create_only: false,
+        };
+        let (written, _connection) = tokio::join!(store.put(AT, put), slow);
+        assert_eq!(written.expect("sent and answered").etag, "e");
     }
 }
